@@ -1,0 +1,1 @@
+"""The shared kernel: recipes, catalogue, store, query, errors, events."""

@@ -1,0 +1,47 @@
+"""Names that become folders and files: one rule, checked in one place."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from pipeline.errors import UnsafeNameError
+
+MAX_NAME_LENGTH = 100
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
+_RESERVED = frozenset(
+    {"zarr.json", "catalog", "crops", "embeddings", "models", "indexes", "reports", "ledger", "claims"}
+)
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it can safely be a folder of the store.
+
+    Parameters
+    ----------
+    name : str
+        Name of a dataset, crop set, feature set, model, index or report.
+
+    Returns
+    -------
+    str
+        The same name.
+
+    Raises
+    ------
+    UnsafeNameError
+        If it is empty, longer than 100 characters, reserved, starts with a
+        dot or a dash, or holds anything but ASCII letters, digits and ``._+-``.
+    """
+    if not isinstance(name, str) or not _SAFE.match(name) or len(name) > MAX_NAME_LENGTH or name in _RESERVED:
+        raise UnsafeNameError(
+            f"expected a name of 1-{MAX_NAME_LENGTH} letters, digits and . _ + - that starts with a letter or digit "
+            f"(and is not a reserved word), found {name!r}; choose another name"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+"""A pydantic string type that :func:`check_name` accepts."""

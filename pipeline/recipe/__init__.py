@@ -1,0 +1,59 @@
+"""Recipes: frozen pydantic models of *what* a run does; unknown keys are errors."""
+
+from pipeline.recipe.backbones import (
+    BackboneSpec,
+    ExportedBackbone,
+    PytorchVideoBackbone,
+    RandomWeights,
+    Stream,
+    TransformerBackbone,
+    WeightsFile,
+    feature_set_name,
+)
+from pipeline.recipe.base import Spec
+from pipeline.recipe.crops import (
+    ColourAugmentation,
+    CropPolicy,
+    DensePolicy,
+    GridPolicy,
+    LocalGlobalPolicy,
+    RandomPolicy,
+    SpeedsPolicy,
+)
+from pipeline.recipe.dataset import DatasetSpec
+from pipeline.recipe.probes import IndexSpec, KnnProbe, LinearProbe, ProbeSpec, RetrievalProbe
+from pipeline.recipe.recipe import Recipe, Target, load_recipe, parse_recipe
+from pipeline.recipe.training import EmbedSpec, ModelSpec, ObjectiveSpec, TrainSpec
+
+__all__ = [
+    "BackboneSpec",
+    "ColourAugmentation",
+    "CropPolicy",
+    "DatasetSpec",
+    "DensePolicy",
+    "EmbedSpec",
+    "ExportedBackbone",
+    "GridPolicy",
+    "IndexSpec",
+    "KnnProbe",
+    "LinearProbe",
+    "LocalGlobalPolicy",
+    "ModelSpec",
+    "ObjectiveSpec",
+    "ProbeSpec",
+    "PytorchVideoBackbone",
+    "RandomPolicy",
+    "RandomWeights",
+    "Recipe",
+    "RetrievalProbe",
+    "Spec",
+    "SpeedsPolicy",
+    "Stream",
+    "Target",
+    "TrainSpec",
+    "TransformerBackbone",
+    "WeightsFile",
+    "feature_set_name",
+    "load_recipe",
+    "parse_recipe",
+]

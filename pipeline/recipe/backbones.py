@@ -1,0 +1,81 @@
+"""Frozen networks that turn crops into features."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.recipe.base import Spec
+
+Stream = Literal["rgb", "tgrad", "flow"]
+
+
+class WeightsFile(Spec):
+    """A local weights file. Never fetched from a network, never unpickled."""
+
+    path: str
+    """Looked for in the weights folder, the data folder, the recipe's folder, the working folder."""
+    sha256: str = Field(pattern=r"^[0-9a-fA-F]{64}$")
+    """Checked before loading."""
+    network: Literal["online", "momentum"] = "online"
+    """Which copy a self-supervised checkpoint is read from (`backbone.` or `backbone_hist.`)."""
+
+
+class RandomWeights(Spec):
+    """Untrained weights from a seed. Reports say so."""
+
+    random: int = Field(ge=0)
+
+
+class BackboneBase(Spec):
+    """What all backbones share."""
+
+    crops: tuple[str, ...] | None = None
+    """Crop sets to see; None: all."""
+    streams: tuple[Stream, ...] = ("rgb",)
+    num_frames: int | None = Field(None, ge=1)
+    """Frames the network takes, spread evenly over the crop's; None: all of the crop's."""
+    size_px: int | None = Field(None, ge=8)
+    """Side of its input; None: what the network is fixed to, else the crop set's."""
+    mean: tuple[float, float, float] | None = None
+    """Of RGB in 0..1; None: the model's own."""
+    std: tuple[float, float, float] | None = None
+    dtype: Literal["float16", "float32"] = "float16"
+    """Of the stored features."""
+
+
+class PytorchVideoBackbone(BackboneBase):
+    """A network of pytorchvideo's zoo without its classification head: pooled features."""
+
+    kind: Literal["pytorchvideo"]
+    model: Literal[
+        "slow_r50", "c2d_r50", "i3d_r50", "slowfast_r50", "x3d_xs", "x3d_s", "x3d_m", "x3d_l",
+        "r2plus1d_r50", "csn_r101", "mvit_base_16", "mvit_base_16x4", "mvit_base_32x3",
+    ]  # fmt: skip
+    weights: WeightsFile | RandomWeights
+
+
+class ExportedBackbone(BackboneBase):
+    """A ``torch.export`` program (.pt2): crops in, features out."""
+
+    kind: Literal["exported"]
+    weights: WeightsFile
+    input: Literal["crop", "frame"] = "crop"
+    """crop: (B, 3, T, H, W). frame: (B, 3, H, W) for every frame, averaged over the crop's frames."""
+
+
+class TransformerBackbone(BackboneBase):
+    """A video transformer from its published key format: SVT (TimeSformer ViT-B/16) or VideoMAE."""
+
+    kind: Literal["svt", "videomae"]
+    size: Literal["base", "large"] = "base"
+    weights: WeightsFile | RandomWeights
+
+
+BackboneSpec = Annotated[PytorchVideoBackbone | ExportedBackbone | TransformerBackbone, Field(discriminator="kind")]
+
+
+def feature_set_name(backbone: str, stream: Stream = "rgb") -> str:
+    """Name of the feature set: the backbone, plus the stream where it is not rgb."""
+    return backbone if stream == "rgb" else f"{backbone}-{stream}"

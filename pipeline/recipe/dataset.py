@@ -1,0 +1,103 @@
+"""Which videos, with which labels, splits and groups."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.names import Name
+from pipeline.recipe.base import Spec
+
+
+class NoLabels(Spec):
+    """Videos without labels."""
+
+    source: Literal["none"] = Field("none", alias="from")
+
+
+class FolderValues(Spec):
+    """The name of the video's parent folder."""
+
+    source: Literal["folder"] = Field(alias="from")
+
+
+class ColumnValues(Spec):
+    """A column of the manifest."""
+
+    source: Literal["column"] = Field(alias="from")
+    column: str
+
+
+class RegexValues(Spec):
+    """The first group of a regular expression searched in the video's path (relative, with ``/``)."""
+
+    source: Literal["regex"] = Field(alias="from")
+    pattern: str
+
+
+class CsvValues(Spec):
+    """A CSV or Parquet file with a `path` (or `video_id`) column and further columns."""
+
+    source: Literal["csv"] = Field(alias="from")
+    path: str
+    column: str = "label"
+
+
+class CsvSplits(Spec):
+    """Splits from a CSV or Parquet file: `path` (or `video_id`) plus one column a split, values train/val/test."""
+
+    source: Literal["csv"] = Field(alias="from")
+    path: str
+    columns: dict[str, str] | None = None
+    """Split name -> column; None: every column named `split<name>` becomes the split `<name>`, `split` becomes "1"."""
+
+
+class ColumnSplits(Spec):
+    """Splits from columns of the manifest."""
+
+    source: Literal["columns"] = Field(alias="from")
+    columns: dict[str, str] | None = None
+    """Split name -> column; None: as for CsvSplits."""
+
+
+class FolderSplits(Spec):
+    """One split "1": the first path component that is train, val or test."""
+
+    source: Literal["folder"] = Field(alias="from")
+
+
+class RandomSplits(Spec):
+    """One split "1" drawn by group: a hash of (seed, group) decides, so that appended videos keep their side."""
+
+    source: Literal["random"] = Field(alias="from")
+    test_fraction: float = Field(0.3, gt=0, lt=1)
+    seed: int = 0
+
+
+class NoSplits(Spec):
+    """No splits; probes then have nothing to measure."""
+
+    source: Literal["none"] = Field("none", alias="from")
+
+
+LabelSource = Annotated[NoLabels | FolderValues | ColumnValues | RegexValues | CsvValues, Field(discriminator="source")]
+SplitSource = Annotated[
+    NoSplits | CsvSplits | ColumnSplits | FolderSplits | RandomSplits, Field(discriminator="source")
+]
+
+
+class DatasetSpec(Spec):
+    """A named collection of videos."""
+
+    name: Name
+    videos: str | list[str]
+    """Glob(s) below the data folder, or one manifest (.csv, .parquet) with a `path` column."""
+    labels: LabelSource = NoLabels.model_validate({"from": "none"})
+    label_separator: str | None = None
+    """Set for multi-label data: `a;b` becomes the labels a and b."""
+    splits: SplitSource = NoSplits.model_validate({"from": "none"})
+    group: LabelSource = NoLabels.model_validate({"from": "none"})
+    """Videos cut from one source share a group; `none` puts every video in a group of its own."""
+    shard_rows: int = Field(256, ge=1, le=65536)
+    """Videos a shard; fixed when the dataset is created."""

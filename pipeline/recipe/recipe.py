@@ -1,0 +1,147 @@
+"""A recipe: one complete, named run, from one YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from pipeline.errors import RecipeError
+from pipeline.names import Name
+from pipeline.recipe.backbones import BackboneSpec, Stream, feature_set_name
+from pipeline.recipe.base import Spec
+from pipeline.recipe.crops import CropPolicy
+from pipeline.recipe.dataset import DatasetSpec
+from pipeline.recipe.probes import IndexSpec, ProbeSpec
+from pipeline.recipe.training import EmbedSpec, TrainSpec
+
+MAX_RECIPE_BYTES = 1 << 20
+
+
+class Target(Spec):
+    """One feature set that a recipe asks for: a crop set seen by a backbone in one stream."""
+
+    crops: str
+    backbone: str
+    stream: Stream = "rgb"
+
+    @property
+    def feature_set(self) -> str:
+        """Its name in the store."""
+        return feature_set_name(self.backbone, self.stream)
+
+    @property
+    def label(self) -> str:
+        """``crops/feature set``, for messages."""
+        return f"{self.crops}/{self.feature_set}"
+
+
+class Recipe(Spec):
+    """The complete, named configuration of a run: *what*, never *where*."""
+
+    name: Name
+    dataset: DatasetSpec
+    crops: dict[Name, CropPolicy] = Field(min_length=1)
+    backbones: dict[Name, BackboneSpec] = Field(min_length=1)
+    accept: tuple[str, ...] = ()
+    """Fingerprint fields that may differ from what the store holds, e.g. `decoder.version`."""
+    train: TrainSpec | None = None
+    embed: tuple[EmbedSpec, ...] = ()
+    probes: tuple[ProbeSpec, ...] = ()
+    indexes: tuple[IndexSpec, ...] = ()
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> Recipe:
+        feature_sets = {t.feature_set for t in self.targets()}
+        for where, crops, feature_set in self._references():
+            if crops not in self.crops:
+                raise ValueError(f"{where}: expected crops to be one of {sorted(self.crops)}, found {crops!r}")
+            if feature_set is not None and feature_set not in feature_sets:
+                raise ValueError(
+                    f"{where}: expected backbone to be one of {sorted(feature_sets)}, found {feature_set!r}"
+                )
+        if self.embed and self.train is None:
+            raise ValueError("embed needs a train section: which model would write the embeddings?")
+        return self
+
+    def _references(self) -> Iterator[tuple[str, str, str | None]]:
+        for name, backbone in self.backbones.items():
+            for crops in backbone.crops or ():
+                yield f"backbones.{name}", crops, None
+        if self.train is not None:
+            yield "train", self.train.crops, self.train.backbone
+        for section in ("embed", "probes", "indexes"):
+            for i, spec in enumerate(getattr(self, section)):
+                yield f"{section}[{i}]", spec.crops, spec.backbone
+
+    def targets(self) -> tuple[Target, ...]:
+        """Return every feature set that the recipe asks for, in its order."""
+        return tuple(
+            Target(crops=crops, backbone=name, stream=stream)
+            for name, backbone in self.backbones.items()
+            for crops in (backbone.crops or self.crops)
+            for stream in backbone.streams
+        )
+
+
+def parse_recipe(content: Any, *, source: str = "recipe") -> Recipe:
+    """Validate already parsed YAML or JSON.
+
+    Raises
+    ------
+    RecipeError
+        Listing every problem with its place, what was expected and what was found.
+    """
+    if not isinstance(content, dict):
+        raise RecipeError(
+            f"{source}: expected a mapping with the keys {', '.join(Recipe.model_fields)}, "
+            f"found {type(content).__name__}"
+        )
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as err:
+        raise RecipeError(_explain(err, source)) from err
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and validate a recipe file.
+
+    Parameters
+    ----------
+    path : str or Path
+        A YAML file of at most 1 MiB.
+
+    Raises
+    ------
+    RecipeError
+        If the file is absent, not YAML, or does not validate.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RecipeError(f"expected a recipe file at {path}, found none; the shipped ones are in flows/recipes/")
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise RecipeError(
+            f"expected a recipe of at most {MAX_RECIPE_BYTES} bytes, found {path.stat().st_size} in {path}"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise RecipeError(f"{path}: expected YAML in UTF-8, found something else: {err}") from err
+    return parse_recipe(content, source=str(path))
+
+
+def _explain(err: ValidationError, source: str) -> str:
+    lines = [f"{source}: {err.error_count()} problem(s) in the recipe:"]
+    for item in err.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"  {where}: unknown key; check its spelling against the recipe reference in README.md")
+        elif item["type"] == "missing":
+            lines.append(f"  {where}: expected a value, found none; add this key")
+        else:
+            found = "" if isinstance(item.get("input"), dict) else f" (found {item.get('input')!r})"
+            lines.append(f"  {where}: {item['msg']}{found}")
+    return "\n".join(lines)

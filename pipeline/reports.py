@@ -1,0 +1,43 @@
+"""What a stage returns and leaves as JSON: counts, time, skipped videos, provenance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SkippedVideo(BaseModel):
+    """A video that did not end as `ok`, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    row: int
+    video_id: str
+    status: str
+    error: str = ""
+
+
+class StageReport(BaseModel):
+    """The frozen outcome of one stage.
+
+    Every stage returns one. `did` holds the counts that `scale run --json`
+    prints under the stage's name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    recipe: str = Field(description="Name of the recipe")
+    did: dict[str, int] = Field(default_factory=dict, description="Counts: shards_done, shards_skipped, videos_new ...")
+    seconds: float = 0.0
+    num_bytes: int = Field(default=0, description="Bytes written")
+    skipped: tuple[SkippedVideo, ...] = ()
+    fingerprint: str = ""
+    snapshot: str = ""
+    details: dict[str, Any] = Field(default_factory=dict, description="JSON-like figures: rates, paths, numbers")
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether something was left undone that should have been done."""
+        return self.did.get("shards_failed", 0) > 0

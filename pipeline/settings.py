@@ -1,0 +1,54 @@
+"""*Where* things run: from environment variables (``SCALE_...``) or flags, never from a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.errors import NotFoundError
+
+
+class Settings(BaseSettings):
+    """Where this run takes place. Flags of the `scale` command override the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="SCALE_", frozen=True, extra="ignore")
+
+    store: str = Field(default="store", description="Folder or s3:// gs:// az:// address of the feature store")
+    data: Path | None = Field(default=None, description="Folder that a recipe's video paths are relative to")
+    weights: Path | None = Field(default=None, description="Folder searched first for weights files")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    workers: int = Field(default=0, ge=0, description="Decoding threads or processes; 0 picks by the number of cores")
+    dask: str | None = Field(default=None, description="Address of a Dask scheduler, or a number of local workers")
+    recipe_dir: Path | None = Field(default=None, description="Folder of the recipe file; set by whoever loads it")
+
+    def resolve_input(self, path: str, *, what: str) -> Path:
+        """Find an input file that a recipe names: weights, a manifest, a split file.
+
+        Absolute paths are taken as they are. Others are tried in the weights
+        folder, the data folder, the recipe's folder and the working folder.
+
+        Parameters
+        ----------
+        path : str
+            As written in the recipe.
+        what : str
+            For the message: ``"weights of backbone x3d_xs"``.
+
+        Raises
+        ------
+        NotFoundError
+            Naming every place that was tried.
+        """
+        given = Path(path).expanduser()
+        folders = [f for f in (self.weights, self.data, self.recipe_dir, Path.cwd()) if f is not None]
+        tried = [given] if given.is_absolute() else list(dict.fromkeys(folder / given for folder in folders))
+        for candidate in tried:
+            if candidate.is_file():
+                return candidate
+        places = ", ".join(str(c) for c in tried)
+        raise NotFoundError(
+            f"expected the {what} at {path}, found no such file (tried {places}); "
+            "give its folder with --data or --weights (or SCALE_DATA, SCALE_WEIGHTS)"
+        )

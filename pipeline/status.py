@@ -1,0 +1,23 @@
+"""What can become of a video: the statuses of a ledger row."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class VideoStatus(StrEnum):
+    """Outcome of one video in one feature set; stored as text in the ledger."""
+
+    OK = "ok"
+    """Every planned crop is there."""
+    PARTIAL = "partial"
+    """Decoding stopped early; the crops that fit are valid, the rest are masked."""
+    TOO_SHORT = "too_short"
+    """Shorter than one crop. The policy's `short` rule decided whether its crops are valid
+    (`loop`, `repeat_last`: valid, and the row says so) or masked (`reject`)."""
+    UNREADABLE = "unreadable"
+    """No frame could be decoded; the row's error says why."""
+    MISSING = "missing"
+    """The file was not there."""
+    NON_FINITE = "non_finite"
+    """The backbone returned NaN or infinity (or overflowed float16); those crops are masked."""

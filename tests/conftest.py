@@ -1,0 +1,75 @@
+"""Marks, shared fixtures and the rule that a broken runner cannot pass silently."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:  # `tests.support` is imported from the root; tests are never installed
+    sys.path.insert(0, str(ROOT))
+
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def shared_data_dir() -> Path | None:
+    """Return the folder of real videos, or None where it is absent."""
+    given = os.environ.get("SCALE_SHARED_DATA")
+    for candidate in [Path(given)] if given else [ROOT.parent / "shared" / "data"]:
+        if (candidate / "files.csv").is_file():
+            return candidate
+    return None
+
+
+def _reason_missing(mark: str) -> str | None:
+    if mark == "shared_data" and shared_data_dir() is None:
+        return "no folder of real videos; set SCALE_SHARED_DATA to it"
+    if mark == "gpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            return "no CUDA device"
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    required = set(filter(None, os.environ.get("SCALE_REQUIRE", "").split(",")))
+    reasons = {mark: _reason_missing(mark) for mark in ("shared_data", "gpu")}
+    for item in items:
+        for mark, reason in reasons.items():
+            if reason is not None and mark not in required and item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=f"{mark}: {reason}"))
+
+
+def require_program(*names: str) -> str:
+    """Return the path of the first program found; skip (or fail, under SCALE_REQUIRE=service) when none is there."""
+    for name in names:
+        found = shutil.which(name) or next(
+            (str(p) for p in sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)), None
+        )
+        if found:
+            return found
+    message = f"service: none of {', '.join(names)} is installed; run `make system`"
+    if "service" in os.environ.get("SCALE_REQUIRE", "").split(","):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real videos; tests that use it carry the mark `shared_data`."""
+    folder = shared_data_dir()
+    if folder is None:
+        pytest.fail("expected the folder of real videos (SCALE_SHARED_DATA), found none")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SCALE_STORE", "SCALE_DATA", "SCALE_WEIGHTS", "SCALE_DEVICE", "SCALE_WORKERS", "SCALE_DASK"):
+        monkeypatch.delenv(name, raising=False)
