@@ -1,1 +1,1 @@
-"""Placeholder docstring; see the folder's README."""
+"""Prefect flows, deployments and the `scale` command: the only room that imports all others."""

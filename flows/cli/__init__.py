@@ -1,0 +1,82 @@
+"""The command `scale`: any stage, any question to the store, with no server anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+import typer
+
+from flows.cli import console, demo, ops, search, stages, store
+from pipeline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, PipelineError, exit_code
+
+HELP = """Video representations from crop features of a frozen backbone.
+
+Videos are decoded once into a feature store; everything after reads the store. Every command can be run again: it
+does only what is missing.
+
+Exit codes: 0 done, 1 failure, 2 wrong usage, 3 bad input, 4 done in part, 130 interrupted.
+"""
+
+app = typer.Typer(
+    name="scale", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+demo.register(app)
+stages.register(app)
+store.register(app)
+search.register(app)
+ops.register(app)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command and exit with the code that says how it went."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command with these arguments and return its exit code."""
+    try:
+        result = app(args=list(arguments), standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        error.show()
+        return EXIT_USAGE
+    except click.ClickException as error:
+        console.fail(error.format_message())
+        return EXIT_USAGE
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        console.fail("interrupted. Finished shards and checkpoints are kept; run the same command again to go on.")
+        return EXIT_INTERRUPTED
+    except PipelineError as error:
+        return _report(error, arguments, exit_code(error))
+    except BrokenPipeError:
+        # The reader of our output (head, less) went away; stop without a word.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except OSError as error:
+        return _report(error, arguments, EXIT_FAILURE)
+    except Exception as error:
+        if os.environ.get("SCALE_DEBUG"):
+            traceback.print_exc()
+        name = type(error).__name__
+        console.fail(
+            f"this is a fault in scale itself, not in your input: {name}: {error}. "
+            "Run again with SCALE_DEBUG=1 for the traceback, and please report it."
+        )
+        return EXIT_FAILURE
+
+
+def _report(error: Exception, arguments: Sequence[str], code: int) -> int:
+    message = str(error) or type(error).__name__
+    if "--json" in arguments:
+        typer.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
+    console.fail(message)
+    return code

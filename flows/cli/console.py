@@ -1,0 +1,167 @@
+"""Events and results as text on a terminal: progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from pipeline import events
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, highlight=False)
+
+MAX_FAILURES_SHOWN = 5
+
+
+class EventPrinter:
+    """Show the events of a run: a bar with rate and time left on a terminal, plain lines elsewhere.
+
+    Use as a context manager, and pass it as ``on_event``.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._is_terminal = err.is_terminal
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.fields[stage]:8}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[values]}"),
+            console=err,
+            disable=quiet or not self._is_terminal,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._failures: Counter[str] = Counter()
+
+    def __enter__(self) -> EventPrinter:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        """Show one event."""
+        if self._quiet:
+            return
+        if isinstance(event, events.StageStarted):
+            self._start(event)
+        elif isinstance(event, events.Progress):
+            self._advance(event)
+        elif isinstance(event, events.VideoFailed):
+            self._fail(event)
+        elif isinstance(event, events.Note):
+            style = "yellow" if event.level == "warning" else "dim"
+            err.print(f"{event.stage:8} {event.text}", style=style, markup=False)
+        elif isinstance(event, events.StageFinished):
+            self._finish(event)
+
+    def _start(self, event: events.StageStarted) -> None:
+        self._failures.clear()
+        if self._is_terminal:
+            self._tasks[event.stage] = self._progress.add_task(
+                event.detail, total=event.total, stage=event.stage, unit=event.unit, values="", rate=""
+            )
+        elif event.detail:
+            err.print(f"{event.stage:8} {event.detail}", markup=False)
+
+    def _advance(self, event: events.Progress) -> None:
+        task_id = self._tasks.get(event.stage)
+        if task_id is None:
+            return
+        values = "  ".join(f"{name} {value:.4g}" for name, value in event.values.items())
+        speed = self._progress.tasks[self._progress.task_ids.index(task_id)].speed
+        rate = f"{speed:.1f}/s" if speed else ""
+        self._progress.update(task_id, completed=event.done, total=event.total, values=values, rate=rate)
+
+    def _fail(self, event: events.VideoFailed) -> None:
+        self._failures[event.status] += 1
+        if sum(self._failures.values()) <= MAX_FAILURES_SHOWN:
+            err.print(f"{event.stage:8} {event.video_id}: {event.status}: {event.error}", style="yellow", markup=False)
+        elif sum(self._failures.values()) == MAX_FAILURES_SHOWN + 1:
+            err.print(f"{event.stage:8} ... more videos with a status; `scale status STORE` lists them", style="yellow")
+
+    def _finish(self, event: events.StageFinished) -> None:
+        task_id = self._tasks.pop(event.stage, None)
+        if task_id is not None:
+            self._progress.remove_task(task_id)
+        err.print(f"[green]✓[/] {event.stage:8}", end=" ")
+        err.print(f"{event.summary} ({event.seconds:.1f} s)", markup=False)
+
+
+def print_table(rows: Iterable[Mapping[str, object]], *, title: str | None = None, empty: str = "nothing") -> None:
+    """Print mappings that share their keys as a table on stdout."""
+    listed = list(rows)
+    if not listed:
+        out.print(f"{title}: {empty}" if title else empty, markup=False)
+        return
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for key in listed[0]:
+        is_number = all(isinstance(row.get(key), int | float) for row in listed)
+        table.add_column(str(key), justify="right" if is_number else "left", overflow="fold")
+    for row in listed:
+        table.add_row(*(_cell(row.get(key)) for key in listed[0]))
+    out.print(table)
+
+
+def print_probes(probes: Sequence[Mapping[str, Any]]) -> None:
+    """Print probe results with their intervals and coverage."""
+    rows = [
+        {
+            "probe": p.get("probe"),
+            "features": p.get("feature_set") or p.get("features") or "",
+            "readout": p.get("readout"),
+            "setting": _setting(p),
+            "top-1 %": f"{100 * p['top1']:.1f}" if p.get("top1") is not None else "-",
+            "95 % interval": "{:.1f} - {:.1f}".format(*(100 * x for x in p["interval"])) if p.get("interval") else "-",
+            "used": p.get("used"),
+            "excluded": p.get("excluded"),
+        }
+        for p in probes
+    ]
+    print_table(rows, title="Probes", empty="no probe ran")
+
+
+def _setting(probe: Mapping[str, Any]) -> str:
+    names = {"k": "k", "temperature": "T", "centring": "centring", "selection": "", "fraction": "labels"}
+    parts = [f"{short}={probe[key]}" if short else str(probe[key]) for key, short in names.items() if probe.get(key)]
+    return " ".join(parts)
+
+
+def _cell(value: object) -> str:
+    from rich.markup import escape
+
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return escape(str(value))
+
+
+def fail(message: str) -> None:
+    """Print an error for people on stderr."""
+    err.print("error:", style="bold red", end=" ")
+    err.print(message, markup=False)
+    sys.stderr.flush()

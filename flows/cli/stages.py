@@ -1,0 +1,204 @@
+"""`scale run` and one command per stage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli import console
+from flows.cli.options import (
+    DaskOption,
+    DataOption,
+    DeviceOption,
+    DryRunOption,
+    JsonOption,
+    QuietOption,
+    RecipeArgument,
+    StoreOption,
+    WeightsOption,
+    WorkersOption,
+    load,
+    make_settings,
+    open_for_run,
+    split_list,
+)
+from pipeline.errors import EXIT_PARTIAL, InvalidInputError
+from pipeline.settings import Settings
+
+ShardsOption = Annotated[
+    str | None, typer.Option("--shards", help="Only these shards: `3,7` or `10-19`; what is done stays done.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("run", help="Catalog, extract, train, embed, probe and report: only what is missing.")(run)
+    app.command("catalog", help="Find the videos and describe them in the catalogue.")(_single("catalog"))
+    app.command("extract", help="Decode the videos once and store the features of their crops.")(extract)
+    app.command("train", help="Train the SCALE model on stored features.")(_single("train"))
+    app.command("embed", help="Write video embeddings back into the store.")(_single("embed"))
+    app.command("probe", help="Measure features and embeddings; write the report.")(_single("probe"))
+    app.command("index", help="Build the search indexes that the recipe names.")(_single("index"))
+
+
+def run(
+    recipe: RecipeArgument,
+    store: StoreOption = None,
+    data: DataOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
+    dask: DaskOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a whole recipe."""
+    settings = make_settings(
+        store=store,
+        data=data,
+        weights=weights,
+        device=device,
+        workers=workers,
+        dask=dask,
+        recipe_dir=recipe.resolve().parent,
+    )
+    execute(recipe, settings, stages=None, dry_run=dry_run, as_json=as_json, quiet=quiet)
+
+
+def extract(
+    recipe: RecipeArgument,
+    store: StoreOption = None,
+    data: DataOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
+    dask: DaskOption = None,
+    shards: ShardsOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Extract features of the catalogued videos."""
+    settings = make_settings(
+        store=store,
+        data=data,
+        weights=weights,
+        device=device,
+        workers=workers,
+        dask=dask,
+        recipe_dir=recipe.resolve().parent,
+    )
+    execute(
+        recipe,
+        settings,
+        stages=["extract"],
+        dry_run=dry_run,
+        as_json=as_json,
+        quiet=quiet,
+        shards=parse_shards(shards),
+    )
+
+
+def _single(name: str) -> Any:
+    def command(
+        recipe: RecipeArgument,
+        store: StoreOption = None,
+        data: DataOption = None,
+        weights: WeightsOption = None,
+        device: DeviceOption = None,
+        workers: WorkersOption = None,
+        dry_run: DryRunOption = False,
+        as_json: JsonOption = False,
+        quiet: QuietOption = False,
+    ) -> None:
+        settings = make_settings(
+            store=store,
+            data=data,
+            weights=weights,
+            device=device,
+            workers=workers,
+            recipe_dir=recipe.resolve().parent,
+        )
+        execute(recipe, settings, stages=[name], dry_run=dry_run, as_json=as_json, quiet=quiet)
+
+    return command
+
+
+def execute(
+    recipe_path: Path,
+    settings: Settings,
+    *,
+    stages: list[str] | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Plan or run the stages of a recipe and print the outcome.
+
+    Raises
+    ------
+    typer.Exit
+        With code 4 when something was left undone that should have been done.
+    """
+    from flows.runner import plan_recipe, run_recipe
+
+    recipe = load(recipe_path)
+    store = open_for_run(settings, dry_run=dry_run)
+    if dry_run:
+        plans = plan_recipe(recipe, store, settings, stages=stages, **options)
+        if as_json:
+            listed = [{"stage": p.stage, "empty": p.is_empty, "summary": p.summary(), "work": p.table()} for p in plans]
+            typer.echo(json.dumps({"recipe": recipe.name, "plan": listed}, default=str))
+            return
+        for plan in plans:
+            console.print_table(plan.table(), title=f"{plan.stage}: {plan.summary()}")
+        return
+    with console.EventPrinter(quiet=quiet) as printer:
+        report = run_recipe(recipe, store, settings, stages=stages, on_event=printer, **options)
+    if as_json:
+        typer.echo(json.dumps(report.as_json(), default=str))
+    else:
+        if report.probes:
+            console.print_probes(report.probes)
+        if report.report_path:
+            console.out.print(f"report   {report.report_path}", markup=False)
+        console.out.print(f"snapshot {report.snapshot}", markup=False)
+        console.out.print(_closing_line(report), markup=False)
+    if report.is_partial:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+WORK_COUNTS = ("videos_new", "shards_done", "models_trained", "probes_run", "indexes_built")
+
+
+def _closing_line(report: Any) -> str:
+    did = {f"{r.stage} {name}": count for r in report.stages for name, count in r.did.items() if name in WORK_COUNTS}
+    if not any(did.values()):
+        return f"nothing to do: everything that {report.recipe} asks for is in the store ({report.seconds:.1f} s)"
+    done = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in did.items() if count)
+    return f"done in {report.seconds:.1f} s: {done}"
+
+
+def parse_shards(text: str | None) -> list[int] | None:
+    """Return the shard numbers of ``3,7`` or ``10-19``.
+
+    Raises
+    ------
+    InvalidInputError
+        If the text is anything else.
+    """
+    parts = split_list(text)
+    if parts is None:
+        return None
+    shards: list[int] = []
+    for part in parts:
+        first, dash, last = part.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise InvalidInputError(f"expected shards such as 3,7 or 10-19, found {text!r}; count them from 0")
+        shards.extend(range(int(first), int(last or first) + 1))
+    return sorted(set(shards))

@@ -1,0 +1,350 @@
+"""Questions to a store, and care for it: info, status, query, sql, verify, retry, import, export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli import console
+from flows.cli.options import (
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    StoreArgument,
+    WeightsOption,
+    make_settings,
+    split_list,
+)
+from pipeline import FeatureStore
+from pipeline.errors import EXIT_FAILURE, InvalidInputError, NoDataError, NotFoundError
+
+DatasetOption = Annotated[
+    str | None, typer.Option("--dataset", help="Which dataset; may be left out where there is one.")
+]
+WhereOption = Annotated[
+    str | None, typer.Option("--where", help="SQL condition over the catalogue: \"label = 'run' AND duration_s > 2\".")
+]
+FeaturesOption = Annotated[
+    str | None, typer.Option("--features", metavar="CROPS/FEATURE_SET", help="Take these features along.")
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="Write here instead: .parquet .csv, with features .npz .h5")
+]
+LIMIT_SHOWN = 40
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("info", help="What a store holds.")(info)
+    app.command("status", help="Done and total per feature set; failures by reason.")(status)
+    app.command("query", help="Select videos with a condition; print them, or write them with features.")(query)
+    app.command("sql", help="Read-only SQL over catalogue, ledger and geometry.")(sql)
+    app.command("verify", help="Recompute checksums, find torn, missing and orphan files; non-zero exit if any.")(
+        verify
+    )
+    app.command("retry", help="Redo just the videos with these statuses, with the recipe the store remembers.")(retry)
+    app.command("import", help="Bring features in: HDF5, or the original SCALE memory maps.")(import_)
+    app.command("export", help="Write a dataset's features to one HDF5 file.")(export)
+
+
+def pick_dataset(store: FeatureStore, name: str | None) -> Any:
+    """Return the named dataset, or the only one.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none, or several and no name was given.
+    """
+    if name is not None:
+        return store.dataset(name)
+    names = store.datasets()
+    if len(names) != 1:
+        raise NotFoundError(
+            f"expected --dataset to say which one, found {len(names)} in {store.url}: {', '.join(names) or 'none'}"
+        )
+    return store.dataset(names[0])
+
+
+def pick_features(dataset: Any, text: str | None) -> tuple[str, str]:
+    """Return (crop set, feature set) from ``crops/feature_set``, or the only one there is."""
+    known = [(crops, fs) for crops in dataset.crop_sets() for fs in dataset.feature_sets(crops)]
+    listed = ", ".join(f"{c}/{f}" for c, f in known) or "none"
+    if text is None:
+        if len(known) == 1:
+            return known[0]
+        raise NotFoundError(f"expected --features CROPS/FEATURE_SET, found several or none: {listed}")
+    crops, slash, feature_set = text.partition("/")
+    if not slash or (crops, feature_set) not in known:
+        raise NotFoundError(f"expected --features to be one of {listed}; found {text!r}")
+    return crops, feature_set
+
+
+def info(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """Describe a store."""
+    opened = FeatureStore.open(store)
+    listed = []
+    for name in opened.datasets():
+        dataset = opened.dataset(name)
+        features = []
+        for crops in dataset.crop_sets():
+            for feature_set in dataset.feature_sets(crops):
+                facts = dataset.feature_info(crops, feature_set)
+                features.append(
+                    {
+                        "features": f"{crops}/{feature_set}",
+                        "crops": facts.num_crops,
+                        "dim": facts.dim,
+                        "dtype": str(facts.dtype),
+                        "shards": f"{facts.num_shards_done}/{facts.num_shards}",
+                        "fingerprint": facts.fingerprint_id[:12],
+                    }
+                )
+        listed.append(
+            {
+                "dataset": name,
+                "videos": dataset.num_rows,
+                "features": features,
+                "embeddings": dataset.embedding_sets(),
+                "models": dataset.artifacts("models"),
+                "indexes": dataset.artifacts("indexes"),
+                "reports": dataset.artifacts("reports"),
+                "snapshot": dataset.snapshot(),
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps({"store": opened.url, "datasets": listed}))
+        return
+    console.out.print(f"store {opened.url}", markup=False)
+    if not listed:
+        console.out.print("no dataset yet; `scale run RECIPE --store ...` makes one")
+    for item in listed:
+        console.out.print(f"\n[bold]{item['dataset']}[/]  {item['videos']} videos  snapshot {item['snapshot'][:16]}")
+        console.print_table(item["features"], empty="no features yet")
+        for kind in ("embeddings", "models", "indexes", "reports"):
+            if item[kind]:
+                console.out.print(f"{kind}: {', '.join(item[kind])}", markup=False)
+
+
+def status(
+    store: StoreArgument,
+    dataset: DatasetOption = None,
+    features: FeaturesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far each feature set is, and which videos failed."""
+    opened = FeatureStore.open(store)
+    names = [dataset] if dataset else opened.datasets()
+    counts: list[dict[str, Any]] = []
+    failures: list[dict[str, Any]] = []
+    for name in names:
+        held = opened.dataset(name)
+        wanted = (
+            [pick_features(held, features)]
+            if features
+            else [(crops, fs) for crops in held.crop_sets() for fs in held.feature_sets(crops)]
+        )
+        for crops, feature_set in wanted:
+            table = held.status(crops, feature_set)
+            statuses = table.column("status").to_pylist()
+            label = f"{name}/{crops}/{feature_set}"
+            tally = {s: statuses.count(s) for s in sorted(set(statuses))}
+            done = len(statuses) - tally.get("pending", 0)
+            counts.append({"features": label, "done": done, "total": len(statuses), "statuses": tally})
+            failures.extend(
+                {
+                    "features": label,
+                    "video": row["video_id"],
+                    "status": row["status"],
+                    "attempts": row["attempts"],
+                    "error": row["error"],
+                }
+                for row in table.to_pylist()
+                if row["status"] not in ("ok", "pending")
+            )
+    if as_json:
+        typer.echo(json.dumps({"feature_sets": counts, "failures": failures}))
+        return
+    rows = [{**c, "statuses": ", ".join(f"{n} {s}" for s, n in c["statuses"].items())} for c in counts]
+    console.print_table(rows, title="Feature sets", empty="none yet")
+    if failures:
+        console.print_table(failures[:LIMIT_SHOWN], title=f"Videos with a status ({len(failures)})")
+        if len(failures) > LIMIT_SHOWN:
+            console.out.print(f"... {len(failures) - LIMIT_SHOWN} more; --json lists all")
+
+
+def query(
+    store: StoreArgument,
+    where: WhereOption = None,
+    dataset: DatasetOption = None,
+    features: FeaturesOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Select videos, optionally with their features."""
+    held = pick_dataset(FeatureStore.open(store), dataset)
+    selection = held.select(where)
+    if out is not None:
+        from pipeline.export import write_selection
+
+        wanted = pick_features(held, features) if features or out.suffix in (".npz", ".h5", ".hdf5") else None
+        write_selection(selection, out, features=wanted)
+        console.err.print(f"wrote {len(selection)} videos to {out}", markup=False)
+        return
+    _print_arrow(selection.videos, as_json)
+
+
+def sql(
+    store: StoreArgument,
+    statement: Annotated[
+        str, typer.Argument(metavar="QUERY", help="SELECT ... FROM <dataset>.videos | ledger | geometry")
+    ],
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a read-only SQL query."""
+    table = FeatureStore.open(store).sql(statement)
+    if out is not None:
+        from pipeline.export import write_table
+
+        write_table(table, out)
+        console.err.print(f"wrote {table.num_rows} rows to {out}", markup=False)
+        return
+    _print_arrow(table, as_json)
+
+
+def _print_arrow(table: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(table.to_pylist(), default=str))
+        return
+    hidden = {"sha256", "added_at", "bytes"} if table.num_columns > 12 else set()
+    shown = [name for name in table.column_names if name not in hidden]
+    console.print_table(table.select(shown).slice(0, LIMIT_SHOWN).to_pylist(), empty="no rows")
+    if table.num_rows > LIMIT_SHOWN:
+        console.out.print(f"... {table.num_rows - LIMIT_SHOWN} more rows; --out FILE.parquet writes all")
+
+
+def verify(
+    store: StoreArgument,
+    dataset: DatasetOption = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Drop what is bad, so that the next run redoes it.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every byte of a store against its ledger."""
+    from pipeline.verify import verify_store
+
+    opened = FeatureStore.open(store, mode="a" if repair else "r")
+    report = verify_store(opened, datasets=[dataset] if dataset else None, repair=repair)
+    if as_json:
+        typer.echo(report.model_dump_json())
+    else:
+        console.print_table(report.table(), title=report.summary(), empty="no problem found")
+    if not report.is_clean:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def retry(
+    store: StoreArgument,
+    statuses: Annotated[
+        str, typer.Option("--status", help="Comma-separated: unreadable,partial,missing,non_finite,too_short")
+    ] = "unreadable,partial,missing",
+    dataset: DatasetOption = None,
+    data: DataOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Redo rows by status."""
+    from flows.runner import run_recipe
+    from pipeline.recipe import parse_recipe
+    from pipeline.status import VideoStatus
+
+    wanted = split_list(statuses) or []
+    known = [s.value for s in VideoStatus if s is not VideoStatus.OK]
+    if unknown := sorted(set(wanted) - set(known)):
+        raise InvalidInputError(f"expected --status out of {', '.join(known)}; found {', '.join(unknown)}")
+    opened = FeatureStore.open(store, mode="a")
+    held = pick_dataset(opened, dataset)
+    recipes: dict[str, Any] = {}
+    for crops in held.crop_sets():
+        for feature_set in held.feature_sets(crops):
+            if content := held.feature_info(crops, feature_set).recipe:
+                recipes[json.dumps(content, sort_keys=True)] = content
+    if not recipes:
+        raise NoDataError(
+            f"expected features that remember their recipe in {held.name}, found none; run a recipe first"
+        )
+    reports = []
+    settings = make_settings(store=store, data=data, weights=weights, device=device)
+    with console.EventPrinter(quiet=quiet) as printer:
+        for content in recipes.values():
+            recipe = parse_recipe(content, source=f"recipe in {store}")
+            reports.append(
+                run_recipe(recipe, opened, settings, stages=["extract"], on_event=printer, retry=tuple(wanted))
+            )
+    if as_json:
+        typer.echo(json.dumps({"runs": [r.as_json() for r in reports]}, default=str))
+    else:
+        rows = [{"recipe": r.recipe, **r.stages[0].did} for r in reports]
+        console.print_table(rows, title="Retried")
+
+
+def import_(
+    store: StoreArgument,
+    source: Annotated[Path, typer.Argument(help="An .h5 file, or a folder with SCALE's .dat memory maps.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Name of the new dataset.")],
+    features: Annotated[str, typer.Option("--features", metavar="CROPS/FEATURE_SET")] = "imported/features",
+    prefix: Annotated[str | None, typer.Option(help="Memory maps: {ds}, the dataset part of the file names.")] = None,
+    model: Annotated[str | None, typer.Option(help="Memory maps: {model}: byl, svt, vbf, vbp, vlp ...")] = None,
+    part: Annotated[str, typer.Option(help="Memory maps: lin, aug or val.")] = "lin",
+    num_videos: Annotated[int | None, typer.Option(help="Memory maps: number of videos.")] = None,
+    num_crops: Annotated[int | None, typer.Option(help="Memory maps: crops a video.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Memory maps: feature channels.")] = None,
+    dtype: Annotated[str, typer.Option(help="Memory maps: float16 or float32.")] = "float16",
+) -> None:
+    """Import features made elsewhere."""
+    opened = FeatureStore.open_or_create(store)
+    crops, slash, feature_set = features.partition("/")
+    if not slash:
+        raise InvalidInputError(f"expected --features CROPS/FEATURE_SET, found {features!r}")
+    if source.suffix in (".h5", ".hdf5"):
+        opened.import_hdf5(source, dataset=dataset)
+    elif source.is_dir():
+        needed = {
+            "--prefix": prefix,
+            "--model": model,
+            "--num-videos": num_videos,
+            "--num-crops": num_crops,
+            "--dim": dim,
+        }
+        if absent := [name for name, value in needed.items() if value is None]:
+            raise InvalidInputError(
+                f"expected the shape of the memory maps, which the files do not hold; give {', '.join(absent)}"
+            )
+        opened.import_scale_memmaps(
+            source, dataset=dataset, crops=crops, feature_set=feature_set, prefix=prefix, model=model, part=part,
+            num_videos=num_videos, num_crops=num_crops, dim=dim, dtype=dtype,
+        )  # fmt: skip
+    else:
+        raise InvalidInputError(f"expected an .h5 file or a folder of .dat files, found {source}")
+    held = opened.dataset(dataset)
+    console.out.print(f"imported {held.num_rows} videos into {dataset} of {opened.url}", markup=False)
+
+
+def export(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option("--out", help="The .h5 file to write.")],
+    dataset: DatasetOption = None,
+    features: FeaturesOption = None,
+    where: WhereOption = None,
+) -> None:
+    """Export features to HDF5."""
+    held = pick_dataset(FeatureStore.open(store), dataset)
+    crops, feature_set = pick_features(held, features)
+    selection = held.select(where)
+    selection.to_hdf5(out, crops, feature_set)
+    console.out.print(f"wrote {len(selection)} videos of {crops}/{feature_set} to {out}", markup=False)

@@ -1,0 +1,150 @@
+"""A recipe from start to end without any server: what `scale run` does, and the flows' sub-flows in one process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows.render import probe_options
+from flows.stages import STAGES, Stage
+from pipeline import FeatureStore
+from pipeline.errors import InvalidInputError
+from pipeline.events import OnEvent, ignore
+from pipeline.recipe import Recipe
+from pipeline.reports import StageReport
+from pipeline.settings import Settings
+from pipeline.stage import StagePlan
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """The reports of all stages that ran, in order."""
+
+    recipe: str
+    stages: tuple[StageReport, ...]
+    snapshot: str
+    seconds: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def probes(self) -> list[dict[str, Any]]:
+        """The probe results, one mapping a number (see the design, section 7)."""
+        return [row for report in self.stages for row in report.details.get("probes", [])]
+
+    @property
+    def report_path(self) -> str | None:
+        """Where the HTML report lies, if a probe stage left one."""
+        paths = [report.details.get("report") for report in self.stages if report.details.get("report")]
+        return paths[-1] if paths else None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some stage left work undone that should have been done."""
+        return any(report.is_partial for report in self.stages)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints as its last line."""
+        return {
+            "recipe": self.recipe,
+            "did": {report.stage: dict(report.did) for report in self.stages},
+            "probes": self.probes,
+            "snapshot": self.snapshot,
+            "report": self.report_path,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def select_stages(recipe: Recipe, names: Iterable[str] | None = None) -> list[Stage]:
+    """Return the stages to run, in their order.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Stages that it has no section for are left out when `names` is None.
+    names : iterable of str, optional
+        Exactly these.
+
+    Raises
+    ------
+    InvalidInputError
+        If a named stage does not exist, or the recipe has no section for it.
+    """
+    if names is None:
+        return [stage for stage in STAGES.values() if stage.is_wanted(recipe)]
+    wanted = list(names)
+    for name in wanted:
+        if name not in STAGES:
+            raise InvalidInputError(f"expected a stage out of {', '.join(STAGES)}, found {name!r}")
+        if not STAGES[name].is_wanted(recipe):
+            section = STAGES[name].section
+            raise InvalidInputError(
+                f"expected a `{section}` section in recipe {recipe.name} for the stage {name}, found none; add one"
+            )
+    return [stage for stage in STAGES.values() if stage.name in wanted]
+
+
+def plan_recipe(
+    recipe: Recipe, store: FeatureStore, settings: Settings, *, stages: Iterable[str] | None = None, **options: Any
+) -> list[StagePlan]:
+    """Plan every stage against the store as it is now, for `--dry-run`.
+
+    Returns
+    -------
+    list of StagePlan
+        Plans of later stages say so where they depend on what an earlier one would change.
+    """
+    return [
+        stage.plan(recipe, store, settings, **_options_for(stage, options)) for stage in select_stages(recipe, stages)
+    ]
+
+
+def run_recipe(
+    recipe: Recipe,
+    store: FeatureStore,
+    settings: Settings,
+    *,
+    stages: Iterable[str] | None = None,
+    on_event: OnEvent = ignore,
+    on_plan: Callable[[StagePlan], None] | None = None,
+    **options: Any,
+) -> RunReport:
+    """Run the stages of a recipe in order; each does only what is missing.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    store : FeatureStore
+        Open for writing.
+    settings : Settings
+    stages : iterable of str, optional
+        Only these; None: all that the recipe has sections for.
+    on_event : callable, optional
+        Receives every event of every stage.
+    on_plan : callable, optional
+        Receives each plan just before it is run.
+    **options
+        Options of single stages: ``shards``, ``retry`` (extract).
+
+    Returns
+    -------
+    RunReport
+    """
+    started = time.perf_counter()
+    reports: list[StageReport] = []
+    for stage in select_stages(recipe, stages):
+        plan = stage.plan(recipe, store, settings, **_options_for(stage, options))
+        if on_plan is not None:
+            on_plan(plan)
+        extra = probe_options(store, settings) if stage.name == "probe" else {}
+        reports.append(stage.run(plan, store, settings, on_event, **extra))
+    snapshot = next((r.snapshot for r in reversed(reports) if r.snapshot), "")
+    if not snapshot and recipe.dataset.name in store.datasets():
+        snapshot = store.dataset(recipe.dataset.name).snapshot()
+    return RunReport(recipe.name, tuple(reports), snapshot, time.perf_counter() - started)
+
+
+def _options_for(stage: Stage, options: dict[str, Any]) -> dict[str, Any]:
+    known = {"extract": {"shards", "retry", "targets"}}.get(stage.name, set())
+    return {name: value for name, value in options.items() if name in known and value is not None}
