@@ -1,0 +1,299 @@
+"""The frozen model of a probe report: every number with what it was measured on, and how.
+
+`ProbeReport` is what `run_probe` returns, what is kept as JSON in the store
+under ``reports/<name>/``, and what the HTML page is rendered from. It holds
+data only: no arrays that need numpy, no pictures.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.reports import StageReport
+
+REPORT_FILE = "report.json"
+PREDICTIONS_FILE = "predictions.parquet"
+"""One line per (result, test row): result, row, video_id, group, label, predicted, correct."""
+
+ProbeKind = Literal["knn", "linear", "mlp", "attentive", "retrieval"]
+CurveName = Literal["k", "crops", "epoch", "labels"]
+
+
+class Frozen(BaseModel):
+    """Frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Curve(Frozen):
+    """A figure against one quantity, e.g. top-1 against k."""
+
+    name: CurveName
+    """k: neighbours. crops: crops a video that were averaged. epoch: of training. labels: train videos per class."""
+    figure: str
+    """What is plotted: top1, heldout_top1, train_loss."""
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    """Lower ends of the 95 % intervals; empty where there are none."""
+    high: tuple[float, ...] = ()
+
+
+class ClassResult(Frozen):
+    """One class of one result."""
+
+    label: str
+    num_train: int
+    num_test: int
+    accuracy: float | None
+    """None where the class has no test row."""
+
+
+class ProbeResult(Frozen):
+    """One number, and everything one needs to trust or repeat it."""
+
+    id: str
+    """Unique in the report, and the same in the next run of the same recipe:
+    ``knn/grid5x3/x3d_xs/mean/k=20/T=0.07/strict``."""
+    probe: ProbeKind
+    dataset: str
+    split: str
+    crops: str
+    feature_set: str
+    readout: str
+    """mean: pooled crops. crops: each crop classified, logits averaged. cls: the embedding. joined: [mean; embedding].
+    attention: pooled by the attentive probe. Another name: the readout of an embedding set that is not cls."""
+    embedding: str | None = None
+    """Embedding set that was read, where one was."""
+    num_crops: int
+    """Most crops a video had."""
+    num_channels: int = 0
+    """Channels of what was classified."""
+    protocol: str
+    """kNN: strict (train mean subtracted from both sides), scale (each side's own mean, k=20, T=.07, as SCALE's code),
+    none (nothing subtracted), per_split. Trained probes: selected (epoch chosen on held-out train groups), last.
+    Retrieval: mean or random_crop gallery, `-no_siblings` where siblings are left out."""
+    centring: str | None = None
+    k: int | None = None
+    """As asked for. `k_used` is smaller where the gallery is."""
+    k_used: int | None = None
+    temperature: float | None = None
+
+    top1: float
+    """Share of the used test rows whose best-scored class is (one of) theirs. Retrieval: R@1."""
+    interval: tuple[float, float]
+    """95 % bootstrap over test groups."""
+    top5: float | None = None
+    mean_class: float | None = None
+    """Mean over classes of the accuracy within the class."""
+    mean_average_precision: float | None = None
+    """Over classes (multi-label) or over queries (retrieval)."""
+    recall: dict[int, float] = Field(default_factory=dict)
+    """Retrieval: R@k by k."""
+    recall_interval: dict[int, tuple[float, float]] = Field(default_factory=dict)
+    used: int
+    """Test rows measured."""
+    excluded: int
+    """Test rows left out; `ProbeReport.coverage` says why."""
+    top1_excluded_wrong: float
+    """The same with every excluded test row counted as wrong."""
+    num_train: int
+    """Train rows used."""
+    num_classes: int
+    num_test_unseen: int = 0
+    """Test rows whose class no train row has; they stay in and count as wrong."""
+    is_multilabel: bool = False
+    fraction: float = 1.0
+    """Share of the train labels used."""
+    n_per_class: int | None = None
+    """Train videos per class (low-shot), where that was asked for."""
+
+    selected: dict[str, float | int | str] = Field(default_factory=dict)
+    """Hyper-parameters that were chosen: learning_rate, weight_decay, epoch."""
+    chosen_on: str = "nothing was chosen"
+    """Where they were chosen. Never test, unless this says so."""
+    heldout_top1: float | None = None
+    """Accuracy on the rows they were chosen on."""
+
+    seed: int = 0
+    recipe: str = ""
+    fingerprint: str = ""
+    """Of the feature set."""
+    embedding_fingerprint: str | None = None
+    snapshot: str = ""
+    """State of the store that was read."""
+
+    is_headline: bool = False
+    """One per (probe, crops, feature set, readout): the one that carries confusion matrix, classes and curves."""
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    """[true][predicted], order of `ProbeReport.classes`. Headline of single-label sets with at most 100 classes."""
+    per_class: tuple[ClassResult, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def line(self) -> dict[str, Any]:
+        """Return the object that the JSON line of ``scale run --json`` holds for this number."""
+        chosen = ("probe", "readout", "k", "temperature", "top1", "interval", "used", "excluded")
+        more = ("protocol", "crops", "feature_set", "mean_average_precision", "fraction", "n_per_class", "seed")
+        data = self.model_dump(mode="json", include={*chosen, *more})
+        return {key: data[key] for key in (*chosen, *more)}
+
+
+class Coverage(Frozen):
+    """Which videos of the split a readout could use, and why not the others."""
+
+    crops: str
+    feature_set: str
+    readout: str
+    used_train: int
+    used_test: int
+    excluded_train: dict[str, int] = Field(default_factory=dict)
+    """Reason -> rows: unreadable, non_finite, too_short, missing, pending, no label, no embedding, near-duplicate ..."""
+    excluded_test: dict[str, int] = Field(default_factory=dict)
+    not_in_split: int = 0
+    """Rows that the split puts on no side (or on val)."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """(video_id, reason) of the first excluded rows."""
+
+
+class LeakPair(Frozen):
+    """A test video and the train video it resembles most."""
+
+    test_row: int
+    test_video: str
+    train_row: int
+    train_video: str
+    similarity: float
+    same_group: bool
+    same_file: bool
+    """The files have the same sha256."""
+    same_label: bool
+
+
+class LeakCheck(Frozen):
+    """Near-duplicates between train and test, looked for before any number was computed."""
+
+    crops: str
+    feature_set: str
+    split: str
+    threshold: float
+    """Cosine of mean-pooled, train-centred features from which a pair counts as near-duplicate."""
+    num_test: int
+    num_near: int
+    """Test rows with a train row at or above the threshold."""
+    num_same_file: int
+    """Test rows whose file also stands in train."""
+    num_shared_groups: int
+    """Groups with rows on both sides."""
+    max_similarity: float
+    pairs: tuple[LeakPair, ...] = ()
+    """The most similar pairs, best first (at most 20, also below the threshold)."""
+    action: str = "reported"
+    """reported, or excluded: the near-duplicate test rows were left out."""
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was found."""
+        return self.num_near == 0 and self.num_same_file == 0 and self.num_shared_groups == 0
+
+
+class PairedComparison(Frozen):
+    """Two results on the same test rows."""
+
+    a: str
+    b: str
+    """Result ids."""
+    num_rows: int
+    num_groups: int
+    difference: float
+    """Accuracy of b minus accuracy of a."""
+    interval: tuple[float, float]
+    """95 % paired bootstrap over groups."""
+    p_value: float
+    """Two-sided sign-flip permutation test over groups."""
+    only_a: int
+    """Rows that a alone has right."""
+    only_b: int
+
+
+class Video(Frozen):
+    """What a report shows of a video."""
+
+    row: int
+    video_id: str
+    uri: str
+    label: str
+
+
+class Neighbour(Frozen):
+    """A train video near a test video."""
+
+    video: Video
+    similarity: float
+    same_label: bool
+
+
+class NeighbourStrip(Frozen):
+    """A sampled test video, what kNN said, and its nearest train videos (best first)."""
+
+    crops: str
+    feature_set: str
+    readout: str
+    query: Video
+    predicted: str
+    correct: bool
+    neighbours: tuple[Neighbour, ...]
+
+
+class MapPoint(Frozen):
+    """One video on the map."""
+
+    row: int
+    video_id: str
+    label: str
+    side: Literal["train", "test"]
+    x: float
+    y: float
+
+
+class EmbeddingMap(Frozen):
+    """The first two principal components of the train-centred, normalised vectors."""
+
+    crops: str
+    feature_set: str
+    readout: str
+    explained: tuple[float, float]
+    """Share of the variance along each axis."""
+    points: tuple[MapPoint, ...]
+    """At most 2,000, drawn with the probe's seed."""
+
+
+class ProbeReport(StageReport):
+    """Everything the probes of one recipe found."""
+
+    dataset: str = ""
+    created: str = ""
+    """UTC, ISO 8601."""
+    classes: tuple[str, ...] = ()
+    """All labels of the rows used, sorted."""
+    results: tuple[ProbeResult, ...] = ()
+    coverage: tuple[Coverage, ...] = ()
+    leaks: tuple[LeakCheck, ...] = ()
+    comparisons: tuple[PairedComparison, ...] = ()
+    maps: tuple[EmbeddingMap, ...] = ()
+    strips: tuple[NeighbourStrip, ...] = ()
+    chosen_on_test: tuple[str, ...] = ()
+    """A line for anything that was chosen on test rows; nothing by default."""
+    warnings: tuple[str, ...] = ()
+    """An untrained backbone, a transductively trained model, leaks."""
+    inputs: str = ""
+    """sha256 of everything the numbers depend on: probes section, fingerprints, snapshots, code version."""
+    recipe_content: dict[str, Any] = Field(default_factory=dict)
+    """The recipe in full."""
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return one JSON-ready object per result, for the last line of ``scale run --json``."""
+        return [result.line() for result in self.results]
