@@ -150,7 +150,7 @@ class Coverage(Frozen):
     used_train: int
     used_test: int
     excluded_train: dict[str, int] = Field(default_factory=dict)
-    """Reason -> rows: unreadable, non_finite, too_short, missing, pending, no label, no embedding, near-duplicate ..."""
+    """Reason -> rows: unreadable, non_finite, too_short, missing, pending, no label, no embedding, near-duplicate."""
     excluded_test: dict[str, int] = Field(default_factory=dict)
     not_in_split: int = 0
     """Rows that the split puts on no side (or on val)."""
