@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,16 @@ def shared_data() -> Path:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SCALE_STORE", "SCALE_DATA", "SCALE_WEIGHTS", "SCALE_DEVICE", "SCALE_WORKERS", "SCALE_DASK"):
         monkeypatch.delenv(name, raising=False)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say last what was not tried, and how to get it."""
+    reasons: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
+        reasons[reason] = reasons.get(reason, 0) + 1
+    if reasons:
+        terminalreporter.section("not tried here")
+        for reason, count in sorted(reasons.items()):
+            terminalreporter.write_line(f"{count:4} x {reason}")

@@ -42,7 +42,6 @@ def demo(
         console.out.print(
             "The backbone of this demo is untrained (random weights): the numbers show that the pipeline runs, "
             "not what SCALE can do.\n"
-            f"Next: scale info {settings.store} ; scale sql {settings.store} "
-            '"SELECT label, count(*) FROM motions.videos GROUP BY label"',
+            f"Next: scale info {settings.store}",
             markup=False,
         )

@@ -1,0 +1,62 @@
+# Everything a person needs, on a machine with Python 3.11+, make and gcc. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+WORKERS ?= 2
+# Services that some tests start by themselves; on other systems install their like.
+SYSTEM_PACKAGES := postgresql chromium chromium-driver ffmpeg
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev demo test test-slow lint bench system up down clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "expected Python 3.11 or newer, found " + sys.version.split()[0] + "; give one with make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+# constraints.txt pins torch, so that pip takes the CPU or CUDA build of that version that the machine's index offers.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet -c constraints.txt -e '.[dev,flow,tensorboard]'
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed  ## create .venv and install the command `scale`
+
+install-dev: $(VENV)/.installed-dev  ## the same, with what tests and benchmarks need
+
+demo: $(VENV)/.installed  ## the whole job on videos that it draws itself (no data, no network)
+	$(BIN)/scale demo --folder demo
+
+lint: $(VENV)/.installed-dev  ## ruff, import contracts, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+test: lint  ## lint and the fast tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadgroup
+
+test-slow: $(VENV)/.installed-dev  ## kill loops, soaks, real-server pipelines (under 30 minutes with `make test`)
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadgroup --timeout 900
+
+bench: $(VENV)/.installed-dev  ## the short benchmarks; tables go to benchmarks/results/
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script --short || exit 1; done
+
+system:  ## Debian packages that some tests start as real services (needs root)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM_PACKAGES)
+
+up:  ## Prefect server, Postgres and a worker in containers (see docs/runbook.md)
+	docker compose up -d --build
+
+down:  ## stop them; volumes stay
+	docker compose down
+
+clean:  ## remove .venv and what the demo made
+	rm -rf $(VENV) demo build *.egg-info
