@@ -1,0 +1,41 @@
+"""One place that imports FAISS, after torch, and tells both how many threads they have."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from pipeline.errors import MissingDependencyError
+
+
+def num_threads() -> int:
+    """Return the threads of one numeric pool: `OMP_NUM_THREADS`, else the cores this process may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def load_faiss() -> Any:
+    """Return the `faiss` module, with its thread pool capped once a process.
+
+    torch is imported first: the two wheels bring an OpenMP runtime each, and
+    the other order crashed in several releases (facebookresearch/faiss#4273).
+
+    Raises
+    ------
+    MissingDependencyError
+        If faiss cannot be imported here.
+    """
+    try:
+        import_module("torch")
+        import faiss
+    except ImportError as err:
+        raise MissingDependencyError(
+            f"expected the package faiss-cpu, could not import it: {err}; run `pip install faiss-cpu`"
+        ) from err
+    faiss.omp_set_num_threads(num_threads())
+    return faiss
