@@ -1,0 +1,14 @@
+"""Frozen networks that turn crops into features.
+
+>>> from extract.backbones import load_backbone
+>>> from pipeline.recipe import PytorchVideoBackbone
+>>> from pipeline.settings import Settings
+>>> spec = PytorchVideoBackbone(kind="pytorchvideo", model="x3d_xs", weights={"random": 0})
+>>> load_backbone(spec, Settings(), "cpu").dim
+2048
+"""
+
+from extract.backbones.interface import Backbone, BackboneInfo, check_clip_shape, spread_frames
+from extract.backbones.load import describe_backbone, load_backbone
+
+__all__ = ["Backbone", "BackboneInfo", "check_clip_shape", "describe_backbone", "load_backbone", "spread_frames"]

@@ -1,0 +1,227 @@
+"""What a backbone is to the rest of extraction: crops in, one vector a crop out.
+
+Nothing here imports torch when the module is imported, so that plans, which
+only describe backbones, stay cheap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.errors import ShapeMismatchError
+
+if TYPE_CHECKING:
+    import torch
+
+KINETICS_MEAN = (0.45, 0.45, 0.45)
+KINETICS_STD = (0.225, 0.225, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneInfo:
+    """What can be said of a backbone without building it.
+
+    Attributes
+    ----------
+    name : str
+        For people: the model, or the name of the program's file.
+    kind, model : str
+        Which network: ``("pytorchvideo", "slow_r50")``.
+    readout : str
+        What is read from it, in words; part of the fingerprint.
+    mean, std : tuple of 3 float
+        Of RGB in 0..1, to normalise its input with.
+    dim : int or None
+        Channels of a feature; None where only building the network tells.
+    num_frames : int or None
+        Frames it takes; None: any number that `frames_multiple` divides.
+    size_px : int or None
+        Side of its square input; None: any.
+    input : {"crop", "frame"}
+        frame: an image network, run on every frame and averaged over them.
+    weights_sha256 : str or None
+        Of the weights file; None for random weights.
+    weights_seed : int or None
+        Of random weights; None for a file.
+    weights_network : {"online", "momentum"}
+        Which copy of a self-supervised checkpoint.
+    frames_multiple : int
+        See `num_frames`.
+    """
+
+    name: str
+    kind: str
+    model: str
+    readout: str
+    mean: Triple
+    std: Triple
+    dim: int | None = None
+    num_frames: int | None = None
+    size_px: int | None = None
+    input: Literal["crop", "frame"] = "crop"
+    weights_sha256: str | None = None
+    weights_seed: int | None = None
+    weights_network: Literal["online", "momentum"] = "online"
+    frames_multiple: int = 1
+
+    @property
+    def is_trained(self) -> bool:
+        """False for random weights: reports must say so."""
+        return self.weights_sha256 is not None
+
+    def description(self) -> dict[str, Any]:
+        """Return what changes the numbers, for the feature fingerprint (JSON-like; no paths, no names of files)."""
+        weights: dict[str, Any] = {"random": self.weights_seed}
+        if self.weights_sha256 is not None:
+            weights = {"sha256": self.weights_sha256, "network": self.weights_network}
+        return {
+            "kind": self.kind,
+            "model": self.model,
+            "weights": weights,
+            "readout": self.readout,
+            "input": self.input,
+            "num_frames": self.num_frames,
+            "size_px": self.size_px,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+
+class Backbone:
+    """A frozen network on a device.
+
+    Made by :func:`extract.backbones.load_backbone`. Safe to call from one
+    thread at a time. Its attributes are those of :class:`BackboneInfo`, with
+    `dim` known.
+
+    Parameters
+    ----------
+    info : BackboneInfo
+    network : torch.nn.Module
+        Maps (B, 3, T, H, W) float32 to (B, D), in evaluation mode.
+    dim : int
+        D.
+    device : torch.device
+    autocast : {"float16", "bfloat16"} or None
+        Precision of matrix products and convolutions; None: float32.
+    """
+
+    def __init__(
+        self,
+        info: BackboneInfo,
+        network: torch.nn.Module,
+        *,
+        dim: int,
+        device: torch.device,
+        autocast: Literal["float16", "bfloat16"] | None = None,
+    ) -> None:
+        self.info = info
+        self.network = network
+        self.device = device
+        self.autocast = autocast
+        self.dim = dim
+
+    name = property(lambda self: self.info.name)
+    num_frames = property(lambda self: self.info.num_frames)
+    size_px = property(lambda self: self.info.size_px)
+    mean = property(lambda self: self.info.mean)
+    std = property(lambda self: self.info.std)
+    weights_sha256 = property(lambda self: self.info.weights_sha256)
+    is_trained = property(lambda self: self.info.is_trained)
+
+    def description(self) -> dict[str, Any]:
+        """Return what changes the numbers; equal to that of :func:`describe_backbone`."""
+        return self.info.description()
+
+    def check_input(self, shape: tuple[int, ...]) -> None:
+        """Raise :class:`ShapeMismatchError` unless crops of this shape fit."""
+        check_clip_shape(self.info, shape)
+
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        """Return one feature a crop.
+
+        Parameters
+        ----------
+        clips : Tensor of shape (B, 3, T, H, W), float32
+            RGB, normalised with `mean` and `std`, on `device`.
+
+        Returns
+        -------
+        Tensor of shape (B, D), float32
+            On `device`.
+
+        Raises
+        ------
+        ShapeMismatchError
+            If the network does not take crops of this shape or dtype.
+        """
+        import torch
+
+        self.check_input(tuple(clips.shape))
+        if clips.dtype != torch.float32:
+            raise ShapeMismatchError(f"{self.name}: expected float32 crops, found {clips.dtype}; normalise them first")
+        with torch.inference_mode():
+            if self.autocast is None:
+                features = self.network(clips)
+            else:
+                with torch.autocast(self.device.type, dtype=getattr(torch, self.autocast)):
+                    features = self.network(clips)
+        if features.shape != (clips.shape[0], self.dim):
+            raise ShapeMismatchError(
+                f"{self.name}: expected features of shape ({clips.shape[0]}, {self.dim}), "
+                f"found {tuple(features.shape)}; the network is not a feature extractor of that width"
+            )
+        return features.float()
+
+
+def check_clip_shape(info: BackboneInfo, shape: tuple[int, ...]) -> None:
+    """Raise unless crops of `shape` (B, 3, T, H, W) fit the backbone.
+
+    Raises
+    ------
+    ShapeMismatchError
+        Naming what differs and what to change in the recipe.
+    """
+    if len(shape) != 5 or shape[1] != 3:
+        raise ShapeMismatchError(f"{info.name}: expected crops of shape (B, 3, T, H, W), found {shape}")
+    frames, height, width = shape[2:]
+    if info.num_frames is not None and frames != info.num_frames:
+        raise ShapeMismatchError(
+            f"{info.name}: expected {info.num_frames} frames a crop, found {frames}; "
+            "set num_frames of the crop set, or of the backbone so that they are spread over the crop"
+        )
+    if frames % info.frames_multiple:
+        raise ShapeMismatchError(
+            f"{info.name}: expected a number of frames that {info.frames_multiple} divides, found {frames}; "
+            "set num_frames of the crop set or of the backbone"
+        )
+    if info.size_px is not None and (height, width) != (info.size_px, info.size_px):
+        raise ShapeMismatchError(
+            f"{info.name}: expected crops of {info.size_px} x {info.size_px} px, found {height} x {width}; "
+            "set size_px of the crop set or of the backbone"
+        )
+
+
+def spread_frames(num_available: int, num_wanted: int | None) -> list[int]:
+    """Return the frames of a crop that a backbone sees when it takes fewer than there are.
+
+    Evenly spread, first and last included, as pytorchvideo's
+    ``UniformTemporalSubsample``.
+
+    Examples
+    --------
+    >>> spread_frames(16, 4)
+    [0, 5, 10, 15]
+    >>> spread_frames(3, None)
+    [0, 1, 2]
+    """
+    if num_wanted is None or num_wanted == num_available:
+        return list(range(num_available))
+    if num_wanted == 1:
+        return [0]
+    return [i * (num_available - 1) // (num_wanted - 1) for i in range(num_wanted)]

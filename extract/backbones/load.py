@@ -1,0 +1,142 @@
+"""From a recipe's backbone to a :class:`Backbone` on a device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from extract.backbones.interface import Backbone, BackboneInfo
+from extract.backbones.weights import load_strict, read_state_dict, resolve_weights, seeded
+from pipeline.errors import InvalidInputError, ShapeMismatchError
+from pipeline.recipe import (
+    BackboneSpec,
+    ExportedBackbone,
+    PytorchVideoBackbone,
+    RandomWeights,
+    TransformerBackbone,
+    WeightsFile,
+)
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def describe_backbone(spec: BackboneSpec, settings: Settings) -> BackboneInfo:
+    """Describe a backbone without building it: what a plan and a fingerprint need.
+
+    The weights file is found and hashed.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+    settings : Settings
+        Says where weights lie.
+
+    Raises
+    ------
+    NotFoundError
+        If the weights file is nowhere.
+    WeightsError
+        If its hash differs from the recipe's.
+    """
+    return _describe(spec, settings)[0]
+
+
+def load_backbone(
+    spec: BackboneSpec,
+    settings: Settings,
+    device: torch.device | str = "cpu",
+    expected_crops: int | None = None,
+) -> Backbone:
+    """Build a backbone, load its weights and make it fast for the device.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+    settings : Settings
+        Says where weights lie.
+    device : torch.device or str
+    expected_crops : int, optional
+        How many crops it is going to see: compiling takes about a minute and
+        is done, at the first call, only where that many crops repay it.
+
+    Returns
+    -------
+    Backbone
+
+    Raises
+    ------
+    NotFoundError, WeightsError
+        As :func:`describe_backbone`; also if keys or shapes do not fit.
+    MissingDependencyError
+        If an optional package is needed.
+    """
+    import torch
+
+    info, path = _describe(spec, settings)
+    network = _build(spec, info, path).requires_grad_(False)
+    device = torch.device(device)
+    dim = info.dim if info.dim is not None else _measure_dim(network, info)
+    return Backbone(info, network.to(device), dim=dim, device=device)
+
+
+def _describe(spec: BackboneSpec, settings: Settings) -> tuple[BackboneInfo, Path | None]:
+    weights: WeightsFile | RandomWeights = spec.weights
+    path = None
+    if isinstance(weights, WeightsFile):
+        path = resolve_weights(weights, settings, what=f"the {spec.kind} backbone {getattr(spec, 'model', '')}".strip())
+    info = _info_of(spec, path)
+    if isinstance(weights, WeightsFile):
+        return replace(info, weights_sha256=weights.sha256.lower(), weights_network=weights.network), path
+    return replace(info, weights_seed=weights.random), None
+
+
+def _info_of(spec: BackboneSpec, path: Path | None) -> BackboneInfo:
+    if isinstance(spec, PytorchVideoBackbone):
+        from extract.backbones.zoo import zoo_info
+
+        return zoo_info(spec)
+    if isinstance(spec, ExportedBackbone):
+        from extract.backbones.exported import exported_info
+
+        assert path is not None
+        return exported_info(spec, path)
+    assert isinstance(spec, TransformerBackbone)
+    raise InvalidInputError(f"expected a backbone of kind pytorchvideo or exported, found {spec.kind!r}")
+
+
+def _build(spec: BackboneSpec, info: BackboneInfo, path: Path | None) -> nn.Module:
+    if isinstance(spec, ExportedBackbone):
+        from extract.backbones.exported import build_exported
+
+        assert path is not None
+        return build_exported(info, path)
+    from extract.backbones.zoo import build_zoo_network, headless
+
+    with seeded(info.weights_seed or 0):
+        network = build_zoo_network(info)
+    if path is not None:
+        load_strict(network, read_state_dict(path), what=info.name)
+    return headless(network, info).eval()
+
+
+def _measure_dim(network: nn.Module, info: BackboneInfo) -> int:
+    """Ask a network for its width by running it on one crop of zeros."""
+    import torch
+
+    shape = (2, 3, info.num_frames or info.frames_multiple, info.size_px or 224, info.size_px or 224)
+    with torch.inference_mode():
+        try:
+            features = network(torch.zeros(shape))
+        except (RuntimeError, AssertionError) as err:
+            raise ShapeMismatchError(
+                f"{info.name}: expected a program that takes crops of shape {shape}, it refuses them "
+                f"({str(err).strip().splitlines()[0]}); set num_frames, size_px or input of the backbone"
+            ) from err
+    if not isinstance(features, torch.Tensor) or features.ndim != 2 or features.shape[0] != shape[0]:
+        found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        raise ShapeMismatchError(f"{info.name}: expected one vector a crop, shape ({shape[0]}, D), found {found}")
+    return int(features.shape[1])
