@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,3 +43,24 @@ class StageReport(BaseModel):
     def is_partial(self) -> bool:
         """Whether something was left undone that should have been done."""
         return self.did.get("shards_failed", 0) > 0
+
+
+def merge_reports(reports: Sequence[StageReport]) -> StageReport:
+    """Return one report for parts of the same stage: counts, seconds and bytes added, the rest from the last.
+
+    Parameters
+    ----------
+    reports : sequence of StageReport
+        At least one; all of the same stage.
+    """
+    did: Counter[str] = Counter()
+    for report in reports:
+        did.update(report.did)
+    return reports[-1].model_copy(
+        update={
+            "did": dict(did),
+            "seconds": sum(report.seconds for report in reports),
+            "num_bytes": sum(report.num_bytes for report in reports),
+            "skipped": tuple(video for report in reports for video in report.skipped),
+        }
+    )

@@ -1,0 +1,78 @@
+"""What a run leaves for people in the Prefect UI: pure text builders, and one function that publishes them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.reports import StageReport
+from pipeline.stage import StagePlan
+
+MAX_ROWS = 50
+"""Artifacts live in Prefect's database; the whole list is in the store."""
+
+
+def plan_markdown(plan: StagePlan) -> str:
+    """Describe a plan: the one-line summary and the first units of work with their reasons."""
+    rows = list(plan.table())
+    return f"## Plan: {plan.stage}\n\n{escape(plan.summary())}\n\n{markdown_table(rows)}"
+
+
+def report_markdown(report: StageReport) -> str:
+    """Describe what a stage did: counts, throughput, failures by reason, provenance."""
+    lines = [f"## {report.stage} of {escape(report.recipe)}", ""]
+    lines.append(markdown_table([{"count": name.replace("_", " "), "value": n} for name, n in report.did.items()]))
+    lines.append(f"\n**Time** {report.seconds:.1f} s, **written** {report.num_bytes / 2**20:.1f} MiB\n")
+    rates = {name: value for name, value in report.details.get("rates", {}).items() if isinstance(value, int | float)}
+    if rates:
+        lines.append(markdown_table([{"rate": name, "value": f"{value:.1f}"} for name, value in rates.items()]))
+    if report.skipped:
+        lines.append(f"\n### Videos with a status ({len(report.skipped)})\n")
+        by_reason = Counter((video.status, video.error.split("\n")[0][:120]) for video in report.skipped)
+        rows = [{"status": s, "reason": e, "videos": n} for (s, e), n in by_reason.most_common()]
+        lines.append(markdown_table(rows))
+    lines.append(f"\nfingerprint `{report.fingerprint[:16]}` snapshot `{report.snapshot[:16]}`")
+    return "\n".join(lines)
+
+
+def probe_rows(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the probe table's rows: one a number, with interval and coverage."""
+    return [
+        {
+            "probe": p.get("probe"),
+            "features": p.get("feature_set", ""),
+            "readout": p.get("readout"),
+            "k": p.get("k"),
+            "top-1 %": round(100 * p["top1"], 1) if p.get("top1") is not None else None,
+            "95 % interval": " - ".join(f"{100 * x:.1f}" for x in p["interval"]) if p.get("interval") else "",
+            "used": p.get("used"),
+            "excluded": p.get("excluded"),
+        }
+        for p in probes[:MAX_ROWS]
+    ]
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a Markdown table of mappings that share their keys; at most 50 rows, then a count."""
+    if not rows:
+        return "nothing\n"
+    keys = list(rows[0])
+    lines = ["| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
+    lines += ["| " + " | ".join(escape(row.get(key, "")) for key in keys) + " |" for row in rows[:MAX_ROWS]]
+    if len(rows) > MAX_ROWS:
+        lines.append(f"\n... and {len(rows) - MAX_ROWS} more")
+    return "\n".join(lines) + "\n"
+
+
+def escape(value: object) -> str:
+    """Return text that Markdown and HTML show as it is: labels, paths and error texts are untrusted."""
+    text = str(value).replace("\n", " ").replace("\r", " ")
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]|])", r"\\\1", text)
+
+
+def artifact_key(*parts: str) -> str:
+    """Return a key as Prefect wants it: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")

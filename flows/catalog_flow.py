@@ -1,0 +1,16 @@
+"""The catalog stage as a flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.parameters import RecipeName, Where
+from flows.stage_run import run_stage
+
+
+@flow(name="catalog", flow_run_name="catalog-{recipe}", validate_parameters=True)
+def catalog(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
+    """Find the videos of a recipe and append what is new to the catalogue."""
+    return run_stage("catalog", recipe, where)

@@ -1,0 +1,16 @@
+"""The embed stage as a flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.parameters import RecipeName, Where
+from flows.stage_run import run_stage
+
+
+@flow(name="embed", flow_run_name="embed-{recipe}", validate_parameters=True)
+def embed(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
+    """Write video embeddings back into the store."""
+    return run_stage("embed", recipe, where)

@@ -1,0 +1,16 @@
+"""The index stage as a flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.parameters import RecipeName, Where
+from flows.stage_run import run_stage
+
+
+@flow(name="index", flow_run_name="index-{recipe}", validate_parameters=True)
+def index(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
+    """Build the search indexes that the recipe names."""
+    return run_stage("index", recipe, where)

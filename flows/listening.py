@@ -1,0 +1,76 @@
+"""Events of the core as Prefect logs and progress artifacts."""
+
+from __future__ import annotations
+
+import time
+from logging import Logger, LoggerAdapter
+from types import TracebackType
+from typing import Any
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.logging import get_run_logger
+
+from pipeline import events
+
+LOG_EVERY_S = 30.0
+UPDATE_EVERY_S = 5.0
+MAX_FAILURES_LOGGED = 20
+
+
+class RunListener:
+    """Receives the events of one stage inside a flow or task run; pass it as ``on_event``.
+
+    Progress goes to one artifact that is updated at most every 5 s, and to the
+    log at most every 30 s: a stage may emit thousands of events a second.
+    """
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._log: Logger | LoggerAdapter[Any] = get_run_logger()
+        self._artifact_id: Any = None
+        self._last_update = self._last_log = 0.0
+        self._num_failures = 0
+
+    def __enter__(self) -> RunListener:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._num_failures > MAX_FAILURES_LOGGED:
+            self._log.warning("%d more videos with a status", self._num_failures - MAX_FAILURES_LOGGED)
+
+    def __call__(self, event: events.Event) -> None:
+        """Take one event."""
+        if isinstance(event, events.StageStarted):
+            self._log.info("%s: %d %s. %s", event.stage, event.total, event.unit, event.detail)
+            if event.total > 0:
+                self._artifact_id = create_progress_artifact(progress=0.0, description=self._title)
+        elif isinstance(event, events.Progress):
+            self._progress(event)
+        elif isinstance(event, events.ShardFinished):
+            statuses = ", ".join(f"{n} {status}" for status, n in event.statuses.items())
+            self._log.info("shard %d of %s committed: %s (%.1f s)", event.shard, event.target, statuses, event.seconds)
+        elif isinstance(event, events.VideoFailed):
+            self._num_failures += 1
+            if self._num_failures <= MAX_FAILURES_LOGGED:
+                self._log.warning("row %d %s: %s: %s", event.row, event.video_id, event.status, event.error)
+        elif isinstance(event, events.Note):
+            self._log.log(30 if event.level == "warning" else 20, "%s", event.text)
+        elif isinstance(event, events.StageFinished):
+            self._log.info("%s: %s (%.1f s)", event.stage, event.summary, event.seconds)
+            self._set_progress(100.0)
+
+    def _progress(self, event: events.Progress) -> None:
+        now = time.monotonic()
+        if now - self._last_log >= LOG_EVERY_S:
+            self._last_log = now
+            values = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())
+            self._log.info("%s: %d of %d. %s", event.stage, event.done, event.total, values)
+        if now - self._last_update >= UPDATE_EVERY_S and event.total:
+            self._last_update = now
+            self._set_progress(100.0 * event.done / event.total)
+
+    def _set_progress(self, percent: float) -> None:
+        if self._artifact_id is not None:
+            update_progress_artifact(artifact_id=self._artifact_id, progress=min(100.0, percent))

@@ -1,0 +1,16 @@
+"""The probe stage as a flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.parameters import RecipeName, Where
+from flows.stage_run import run_stage
+
+
+@flow(name="probe", flow_run_name="probe-{recipe}", validate_parameters=True)
+def probe(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
+    """Measure features and embeddings, and write the report."""
+    return run_stage("probe", recipe, where)

@@ -1,0 +1,60 @@
+"""One stage inside a flow run: plan it, leave the plan as an artifact, run it, leave its report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from flows.artifacts import artifact_key, plan_markdown, probe_rows, report_markdown
+from flows.listening import RunListener
+from flows.parameters import Where, open_run
+from flows.render import probe_options
+from flows.stages import STAGES
+from flows.tasks import task
+from pipeline.reports import StageReport
+
+
+@task(name="run-stage", task_run_name="{stage}")
+def run_stage(stage: str, recipe: str, where: Where) -> dict[str, Any]:
+    """Do what is missing of one stage and return its report as JSON.
+
+    Parameters
+    ----------
+    stage : str
+        catalog, train, embed, probe or index. Extraction has a flow of its own, with shard-sized tasks.
+    recipe : str
+        Path of the recipe, or the name of a shipped one.
+    where : Where
+    """
+    loaded, store, settings = open_run(recipe, where)
+    verbs = STAGES[stage]
+    if not verbs.is_wanted(loaded):
+        return StageReport(stage=stage, recipe=loaded.name).model_dump(mode="json")
+    plan = verbs.plan(loaded, store, settings)
+    create_markdown_artifact(plan_markdown(plan), key=artifact_key("plan", loaded.name, stage))
+    with RunListener(f"{stage} of {loaded.name}") as listener:
+        extra = probe_options(store, settings) if stage == "probe" else {}
+        report = verbs.run(plan, store, settings, listener, **extra)
+    publish(report)
+    return summary_of(report)
+
+
+def publish(report: StageReport) -> None:
+    """Leave a stage's report as artifacts: counts and failures, the probe table, a link to the HTML report."""
+    key = artifact_key("report", report.recipe, report.stage)
+    create_markdown_artifact(report_markdown(report), key=key, description=f"{report.stage} of {report.recipe}")
+    if probes := report.details.get("probes"):
+        create_table_artifact(probe_rows(probes), key=artifact_key("probes", report.recipe))
+    if path := report.details.get("report"):
+        link = path if "://" in str(path) else f"file://{path}"
+        create_link_artifact(link, key=artifact_key("html", report.recipe), link_text=f"HTML report of {report.recipe}")
+
+
+MAX_SKIPPED_RETURNED = 20
+
+
+def summary_of(report: StageReport) -> dict[str, Any]:
+    """Return a report small enough for Prefect's result storage; the whole one is in the store."""
+    small = report.model_copy(update={"skipped": report.skipped[:MAX_SKIPPED_RETURNED]})
+    return small.model_dump(mode="json")

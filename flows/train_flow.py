@@ -1,0 +1,16 @@
+"""The train stage as a flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.parameters import RecipeName, Where
+from flows.stage_run import run_stage
+
+
+@flow(name="train", flow_run_name="train-{recipe}", validate_parameters=True)
+def train(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
+    """Train the SCALE model on stored features; nothing when the same model is there."""
+    return run_stage("train", recipe, where)
