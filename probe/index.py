@@ -17,7 +17,7 @@ from pipeline.fingerprint import fingerprint, hash_file
 from pipeline.recipe import IndexSpec, Recipe
 from pipeline.reports import StageReport
 from probe.faiss_index import BuiltIndex, IndexKind, build_index, choose_kind, write_index_file
-from probe.search import SearchHit, SearchIndex, index_names, open_index, search_index, search_stored
+from probe.index_search import SearchHit, SearchIndex, index_names, open_index, search_index, search_stored
 from probe.sources import Transform, VectorSource, mean_vector, pick_source
 from probe.threads import load_faiss
 

@@ -1,0 +1,280 @@
+"""Searching a stored index: checked before it is loaded, named when it is stale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from pipeline.errors import CorruptDataError, InvalidInputError, NoDataError, NotFoundError, SnapshotChangedError
+from pipeline.events import Note, OnEvent, ignore
+from probe.faiss_index import read_index_file
+from probe.sources import Transform, VectorSource
+
+if TYPE_CHECKING:
+    from pipeline import FeatureStore
+
+
+class Neighbours(NamedTuple):
+    """Rows and similarities of the nearest stored videos, best first."""
+
+    rows: np.ndarray
+    """(Q, K) int64; -1 where the index holds fewer than K videos."""
+    similarities: np.ndarray
+    """(Q, K) float32: cosine of the centred vectors, -1 to 1; NaN where the row is -1."""
+
+
+class SearchHit(NamedTuple):
+    """One found video, for tables and strips."""
+
+    rank: int
+    row: int
+    video_id: str
+    uri: str
+    label: str | None
+    duration_s: float | None
+    similarity: float
+
+
+@dataclass(frozen=True)
+class SearchIndex:
+    """An index in memory, its provenance, and how it stands to the store."""
+
+    name: str
+    index: Any
+    meta: dict[str, Any]
+    source: VectorSource
+    transform: Transform
+    stale: str | None
+    """Why its answers may be incomplete, in words; None when it is of the present snapshot."""
+
+    def search(self, vectors: np.ndarray, k: int) -> Neighbours:
+        """Find the `k` nearest videos of each raw (unnormalised) vector.
+
+        Parameters
+        ----------
+        vectors : ndarray of shape (Q, D) or (D,)
+            As :meth:`VectorSource.read` makes them: mean of the valid crops, the embedding, or both joined.
+        k : int
+
+        Raises
+        ------
+        InvalidInputError
+            If `k` is below 1 or a vector is not finite.
+        ShapeMismatchError
+            If the channels do not fit.
+        """
+        if k < 1:
+            raise InvalidInputError(f"expected k of at least 1, found {k}")
+        queries = self.transform(vectors)
+        if not np.isfinite(queries).all():
+            raise InvalidInputError("expected finite query vectors, found NaN or infinity")
+        similarities, rows = self.index.search(np.ascontiguousarray(queries), min(k, self.index.ntotal))
+        missing = k - rows.shape[1]
+        rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)
+        similarities = np.pad(similarities, ((0, 0), (0, missing)), constant_values=np.nan)
+        similarities[rows < 0] = np.nan
+        return Neighbours(rows, similarities)
+
+
+def index_names(store: FeatureStore, dataset: str) -> list[str]:
+    """Return the names of a dataset's indexes."""
+    return sorted(store.dataset(dataset).artifacts("indexes"))
+
+
+def open_index(store: FeatureStore, dataset: str, name: str = "default") -> SearchIndex:
+    """Load an index after checking its bytes.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such index; names those that exist.
+    CorruptDataError
+        If a file is not byte for byte what was written.
+    """
+    ds = store.dataset(dataset)
+    if name not in ds.artifacts("indexes"):
+        raise NotFoundError(
+            f"expected an index {name!r} in dataset {dataset}, found {index_names(store, dataset) or 'none'}; "
+            "run `scale index RECIPE` first"
+        )
+    artifact = ds.artifact("indexes", name)
+    meta = artifact.meta
+    source = VectorSource(**meta["source"])
+    path = Path(artifact.local_path("index.faiss"))
+    index = _load(
+        str(path),
+        path.stat().st_mtime_ns,
+        meta["sha256"],
+        meta["num_vectors"],
+        meta["dim"],
+        meta["kind"],
+        meta["effort"],
+    )
+    centre = np.frombuffer(artifact.read("centre.f32"), np.float32)
+    if centre.shape != (meta["dim"],):
+        raise CorruptDataError(
+            f"expected {meta['dim']} channels in the centre of index {name}, found {centre.size}; "
+            "run `scale index` again"
+        )
+    transform = Transform(tuple(meta["part_dims"]), centre)
+    return SearchIndex(name, index, meta, source, transform, _staleness(store, name, meta, source))
+
+
+@lru_cache(maxsize=2)
+def _load(path: str, mtime_ns: int, sha256: str, num_vectors: int, dim: int, kind: str, effort: int | None) -> Any:
+    """Keep the last indexes in memory, so that repeated searches do not hash and read them again."""
+    return read_index_file(Path(path), sha256=sha256, num_vectors=num_vectors, dim=dim, kind=kind, effort=effort)
+
+
+def _staleness(store: FeatureStore, name: str, meta: dict[str, Any], source: VectorSource) -> str | None:
+    try:
+        present = source.snapshot(store)
+    except NotFoundError:
+        return f"index {name} was built from {source.label}, which the store no longer has; run `scale index` again"
+    if present == meta["snapshot"]:
+        return None
+    num_rows = store.dataset(source.dataset).num_rows
+    known = meta["num_vectors"] + meta.get("num_excluded", 0)
+    return (
+        f"index {name} is stale: built from snapshot {meta['snapshot'][:12]} ({known} videos), the store is now at "
+        f"{present[:12]} ({num_rows} videos); run `scale index` to bring it up to date"
+    )
+
+
+def search_index(
+    store: FeatureStore,
+    dataset: str,
+    name: str,
+    vectors: np.ndarray,
+    k: int,
+    *,
+    require_fresh: bool = False,
+    on_event: OnEvent = ignore,
+) -> Neighbours:
+    """Find the nearest stored videos of raw vectors.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    dataset, name : str
+        Of the index.
+    vectors : ndarray of shape (Q, D) or (D,)
+        Made like the index's own: see its `source`.
+    k : int
+    require_fresh : bool
+        Refuse an index of an older snapshot instead of saying so in a note.
+    on_event : callable
+        Receives a warning that names a stale index.
+
+    Returns
+    -------
+    Neighbours
+        Unpacks as ``rows, similarities``.
+
+    Raises
+    ------
+    NotFoundError
+        No such index.
+    CorruptDataError
+        Its bytes are not the written ones.
+    SnapshotChangedError
+        It is stale and `require_fresh` was asked for.
+    """
+    index = open_index(store, dataset, name)
+    if index.stale is not None:
+        if require_fresh:
+            raise SnapshotChangedError(index.stale)
+        on_event(Note("index", index.stale, level="warning"))
+    return index.search(vectors, k)
+
+
+def search_stored(
+    store: FeatureStore,
+    dataset: str,
+    name: str,
+    video_ids: list[str],
+    k: int,
+    *,
+    require_fresh: bool = False,
+    on_event: OnEvent = ignore,
+) -> Neighbours:
+    """Find the nearest videos of videos that are in the store; the query itself is left out.
+
+    Raises
+    ------
+    NotFoundError
+        If an id is not in the catalogue.
+    NoDataError
+        If a video has no vector: its features failed, or are not extracted yet.
+    """
+    index = open_index(store, dataset, name)
+    if index.stale is not None:
+        if require_fresh:
+            raise SnapshotChangedError(index.stale)
+        on_event(Note("index", index.stale, level="warning"))
+    rows = rows_of(store, dataset, video_ids)
+    unique, inverse = np.unique(rows, return_inverse=True)
+    vectors, valid = index.source.read(store, unique)
+    for video_id, position in zip(video_ids, inverse, strict=True):
+        if not valid[position]:
+            raise NoDataError(
+                f"expected features of video {video_id}, found none in {index.source.label}; see `scale status`"
+            )
+    found = index.search(vectors[inverse], k + 1)
+    return without_self(found, rows, k)
+
+
+def without_self(found: Neighbours, own_rows: np.ndarray, k: int) -> Neighbours:
+    """Drop each query's own row from K + 1 neighbours (the last one where it is not among them)."""
+    keep = found.rows != own_rows[:, None]
+    order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
+    return Neighbours(np.take_along_axis(found.rows, order, 1), np.take_along_axis(found.similarities, order, 1))
+
+
+def rows_of(store: FeatureStore, dataset: str, video_ids: list[str]) -> np.ndarray:
+    """Return the rows of video ids, in their order, int64.
+
+    Raises
+    ------
+    NotFoundError
+        Naming the first unknown id and one that exists.
+    """
+    table = store.dataset(dataset).videos
+    known = dict(zip(table["video_id"].to_pylist(), table["row"].to_pylist(), strict=True))
+    for video_id in video_ids:
+        if video_id not in known:
+            example = next(iter(known), "none at all")
+            raise NotFoundError(f"expected a video id of dataset {dataset} (such as {example}), found {video_id!r}")
+    return np.array([known[v] for v in video_ids], np.int64)
+
+
+def describe_hits(store: FeatureStore, dataset: str, rows: np.ndarray, similarities: np.ndarray) -> list[SearchHit]:
+    """Look up one query's neighbours in the catalogue.
+
+    Parameters
+    ----------
+    rows, similarities : ndarray of shape (K,)
+        One line of :class:`Neighbours`; rows of -1 are left out.
+    """
+    kept = rows >= 0
+    wanted = rows[kept]
+    if len(wanted) == 0:
+        return []
+    table = store.dataset(dataset).select(rows=np.unique(wanted)).videos
+    by_row = {record["row"]: record for record in table.to_pylist()}
+    return [
+        SearchHit(
+            rank=rank,
+            row=int(row),
+            video_id=by_row[int(row)]["video_id"],
+            uri=by_row[int(row)]["uri"],
+            label=by_row[int(row)]["label"],
+            duration_s=by_row[int(row)]["duration_s"],
+            similarity=float(similarity),
+        )
+        for rank, (row, similarity) in enumerate(zip(wanted, similarities[kept], strict=True), start=1)
+    ]
