@@ -6,6 +6,7 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ class LocalBackend:
             try:
                 self.disk.replace(temporary, path)
             except OSError:
-                self.disk.unlink(temporary)
+                self._discard(temporary)
                 raise
             self._fsync_folder(path.parent)
         except OSError as err:
@@ -141,7 +142,7 @@ class LocalBackend:
             try:
                 self.disk.link(temporary, path)
             finally:
-                self.disk.unlink(temporary)
+                self._discard(temporary)
             self._fsync_folder(path.parent)
         except FileExistsError as err:
             raise AlreadyExistsError(f"expected no {key} in {self.url}, found one; another writer was first") from err
@@ -214,9 +215,14 @@ class LocalBackend:
         try:
             self.disk.write(temporary, data)
         except OSError:
-            self.disk.unlink(temporary)
+            self._discard(temporary)
             raise
         return temporary
+
+    def _discard(self, temporary: Path) -> None:
+        """Remove a temporary file; one that stays is only litter, and the commit it belongs to still counts."""
+        with suppress(OSError):
+            self.disk.unlink(temporary)
 
     def _make_folders(self, folder: Path) -> None:
         missing = []

@@ -298,7 +298,7 @@ class ObjectBackend:
     def reworded(self, err: Exception, what: str, key: str = "") -> PipelineError:
         """Turn an error of the client into one of this project's."""
         text = str(err)
-        short = text.split("\n\nDebug source", 1)[0].split("<?xml", 1)[0].strip()
+        short = text.split("\n\nDebug source", 1)[0].split("<", 1)[0].strip(" :\n")
         place = f"{key} in {self._url}" if key else self._url
         variables = _ENVIRONMENT[self._scheme]
         if isinstance(err, ObjectExistsError | PreconditionError):
