@@ -32,7 +32,7 @@ def test_input_files_are_looked_for_in_order(tmp_path):
 
 def test_a_file_that_is_nowhere_names_every_place(tmp_path):
     settings = Settings(weights=tmp_path / "w", data=tmp_path / "d")
-    with pytest.raises(NotFoundError, match="expected the weights at x.pt, found no such file") as caught:
+    with pytest.raises(NotFoundError, match=r"expected the weights at x\.pt, found no such file") as caught:
         settings.resolve_input("x.pt", what="weights")
     for place in (tmp_path / "w", tmp_path / "d", Path.cwd()):
         assert str(place / "x.pt") in str(caught.value)
