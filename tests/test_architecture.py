@@ -59,3 +59,12 @@ def test_querying_the_store_pays_for_nothing_heavy():
 
 def test_the_command_line_starts_without_torch_or_prefect():
     assert _loaded_after("import flows.cli") == set()
+
+
+def test_the_recipe_reference_says_what_the_models_say():
+    import runpy
+
+    generator = runpy.run_path(str(ROOT / "docs" / "generate_recipe_reference.py"))
+    assert (ROOT / "docs" / "recipe.md").read_text() == generator["render"](), (
+        "run `python docs/generate_recipe_reference.py` and commit docs/recipe.md"
+    )
