@@ -1,0 +1,51 @@
+"""Which decoders work here: each encodes or opens a tiny video, so that a broken library shows itself."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+
+def describe_decoders() -> list[tuple[str, bool, str, str]]:
+    """Try every decoder on a file made on the spot.
+
+    Returns
+    -------
+    list of (name, works, what was found, what to do)
+    """
+    import av
+
+    from extract.synthetic import encode_video
+
+    findings = []
+    with tempfile.TemporaryDirectory(prefix="scale-doctor-") as folder:
+        path = Path(folder) / "probe.mp4"
+        encode_video(path, (np.full((64, 64, 3), 40 * i, np.uint8) for i in range(4)))
+        with av.open(str(path)) as container:
+            num_frames = sum(1 for _ in container.decode(video=0))
+        codecs = ", ".join(c for c in ("h264", "hevc", "vp9", "av1", "mpeg4") if c in av.codecs_available)
+        ffmpeg = ".".join(str(part) for part in av.library_versions["libavcodec"])
+        findings.append(
+            (
+                "pyav",
+                num_frames == 4,
+                f"{av.__version__}, libavcodec {ffmpeg}; {codecs}",
+                "pip install --force-reinstall av",
+            )
+        )
+        findings.append(_describe_torchcodec(path))
+    return findings
+
+
+def _describe_torchcodec(path: Path) -> tuple[str, bool, str, str]:
+    fix = "optional: pip install 'scale-pipeline[torchcodec]' and FFmpeg's shared libraries (make system)"
+    try:
+        import torchcodec
+        from torchcodec.decoders import VideoDecoder
+
+        works = len(VideoDecoder(str(path))) == 4
+    except (ImportError, RuntimeError, OSError) as error:
+        return ("torchcodec", False, str(error).split("\n")[0][:100], fix)
+    return ("torchcodec", works, torchcodec.__version__, fix)

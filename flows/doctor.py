@@ -1,0 +1,155 @@
+"""`scale doctor`: is this machine fit for a run, and if not, what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import PipelineError
+from pipeline.settings import Settings
+
+MIN_FREE_BYTES = 5 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    check: str
+    result: Literal["ok", "warn", "fail"]
+    found: str
+    fix: str = ""
+
+
+def diagnose(settings: Settings) -> list[Finding]:
+    """Run every check; none of them raises.
+
+    Returns
+    -------
+    list of Finding
+        `fail` means that a run would not work; `warn` that something optional is not there.
+    """
+    findings: list[Finding] = []
+    for check in CHECKS:
+        try:
+            findings.extend(check(settings))
+        except Exception as error:  # a broken installation may fail in any way; that is the finding
+            name = check.__name__.removeprefix("_check_").replace("_", " ")
+            findings.append(Finding(name, "fail", f"{type(error).__name__}: {error}", "make install in a fresh .venv"))
+    return findings
+
+
+def _check_versions(settings: Settings) -> Iterator[Finding]:
+    python = sys.version.split()[0]
+    yield Finding("python", "ok" if sys.version_info >= (3, 11) else "fail", python, "Python 3.11 or newer")
+    for package in ("torch", "zarr", "av", "pyarrow", "duckdb", "faiss-cpu", "prefect", "distributed", "pytorchvideo"):
+        try:
+            yield Finding(package, "ok", version(package))
+        except PackageNotFoundError:
+            yield Finding(package, "fail", "not installed", "make install")
+
+
+def _check_device(settings: Settings) -> Iterator[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        yield Finding("gpu", "ok", f"{names}; torch {torch.__version__}")
+    elif shutil.which("nvidia-smi"):
+        yield Finding(
+            "gpu", "fail", f"a driver, but torch {torch.__version__} has no CUDA", "install torch's CUDA build"
+        )
+    else:
+        wanted = settings.device.startswith("cuda")
+        fix = (
+            "unset SCALE_DEVICE, or run where a GPU is" if wanted else "extraction runs on the CPU; a GPU is far faster"
+        )
+        yield Finding("gpu", "fail" if wanted else "warn", "none", fix)
+    has_compiler = shutil.which(os.environ.get("CC", "gcc")) is not None
+    yield Finding(
+        "compiler",
+        "ok" if has_compiler else "warn",
+        "gcc" if has_compiler else "none",
+        "install gcc: torch.compile uses it",
+    )
+
+
+def _check_decoders(settings: Settings) -> Iterator[Finding]:
+    from extract.doctor import describe_decoders
+
+    for name, is_fine, found, fix in describe_decoders():
+        yield Finding(name, "ok" if is_fine else ("fail" if name == "pyav" else "warn"), found, fix)
+
+
+def _check_faiss(settings: Settings) -> Iterator[Finding]:
+    from probe.search import describe_faiss
+
+    yield Finding("faiss", "ok", describe_faiss())
+
+
+def _check_store(settings: Settings) -> Iterator[Finding]:
+    from pipeline.backend import open_backend
+
+    url = settings.store
+    try:
+        backend = open_backend(url, write=True)
+    except PipelineError as error:
+        yield Finding("store", "fail", str(error), "give a store that can be written with --store or SCALE_STORE")
+        return
+    if not backend.is_local:
+        yield Finding("store", "ok", f"{url} answers, and honours conditional puts")
+        return
+    folder = Path(url.removeprefix("file://")).expanduser().resolve()
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".scale-doctor-"):
+            pass
+    except OSError as error:
+        yield Finding("store", "fail", f"{folder}: {error}", "give a folder that can be written, or mend its rights")
+        return
+    yield Finding("store", "ok", f"{folder} can be written")
+    free = shutil.disk_usage(folder).free
+    result: Literal["ok", "warn"] = "ok" if free > MIN_FREE_BYTES else "warn"
+    yield Finding("disk", result, f"{free / 2**30:.1f} GiB free", "K400 with 16 crops x 768 in float16 takes 5.9 GB")
+
+
+def _check_prefect(settings: Settings) -> Iterator[Finding]:
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        yield Finding(
+            "prefect api",
+            "warn",
+            "PREFECT_API_URL is not set",
+            "only flows need it: make up, then export PREFECT_API_URL",
+        )
+        return
+    request = urllib.request.Request(f"{url.rstrip('/')}/health")  # noqa: S310  (the operator's own address)
+    if auth := os.environ.get("PREFECT_API_AUTH_STRING"):
+        import base64
+
+        request.add_header("Authorization", "Basic " + base64.b64encode(auth.encode()).decode())
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            yield Finding("prefect api", "ok", f"{url} answers {answer.status}")
+    except (OSError, ValueError) as error:
+        fix = "start it (make up), or check PREFECT_API_URL and PREFECT_API_AUTH_STRING"
+        yield Finding("prefect api", "fail", f"{url}: {error}", fix)
+
+
+CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    _check_versions,
+    _check_device,
+    _check_decoders,
+    _check_faiss,
+    _check_store,
+    _check_prefect,
+)
