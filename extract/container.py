@@ -1,0 +1,159 @@
+"""Opening one video file safely: what is not a plain file is never opened, and every failure is a `VideoError`.
+
+A file's *name* never decides what is read (`file:` in front of it, no other
+protocol allowed), so a playlist named `.mp4` cannot reach other files' hosts.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import av.logging
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from pipeline.errors import VideoError
+from pipeline.status import VideoStatus
+
+MAX_FRAME_PIXELS = 1 << 26
+"""Largest frame that is decoded (8192 x 8192). A small file can claim any size; its frames would take all memory."""
+
+av.logging.set_level(None)  # FFmpeg's own log would go to stderr from many processes; errors carry its last line anyway
+
+_KINDS = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def check_readable(path: Path) -> os.stat_result:
+    """Return the stat of a file or folder that may be opened.
+
+    Parameters
+    ----------
+    path : Path
+        Symbolic links are followed.
+
+    Raises
+    ------
+    VideoError
+        With status `missing` when nothing is there, `unreadable` when it is
+        a pipe, socket or device (opening one could wait for ever), is empty,
+        or may not be read.
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        link = f" (a link to {os.readlink(path)})" if path.is_symlink() else ""
+        raise VideoError(f"missing: no such file{link}", VideoStatus.MISSING) from None
+    except OSError as error:
+        reason = "too many symbolic links" if error.errno == errno.ELOOP else (error.strerror or str(error)).lower()
+        raise VideoError(f"cannot be opened: {reason}") from None
+    except ValueError:
+        raise VideoError("missing: the name holds a null character", VideoStatus.MISSING) from None
+    for is_kind, name in _KINDS:
+        if is_kind(found.st_mode):
+            raise VideoError(f"expected a video file, found {name}")
+    if stat.S_ISREG(found.st_mode) and found.st_size == 0:
+        raise VideoError("expected a video file, found an empty one (0 bytes)")
+    if not os.access(path, os.R_OK):
+        raise VideoError("cannot be opened: permission denied")
+    return found
+
+
+def describe_error(error: BaseException) -> str:
+    """Say in one line what FFmpeg or the system complained about."""
+    if isinstance(error, MemoryError):
+        return "not enough memory for its frames"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    log = getattr(error, "log", None)
+    if log and len(log) == 3:
+        text = f"{text} ([{log[1]}] {str(log[2]).strip()})"
+    return " ".join(str(text).split())[:400]
+
+
+DECODE_ERRORS: tuple[type[BaseException], ...] = (
+    av.error.FFmpegError,
+    OSError,
+    ValueError,  # UnicodeDecodeError in metadata, odd pixel formats
+    MemoryError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    LookupError,
+    ArithmeticError,  # time bases of 0/0
+)
+"""What PyAV may raise on a bad file. Anything else is a defect of ours."""
+
+
+def open_container(path: Path) -> InputContainer:
+    """Open a media file.
+
+    Raises
+    ------
+    VideoError
+        If FFmpeg cannot make sense of it.
+    """
+    try:
+        return av.open(
+            "file:" + os.path.abspath(path),
+            mode="r",
+            metadata_errors="replace",
+            options={"protocol_whitelist": "file", "pattern_type": "none", "max_pixels": str(MAX_FRAME_PIXELS)},
+        )
+    except DECODE_ERRORS as error:
+        raise VideoError(f"not a video that FFmpeg can open: {describe_error(error)}") from None
+
+
+def choose_stream(container: InputContainer) -> VideoStream:
+    """Return the first video stream that is not a cover picture.
+
+    Raises
+    ------
+    VideoError
+        If there is none, saying what there is instead.
+    """
+    pictures = 0
+    for stream in container.streams.video:
+        if stream.disposition & type(stream.disposition).attached_pic:
+            pictures += 1
+        else:
+            return stream
+    kinds = sorted({stream.type for stream in container.streams if stream.type != "video"})
+    cover = " and a cover picture" if pictures else ""
+    raise VideoError(f"no video stream: only {', '.join(kinds) or 'nothing'}{cover}")
+
+
+def prepare_decoder(stream: VideoStream, *, threads: int) -> None:
+    """Set up the decoder of a stream before its first frame: threads, and the largest frame it may make.
+
+    Raises
+    ------
+    VideoError
+        If the stream has no decoder, or its frames are larger than `MAX_FRAME_PIXELS`.
+    """
+    context: Any = stream.codec_context
+    if context is None:
+        raise VideoError("no decoder for its video stream")
+    if (context.width or 0) * (context.height or 0) > MAX_FRAME_PIXELS:
+        raise VideoError(
+            f"frames of {context.width}x{context.height} px are larger than the {MAX_FRAME_PIXELS} pixels allowed"
+        )
+    context.thread_count = threads
+    context.thread_type = "NONE" if threads == 1 else "AUTO"
+    context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+
+
+def is_encrypted(container: InputContainer, packet: Any) -> bool:
+    """Whether a packet, or the container as a whole, says that it is encrypted."""
+    if packet.has_sidedata("encryption_info") or packet.has_sidedata("encryption_init_info"):
+        return True
+    return any(key.lower() in {"encryption", "asf_protection_type"} for key in container.metadata)
