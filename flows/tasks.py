@@ -25,7 +25,7 @@ def is_transient(task: Any, task_run: Any, state: Any) -> bool:
     return isinstance(error, TransientError | OSError) and not isinstance(error, FileNotFoundError)
 
 
-task = partial(
+task: Any = partial(
     prefect_task,
     retries=len(BACKOFF_S),
     retry_delay_seconds=BACKOFF_S,

@@ -1,0 +1,80 @@
+"""The texts that runs leave in the Prefect UI."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.artifacts import MAX_ROWS, artifact_key, escape, markdown_table, plan_markdown, probe_rows, report_markdown
+from pipeline.reports import SkippedVideo, StageReport, merge_reports
+
+
+class _Plan:
+    stage = "extract"
+    is_empty = False
+
+    def summary(self):
+        return "2 shards, 8 videos"
+
+    def table(self):
+        return [{"shard": 0, "rows": 4, "why": "new"}, {"shard": 1, "rows": 4, "why": "a|b <script>"}]
+
+
+def test_a_plan_is_a_table_with_its_reasons():
+    text = plan_markdown(_Plan())
+    assert "| shard | rows | why |" in text
+    assert "2 shards, 8 videos" in text
+    assert "<script>" not in text
+    assert "a\\|b" in text
+
+
+def test_a_report_counts_failures_by_reason():
+    skipped = tuple(SkippedVideo(row=i, video_id=f"v{i}", status="unreadable", error="no frame") for i in range(3))
+    report = StageReport(
+        stage="extract",
+        recipe="r",
+        did={"shards_done": 2},
+        seconds=1.5,
+        num_bytes=3 << 20,
+        skipped=(*skipped, SkippedVideo(row=9, video_id="w", status="missing", error="")),
+        details={"rates": {"decode_frames_per_s": 120.0}},
+        fingerprint="f" * 64,
+        snapshot="s" * 64,
+    )
+    text = report_markdown(report)
+    assert "| unreadable | no frame | 3 |" in text
+    assert "| missing |  | 1 |" in text
+    assert "| shards done | 2 |" in text
+    assert "120.0" in text
+    assert "3.0 MiB" in text
+
+
+def test_long_tables_say_how_much_is_left_out():
+    text = markdown_table([{"n": i} for i in range(MAX_ROWS + 7)])
+    assert text.count("\n|") < MAX_ROWS + 7
+    assert "and 7 more" in text
+
+
+@given(st.text(max_size=60))
+def test_untrusted_text_stays_text(text):
+    shown = escape(text)
+    assert "<" not in shown
+    assert "\n" not in shown
+    assert "|" not in shown.replace("\\|", "")
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=3))
+def test_keys_are_what_prefect_accepts(parts):
+    assert all(c.isascii() and (c.islower() or c.isdigit() or c == "-") for c in artifact_key(*parts))
+
+
+def test_probe_rows_show_percent_and_interval():
+    rows = probe_rows(
+        [{"probe": "knn", "readout": "mean", "k": 20, "top1": 0.681, "interval": [0.57, 0.78], "used": 72}]
+    )
+    assert rows[0]["top-1 %"] == 68.1
+    assert rows[0]["95 % interval"] == "57.0 - 78.0"
+
+
+def test_merged_reports_add_up():
+    parts = [StageReport(stage="extract", recipe="r", did={"crops": n}, seconds=1.0, snapshot=str(n)) for n in (1, 2)]
+    merged = merge_reports(parts)
+    assert (merged.did, merged.seconds, merged.snapshot) == ({"crops": 3}, 2.0, "2")
