@@ -1,0 +1,151 @@
+"""Training on plain tensors, for notebooks: no store, no recipe file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from aggregate.checkpoint import CheckpointFolder
+from aggregate.loader import CropData, ResidentSource
+from aggregate.objectives import Objective
+from aggregate.sets import Splitter
+from aggregate.trainer import Trainer, TrainResult
+from pipeline.errors import InvalidInputError
+from pipeline.events import OnEvent, ignore
+from pipeline.recipe import TrainSpec
+
+Array = Tensor | np.ndarray
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device a name stands for; `auto`: the GPU where there is one.
+
+    Raises
+    ------
+    InvalidInputError
+        If the name is unknown, or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise InvalidInputError(f"expected a device auto, cpu, cuda or cuda:N, found {name!r}") from err
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise InvalidInputError(
+            f"expected the device {name}, found {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
+    return device
+
+
+def train(
+    features: Array,
+    raw_geometry: Array,
+    valid: Array | None = None,
+    *,
+    video_ids: Array | None = None,
+    group_ids: Array | None = None,
+    frame_size_px: Array | None = None,
+    spec: TrainSpec | None = None,
+    device: str = "auto",
+    checkpoints: str | Path | None = None,
+    splitter: Splitter | None = None,
+    objective: Objective | None = None,
+    on_event: OnEvent = ignore,
+    **options: Any,
+) -> TrainResult:
+    """Train SCALE on the crop features of N videos.
+
+    Defaults are those of the authors' code (SCALE, ICCV 2023, section 3): batch 512,
+    200 epochs, AdamW 3e-4, two disjoint sets of 8 crops, mask ratio 0.25.
+
+    Parameters
+    ----------
+    features : Tensor or ndarray
+        (N, V, D) float16 or float32.
+    raw_geometry : Tensor or ndarray
+        (N, V, 9), `pipeline.schema.GEOMETRY_COLUMNS`: seconds and source pixels.
+    valid : optional
+        (N, V) bool; None: all.
+    video_ids, group_ids : optional
+        (N,) integers; videos of one source share a group (negatives: no_siblings).
+    frame_size_px : optional
+        (N, 2) height, width, for ``model={"geometry_frame": "absolute"}``.
+    spec : TrainSpec, optional
+        A complete configuration; else `options` are its fields.
+    device : str
+        auto, cpu, cuda, cuda:N.
+    checkpoints : path, optional
+        Folder to save to and to resume from.
+    splitter, objective : optional
+        Your own, instead of SCALE's.
+    **options
+        Fields of :class:`pipeline.recipe.TrainSpec`: ``epochs=50, batch_size=128,
+        objective={"kind": "mcm"}, model={"dim": 128}, seed=1`` ...
+
+    Returns
+    -------
+    TrainResult
+        `.model`, `.history`.
+
+    Raises
+    ------
+    InvalidInputError
+        If an option is unknown or out of range, or the device is not there.
+    ShapeMismatchError
+        If the arrays do not fit each other.
+    NoDataError
+        With fewer than two videos that have a valid crop.
+    TrainingError
+        When the loss becomes non-finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x, where = torch.randn(16, 6, 8), torch.rand(16, 6, 9)
+    >>> small = {"dim": 16, "num_heads": 2, "head_hidden_dim": 16, "target_hidden_dim": 16, "projection_dim": 8}
+    >>> result = train(x, where, epochs=2, batch_size=8, set_size=3, model=small, device="cpu")
+    >>> result.num_steps, len(result.history)
+    (4, 4)
+    """
+    if spec is None:
+        spec = make_spec(**options)
+    elif options:
+        raise InvalidInputError(f"expected either spec or options, found both (options: {sorted(options)})")
+    place = pick_device(device)
+    data = CropData.build(features, raw_geometry, valid, video_ids, group_ids, frame_size_px)
+    source = ResidentSource(data, frame=spec.model.geometry_frame, device=place, seed=spec.seed)
+    folder = None
+    if checkpoints is not None:
+        identity = {"spec": spec.model_dump(mode="json"), "videos": source.num_videos, "dim": source.input_dim}
+        folder = CheckpointFolder(Path(checkpoints), identity)
+    trainer = Trainer(
+        source,
+        spec,
+        device=place,
+        splitter=splitter,
+        objective=objective,
+        checkpoints=folder,
+        on_event=on_event,
+    )
+    return trainer.fit()
+
+
+def make_spec(**options: Any) -> TrainSpec:
+    """Build a TrainSpec from its fields alone; crop set and backbone are `tensors` where none is named.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming each field that does not fit.
+    """
+    try:
+        return TrainSpec.model_validate({"crops": "tensors", "backbone": "tensors", **options})
+    except ValidationError as err:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors(include_url=False))
+        raise InvalidInputError(f"expected fields of TrainSpec, found {problems}") from err

@@ -1,0 +1,105 @@
+"""What every objective sees and returns.
+
+An objective is a module (it may own parameters: prototypes, a distance head)
+called with everything a training step knows. That is enough for SCALE and,
+unchanged, for its neighbours: ordered tokens (`raw_geometry` is in seconds and
+pixels), two streams (`online["rgb"]`, `online["tgrad"]`), teacher networks
+(`teacher[...]`, filled where `needs_teacher`), curricula (`progress`), overlapping
+sets (any splitter).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor, nn
+
+from aggregate.batch import SetBatch
+from aggregate.model import ScaleModel
+
+MAIN_STREAM = "main"
+"""Key of the stream that a single-stream training encodes."""
+
+TokensNeeded = Literal["none", "masked", "all"]
+
+
+@dataclass(frozen=True)
+class EncodedSets:
+    """One stream's sets after one network.
+
+    Attributes
+    ----------
+    model : ScaleModel
+        Whose heads score them.
+    batch : SetBatch
+    set_tokens : Tensor
+        (B, S, d).
+    tokens : Tensor or None
+        masked: (M, d), rows as ``batch.masked_index``; all: (B, S, V, d); None where none were asked for.
+    """
+
+    model: ScaleModel
+    batch: SetBatch
+    set_tokens: Tensor
+    tokens: Tensor | None
+
+
+@dataclass(frozen=True)
+class ObjectiveInput:
+    """Everything a training step knows.
+
+    Attributes
+    ----------
+    online : mapping
+        Stream -> sets encoded by the network being trained.
+    teacher : mapping
+        Stream -> the same sets, unmasked, encoded by its moving average without gradient.
+    step : int
+        Optimiser steps done.
+    progress : float
+        Share of the training done, 0..1.
+    """
+
+    online: Mapping[str, EncodedSets]
+    teacher: Mapping[str, EncodedSets] = field(default_factory=dict)
+    step: int = 0
+    progress: float = 0.0
+
+    @property
+    def main(self) -> EncodedSets:
+        """The only stream, or the one called `main`."""
+        if len(self.online) == 1:
+            return next(iter(self.online.values()))
+        return self.online[MAIN_STREAM]
+
+
+@dataclass(frozen=True)
+class ObjectiveResult:
+    """A scalar to minimise, and detached figures to log."""
+
+    loss: Tensor
+    logs: Mapping[str, Tensor]
+
+
+class Objective(nn.Module):
+    """Base of all objectives: says what it needs, and maps a step's knowledge to a loss.
+
+    Attributes
+    ----------
+    needs_tokens : {"none", "masked", "all"}
+        Which contextual tokens must be computed beside the set tokens.
+    needs_teacher : bool
+        Whether the trainer must keep a moving average and encode with it.
+    masks : bool
+        Whether crops are masked for it.
+    """
+
+    needs_tokens: TokensNeeded = "none"
+    needs_teacher: bool = False
+    masks: bool = False
+
+    def forward(self, inputs: ObjectiveInput) -> ObjectiveResult:
+        """Score one step."""
+        raise NotImplementedError
