@@ -1,0 +1,255 @@
+"""SQL over the store's tables: DuckDB in memory, locked down before it sees a word of the query.
+
+Three fences, each enough by itself against a query that wants more than the store's tables:
+
+* DuckDB runs with external access off (no files, no network, no extensions, no spill folder), without a view of
+  Python's variables, and its configuration is locked;
+* the query is parsed first: one SELECT, and no table function beyond a few that only make rows;
+* it runs in a database of its own that holds nothing but views over the store's Arrow tables, and is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import PipelineError, QueryError
+
+MAX_QUERY_CHARS = 100_000
+MAX_NESTING = 400
+"""Deeper than any query a person writes; a parser recurses."""
+ROW_MAKERS = frozenset({"unnest", "range", "generate_series"})
+"""The table functions a query may call. Others read files, settings or secrets."""
+
+_CONFIG = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "python_enable_replacements": "false",
+    "temp_directory": "",
+}
+_SHOW_TABLES = """SELECT table_schema AS dataset, table_name AS "table" FROM information_schema.tables
+WHERE table_catalog = 'memory' ORDER BY ALL"""  # DuckDB's own answer would list the sources behind the views
+_HINT = "see docs/store.md for the tables and columns"
+
+
+@dataclass(frozen=True)
+class SqlTable:
+    """A table that is read only if a query reaches it, and then as a stream."""
+
+    schema: pa.Schema
+    read: Callable[[], pa.Table | pa.RecordBatchReader]
+    """Called once for every scan of the table."""
+    failures: list[PipelineError] = field(default_factory=list)
+    """DuckDB turns errors of a stream into text; the first one is kept here."""
+
+    def __arrow_c_schema__(self) -> Any:
+        return self.schema.__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return pa.RecordBatchReader.from_batches(self.schema, self._batches()).__arrow_c_stream__(requested_schema)
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        try:
+            source = self.read()
+            yield from source.to_batches(65_536) if isinstance(source, pa.Table) else source
+        except PipelineError as err:
+            self.failures.append(err)
+            raise
+
+
+def run_query(query: str, tables: Mapping[tuple[str, str], SqlTable]) -> pa.Table:
+    """Run one SELECT over the given tables.
+
+    Parameters
+    ----------
+    query : str
+        SQL in DuckDB's dialect.
+    tables : mapping of (dataset, table) to SqlTable
+        What the query may name, as ``dataset.table``.
+
+    Returns
+    -------
+    pyarrow.Table
+
+    Raises
+    ------
+    QueryError
+        If it is not one SELECT, asks for anything but the tables, or does not run; the message says what and where.
+    """
+    _check_select(query)
+    if re.fullmatch(r"\s*show\s+(all\s+)?tables\s*;?\s*", query, re.IGNORECASE):
+        query = _SHOW_TABLES
+    with _database() as connection:
+        left_out = _create_views(connection, tables)
+        connection.execute("SET lock_configuration = true")
+        with _translated(tables, left_out):
+            return connection.sql(query).to_arrow_table()
+
+
+def select_rows(videos: pa.Table, condition: str) -> np.ndarray:
+    """Return the rows of the catalogue for which an SQL condition holds.
+
+    Parameters
+    ----------
+    videos : pyarrow.Table
+        The catalogue; its column ``row`` is returned.
+    condition : str
+        What would stand after WHERE, such as ``"label = 'run' AND splits['1'] = 'train'"``. Subqueries may read
+        ``videos``.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        Ascending.
+
+    Raises
+    ------
+    QueryError
+        If it is anything but one condition, or does not run.
+    """
+    import duckdb
+
+    if not isinstance(condition, str) or not condition.strip():
+        raise QueryError(f"expected an SQL condition such as \"label = 'run'\", found {condition!r}")
+    with _translated({}, {}):
+        duckdb.SQLExpression(condition)  # refuses further statements, a closed parenthesis, ORDER BY, lists
+    # The line break ends a trailing comment, which would swallow the parenthesis.
+    query = f"SELECT videos.row FROM videos WHERE (\n{condition}\n)"  # noqa: S608 - checked above and fenced below
+    _check_select(query)
+    table = SqlTable(videos.schema, lambda: videos)
+    with _database() as connection:
+        connection.register("videos", table)
+        connection.execute("SET lock_configuration = true")
+        with _translated({("", "videos"): table}, {}):
+            rows = connection.sql(query).to_arrow_table().column(0)
+    return np.sort(rows.to_numpy().astype(np.int64, copy=False))
+
+
+@contextmanager
+def _database() -> Iterator[Any]:
+    import duckdb
+
+    connection = duckdb.connect(":memory:", config=_CONFIG)
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
+    finally:
+        connection.close()
+
+
+def _create_views(connection: Any, tables: Mapping[tuple[str, str], SqlTable]) -> dict[str, str]:
+    """Make ``dataset.table`` for every table; return the datasets that SQL cannot name, with the reason."""
+    import duckdb
+
+    by_folded: dict[str, set[str]] = {}
+    for dataset, _ in tables:
+        by_folded.setdefault(dataset.lower(), set()).add(dataset)
+    left_out: dict[str, str] = {}
+    for number, ((dataset, name), table) in enumerate(tables.items()):
+        twins = by_folded[dataset.lower()]
+        if len(twins) > 1:
+            left_out[dataset] = f"datasets {' and '.join(sorted(twins))} differ only in case, which SQL ignores"
+            continue
+        connection.register(f"__source_{number}", table)
+        try:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(dataset)}")
+            connection.execute(f"CREATE VIEW {_quoted(dataset)}.{_quoted(name)} AS FROM main.__source_{number}")
+        except duckdb.Error:
+            left_out[dataset] = f"{dataset} is a word of SQL's own; use the Python API for this dataset"
+    return left_out
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _check_select(query: str) -> None:
+    """Parse, and refuse what is not one SELECT over tables."""
+    if not isinstance(query, str) or not query.strip():
+        raise QueryError("expected an SQL query, found an empty text")
+    if len(query) > MAX_QUERY_CHARS or "\0" in query:
+        raise QueryError(f"expected at most {MAX_QUERY_CHARS} characters of SQL without NUL, found {len(query)}")
+    depth = deepest = 0
+    for char in query:
+        depth += (char in "([{") - (char in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > MAX_NESTING:
+        raise QueryError(f"expected at most {MAX_NESTING} nested parentheses, found {deepest}")
+    with _database() as connection, _translated({}, {}):
+        (text,) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone()
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise QueryError("expected a query of reasonable depth, found one too deeply nested to be checked") from err
+    if parsed["error"]:
+        message = parsed.get("error_message", "")
+        if "Only SELECT" in message:
+            raise QueryError("expected one SELECT (the store is read-only for SQL), found another statement")
+        position = parsed.get("position")
+        where = f" near {query[int(position) : int(position) + 40]!r}" if str(position).isdigit() else ""
+        raise QueryError(f"expected SQL, found {message}{where}; {_HINT}")
+    if len(parsed["statements"]) != 1:
+        raise QueryError(f"expected one SELECT, found {len(parsed['statements'])} statements; run them one by one")
+    for node in _nodes(parsed):
+        kind = node.get("type")
+        if kind == "TABLE_FUNCTION":
+            called = str(node.get("function", {}).get("function_name", "")).lower()
+            if called not in ROW_MAKERS:
+                raise QueryError(
+                    f"expected a query over the store's tables, found a call of {called}(); "
+                    "a query may not read files, settings or the network"
+                )
+        elif kind == "BASE_TABLE" and re.search(r"[/\\:*?]", str(node.get("table_name", ""))):
+            raise QueryError(
+                f"expected the name of a table, found {node['table_name']!r}; a query may not read files or the network"
+            )
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            yield node
+            pending.extend(node.values())
+        elif isinstance(node, list):
+            pending.extend(node)
+
+
+@contextmanager
+def _translated(tables: Mapping[tuple[str, str], SqlTable], left_out: Mapping[str, str]) -> Iterator[None]:
+    """Turn DuckDB's errors into QueryError, and errors that reading a table raised into themselves."""
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowInvalid, OverflowError, ValueError) as err:
+        if isinstance(err, PipelineError):
+            raise
+        for table in tables.values():
+            if table.failures:
+                raise table.failures[0] from err
+        text = re.sub(r"\n\s*\n+", "\n", str(err)).strip()
+        names = sorted({f"{_quoted_if_needed(d)}.{t}" if d else t for d, t in tables})
+        found = f"expected a query that runs, found: {text}"
+        if isinstance(err, duckdb.CatalogException) and names:
+            shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+            found += f"\ntables: {shown}"
+        if isinstance(err, duckdb.PermissionException):
+            found += "\na query may not read or write files or reach the network"
+        mentioned = [r for d, r in left_out.items() if re.search(rf"(?<!\w){re.escape(d)}(?!\w)", text, re.IGNORECASE)]
+        found += "".join(f"\n{reason}" for reason in dict.fromkeys(mentioned))
+        raise QueryError(f"{found}; {_HINT}") from err
+
+
+def _quoted_if_needed(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) else _quoted(name)
