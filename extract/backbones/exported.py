@@ -6,36 +6,94 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extract.backbones.interface import KINETICS_MEAN, KINETICS_STD, BackboneInfo
-from pipeline.errors import WeightsError
+from extract.backbones.program_archive import checked_copy, read_signature
+from pipeline.errors import ShapeMismatchError, WeightsError
 from pipeline.recipe import ExportedBackbone
 
 if TYPE_CHECKING:
     from torch import nn
 
+FLOAT32 = 7
+"""Its code in torch's export schema."""
+MODEL = "torch.export program"
+
 
 def exported_info(spec: ExportedBackbone, path: Path) -> BackboneInfo:
-    """Describe an exported program."""
+    """Describe an exported program from its signature; torch is not needed.
+
+    Raises
+    ------
+    WeightsError
+        If the file is no exported program.
+    ShapeMismatchError
+        If the program does not take what the recipe says.
+    """
+    signature = read_signature(path)
+    axes = "(B, 3, T, H, W)" if spec.input == "crop" else "(B, 3, H, W)"
+    shape = signature.input_shape
+    if len(shape) != axes.count(",") + 1 or shape[1] not in (3, None):
+        other = "frame" if spec.input == "crop" else "crop"
+        raise ShapeMismatchError(
+            f"{path.name}: expected a program that takes {axes} for `input: {spec.input}`, found one that takes "
+            f"{_readable(shape)}; try `input: {other}` or export it with that shape"
+        )
+    if signature.dtype != FLOAT32:
+        raise ShapeMismatchError(f"{path.name}: expected a program that takes float32, found another dtype")
+    if len(signature.output_shape) != 2:
+        raise ShapeMismatchError(
+            f"{path.name}: expected one vector a crop or frame, (B, D), found {_readable(signature.output_shape)}; "
+            "export the network with pooled features as its output"
+        )
+    frames = shape[2] if spec.input == "crop" else None
+    height, width = shape[-2:]
+    if height != width and None not in (height, width):
+        raise ShapeMismatchError(f"{path.name}: expected a square input, found {height} x {width}")
     return BackboneInfo(
         name=path.stem,
         kind="exported",
-        model="torch.export program",
+        model=MODEL,
         readout="output" if spec.input == "crop" else "output, mean over frames",
         mean=spec.mean or KINETICS_MEAN,
         std=spec.std or KINETICS_STD,
-        num_frames=spec.num_frames,
-        size_px=spec.size_px,
+        dim=signature.output_shape[1],
+        num_frames=_fixed("num_frames", frames, spec.num_frames, path),
+        size_px=_fixed("size_px", height, spec.size_px, path),
         input=spec.input,
     )
 
 
 def build_exported(info: BackboneInfo, path: Path) -> nn.Module:
-    """Load a program: (B, 3, T, H, W) -> (B, D)."""
+    """Load a program as a module: (B, 3, T, H, W) -> (B, D), any B.
+
+    Raises
+    ------
+    WeightsError
+        If it is damaged, or needs unpickling or code that is not a tensor operator.
+    """
     import torch
 
-    from extract.backbones.pooling import MeanOverFrames
+    from extract.backbones.pooling import LimitedBatch, MeanOverFrames
 
+    fewest, most = read_signature(path).batch_range
     try:
-        network = torch.export.load(path).module()
-    except (RuntimeError, ValueError, AssertionError, KeyError) as err:
-        raise WeightsError(f"expected a torch.export program at {path}, found something else: {err}") from err
+        module = torch.export.load(checked_copy(path)).module()
+    except (RuntimeError, ValueError, AssertionError, LookupError, TypeError, AttributeError) as err:
+        first_line = (str(err).strip() or type(err).__name__).splitlines()[0]
+        raise WeightsError(
+            f"expected a torch.export program at {path} that torch {torch.__version__} can read, it cannot: "
+            f"{first_line}; export it again with this torch"
+        ) from err
+    network = LimitedBatch(module, fewest, most)
     return MeanOverFrames(network) if info.input == "frame" else network
+
+
+def _fixed(what: str, of_program: int | None, of_recipe: int | None, path: Path) -> int | None:
+    if of_program is not None and of_recipe is not None and of_program != of_recipe:
+        raise ShapeMismatchError(
+            f"{path.name}: expected {what} {of_program}, which the program is fixed to, found {of_recipe} in the recipe"
+        )
+    return of_program if of_program is not None else of_recipe
+
+
+def _readable(shape: tuple[int | None, ...]) -> str:
+    return "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"

@@ -33,3 +33,37 @@ class MeanOverFrames(nn.Module):
         images = clips.transpose(1, 2).reshape(num_crops * frames, channels, height, width)
         features = self.image_network(images)
         return features.reshape(num_crops, frames, -1).mean(dim=1)
+
+
+class LimitedBatch(nn.Module):
+    """A network that takes between `fewest` and `most` samples at a time, made to take any number.
+
+    Parameters
+    ----------
+    network : nn.Module
+    fewest, most : int
+        Larger batches are split, a last one that is too small is filled up with zeros.
+    """
+
+    def __init__(self, network: nn.Module, fewest: int, most: int) -> None:
+        super().__init__()
+        self.network = network
+        self.fewest = fewest
+        self.most = most
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run as many batches as it takes."""
+        if self.fewest <= x.shape[0] <= self.most:
+            return self._run(x)
+        return torch.cat([self._one(part) for part in x.split(self.most)])
+
+    def _one(self, x: torch.Tensor) -> torch.Tensor:
+        missing = self.fewest - x.shape[0]
+        if missing <= 0:
+            return self._run(x)
+        filled = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+        return self._run(filled)[: x.shape[0]]
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
+        features = self.network(x)
+        return features[0] if isinstance(features, tuple | list) else features  # some programs give a tuple of one
