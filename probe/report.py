@@ -1,0 +1,175 @@
+"""The report as one HTML file that works offline.
+
+    render_report(report, frames) -> str
+
+Everything in a report that came from outside (labels, ids, errors, recipe
+text) is untrusted and escaped by the templates; see :mod:`probe.page` for the
+second line of defence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from probe import report_view as view
+from probe.page import Frames, render_page
+from probe.results import PairedComparison, ProbeReport, ProbeResult
+from probe.strips import strip_groups
+
+HTML_FILE = "report.html"
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result as the tables and cards show it."""
+
+    r: ProbeResult
+    method: str
+    readout: str
+    detail: str
+    chance: float | None
+    figure: str
+    value: float
+    where: str
+
+
+def render_report(report: ProbeReport, frames: Frames | None = None) -> str:
+    """Return the HTML page of a report.
+
+    Parameters
+    ----------
+    report : ProbeReport
+    frames : callable, optional
+        Row -> frames of the video as JPEG or PNG bytes, in the order of time; the middle one is shown large. An
+        empty sequence, or no callable, gives a placeholder.
+
+    Returns
+    -------
+    str
+        A whole document with no outside reference.
+    """
+    headlines = [_row(r, report) for r in view.headlines(report)]
+    retrieval = [_row(r, report) for r in report.results if r.recall]
+    curves, confusions, maps = view.curve_cards(report), view.confusions(report), view.map_cards(report)
+    strips = strip_groups(report, frames)
+    sections = [
+        ("summary", "At a glance", True),
+        ("honesty", "Caveats", True),
+        ("results", "Results", bool(headlines)),
+        ("paired", "Comparisons", bool(report.comparisons)),
+        ("curves", "Curves", bool(curves)),
+        ("confusion", "Confusion", bool(confusions)),
+        ("map", "Map", bool(maps)),
+        ("neighbours", "Neighbours", bool(strips)),
+        ("coverage", "Coverage", bool(report.coverage)),
+        ("provenance", "Provenance", True),
+    ]
+    return render_page(
+        "report.html.j2",
+        title=f"{report.recipe} on {report.dataset}: probe report",
+        eyebrow="Probe report",
+        report=report,
+        summary=view.summary(report),
+        sections=[(anchor, name) for anchor, name, wanted in sections if wanted],
+        cards=headlines,
+        remarks=view.remarks(report),
+        headline_rows=headlines,
+        all_rows=[_row(r, report) for r in report.results],
+        has_map=any(r.mean_average_precision is not None for r in report.results),
+        retrieval=retrieval,
+        retrieval_depths=sorted({k for row in retrieval for k in row.r.recall}),
+        comparisons=[comparison_row(c, report.results) for c in report.comparisons],
+        curves=curves,
+        confusions=confusions,
+        maps=maps,
+        strips=strips,
+        coverage=_coverage(report),
+        examples=list(dict.fromkeys(e for c in report.coverage for e in c.examples)),
+        provenance=provenance(report),
+        recipe_text=_recipe_text(report.recipe_content),
+    )
+
+
+def _row(result: ProbeResult, report: ProbeReport) -> Row:
+    figure, value = view.main_figure(result)
+    several = len({(r.crops, r.feature_set) for r in report.results}) > 1
+    return Row(
+        r=result,
+        method=view.method_text(result),
+        readout=view.readout_text(result),
+        detail=view.detail_text(result),
+        chance=view.chance(result),
+        figure=figure,
+        value=value,
+        where=f"{result.crops}/{result.feature_set}" if several else "",
+    )
+
+
+def comparison_row(pair: PairedComparison, results: Sequence[ProbeResult]) -> dict[str, Any]:
+    """Return a paired comparison in words and formatted figures."""
+    names = {r.id: f"{view.method_text(r)}, {view.readout_text(r)} ({r.protocol})" for r in results}
+    low, high = pair.interval
+    if pair.p_value >= SIGNIFICANCE:
+        words = "no clear difference"
+    else:
+        words = "the second is better" if pair.difference > 0 else "the first is better"
+    return {
+        "a": names.get(pair.a, pair.a),
+        "b": names.get(pair.b, pair.b),
+        "difference": f"{pair.difference * 100:+.1f} points",
+        "interval": f"{low * 100:+.1f} to {high * 100:+.1f}",
+        "p": "< 0.001" if pair.p_value < 0.001 else f"{pair.p_value:.3f}",
+        "only_a": pair.only_a,
+        "only_b": pair.only_b,
+        "num_rows": pair.num_rows,
+        "num_groups": pair.num_groups,
+        "words": words,
+    }
+
+
+def _coverage(report: ProbeReport) -> list[dict[str, Any]]:
+    return [
+        {
+            "c": c,
+            "readout": view.READOUTS.get(c.readout, c.readout),
+            "where": f"{c.crops}/{c.feature_set}",
+            "train_reasons": view.reasons_text(c.excluded_train.items()),
+            "test_reasons": view.reasons_text(c.excluded_test.items()),
+        }
+        for c in report.coverage
+    ]
+
+
+def provenance(report: ProbeReport) -> list[tuple[str, str]]:
+    """Return what makes the numbers repeatable, as pairs of name and value."""
+    facts: list[tuple[str, str]] = [
+        ("Recipe", report.recipe),
+        ("Dataset", report.dataset),
+        ("Made", report.created),
+        ("Snapshot", report.snapshot),
+        ("Fingerprint", report.fingerprint),
+        ("Inputs", report.inputs),
+        ("Split", ", ".join(sorted({r.split for r in report.results}))),
+        ("Seed", ", ".join(str(s) for s in sorted({r.seed for r in report.results}))),
+    ]
+    for crops, feature_set, digest in sorted({(r.crops, r.feature_set, r.fingerprint) for r in report.results}):
+        facts.append((f"Features {crops}/{feature_set}", digest))
+    for name, digest in sorted({(r.embedding, r.embedding_fingerprint) for r in report.results if r.embedding}):
+        facts.append((f"Embedding {name}", digest or ""))
+    machine = report.details.get("machine")
+    if isinstance(machine, dict):
+        machine = ", ".join(f"{name} {value}" for name, value in machine.items())
+    facts.append(("Machine", str(machine or "")))
+    facts.append(("Versions", ", ".join(f"{name} {value}" for name, value in sorted(report.versions.items()))))
+    if report.seconds:
+        facts.append(("Time", f"{report.seconds:.1f} s"))
+    return [(name, value) for name, value in facts if value]
+
+
+def _recipe_text(content: dict[str, Any]) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100) if content else ""

@@ -1,0 +1,55 @@
+(function () {
+  "use strict";
+  var root = document.documentElement;
+  root.classList.add("js");
+
+  // Theme: auto follows the system; the choice is remembered where the browser lets a local file do so.
+  var choices = Array.prototype.slice.call(document.querySelectorAll("[data-theme-choice]"));
+  function setTheme(name) {
+    if (name === "auto") { root.removeAttribute("data-theme"); } else { root.setAttribute("data-theme", name); }
+    choices.forEach(function (b) { b.setAttribute("aria-pressed", String(b.dataset.themeChoice === name)); });
+  }
+  var stored = null;
+  try { stored = window.localStorage.getItem("scale-theme"); } catch (e) { stored = null; }
+  setTheme(stored === "light" || stored === "dark" ? stored : "auto");
+  choices.forEach(function (b) {
+    b.addEventListener("click", function () {
+      setTheme(b.dataset.themeChoice);
+      try { window.localStorage.setItem("scale-theme", b.dataset.themeChoice); } catch (e) { return; }
+    });
+  });
+
+  // Map legend: a press shows one class alone, a second press shows all again.
+  document.querySelectorAll("[data-map]").forEach(function (box) {
+    var buttons = Array.prototype.slice.call(box.querySelectorAll("button[data-group]"));
+    var marks = Array.prototype.slice.call(box.querySelectorAll("g[data-group]"));
+    buttons.forEach(function (button) {
+      button.addEventListener("click", function () {
+        var on = button.getAttribute("aria-pressed") !== "true";
+        buttons.forEach(function (b) { b.setAttribute("aria-pressed", String(on && b === button)); });
+        marks.forEach(function (m) {
+          m.classList.toggle("faded", on && m.getAttribute("data-group") !== button.dataset.group);
+        });
+      });
+    });
+  });
+
+  // Strips: all, right or wrong.
+  document.querySelectorAll("[data-filter-for]").forEach(function (bar) {
+    var list = document.getElementById(bar.dataset.filterFor);
+    var buttons = Array.prototype.slice.call(bar.querySelectorAll("button"));
+    buttons.forEach(function (button) {
+      button.addEventListener("click", function () {
+        buttons.forEach(function (b) { b.setAttribute("aria-pressed", String(b === button)); });
+        Array.prototype.forEach.call(list.children, function (item) {
+          item.hidden = button.dataset.show !== "all" && item.dataset.outcome !== button.dataset.show;
+        });
+      });
+    });
+  });
+
+  // A printed page shows everything.
+  window.addEventListener("beforeprint", function () {
+    document.querySelectorAll("details").forEach(function (d) { d.open = true; });
+  });
+})();
