@@ -251,8 +251,8 @@ def _check_unchanged(plan: CatalogPlan, settings: Settings) -> None:
         others = f" ({len(changed)} such videos)" if len(changed) > 1 else ""
         raise VideoChangedError(
             f"dataset {plan.dataset.name}: expected {known.video.video_id!r} (row {known.row}) to keep its bytes, "
-            f"sha256 {known.sha256[:16]}..., found sha256 {sha256[:16]}... at {known.video.path}{others}; give a changed "
-            "video a new path, or start a new dataset"
+            f"sha256 {known.sha256[:16]}..., found sha256 {sha256[:16]}... at {known.video.path}{others}; give "
+            "a changed video a new path, or start a new dataset"
         )
 
 
