@@ -88,8 +88,11 @@ def number_text(value: float) -> str:
     return f"{value:g}"
 
 
-WIDTH, HEIGHT = 440, 270
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 40
+WIDTH, HEIGHT = 440, 280
+LEFT, RIGHT, TOP, BOTTOM = 68, 14, 14, 48
+BAR_LIMIT = 8
+"""Up to so many points intervals are drawn as bars side by side; bands of several series would hide each other."""
+BAR_OFFSET = 3.5
 
 
 def line_chart(
@@ -140,8 +143,11 @@ def line_chart(
     parts.append(_axis_titles(x_label, y_label))
     if reference is not None:
         parts.append(_reference(to_y(reference[0] * scale), reference[1]))
-    parts += [_band(s, i, to_x, lambda v: to_y(v * scale)) for i, s in enumerate(series)]
-    parts += [_line(s, i, to_x, lambda v: to_y(v * scale), percent, x_label) for i, s in enumerate(series)]
+    for i, s in enumerate(series):
+        draw = _bars if len(s.x) <= BAR_LIMIT else _band
+        parts.append(draw(s, i, _shifted(to_x, series, i), lambda v: to_y(v * scale)))
+    for i, s in enumerate(series):
+        parts.append(_line(s, i, _shifted(to_x, series, i), lambda v: to_y(v * scale), percent, x_label))
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, label, Markup("").join(parts)
     )
@@ -153,6 +159,15 @@ def _axis(low: float, high: float, start: float, stop: float, scale: Scale) -> C
     if b - a < 1e-12:
         return lambda value: (start + stop) / 2
     return lambda value: start + ((math.log(value) if use_log else value) - a) / (b - a) * (stop - start)
+
+
+def _shifted(to_x: Callable[[float], float], series: Sequence[Series], index: int) -> Callable[[float], float]:
+    """Move the bars of one series a little aside, so that those of the others stay visible."""
+    this = series[index]
+    if not this.low or len(this.x) > BAR_LIMIT:
+        return to_x
+    offset = BAR_OFFSET * (index - (len(series) - 1) / 2)
+    return lambda value: to_x(value) + offset
 
 
 def _y_axis(ticks: Sequence[float], to_y: Callable[[float], float], percent: bool) -> Markup:
@@ -173,12 +188,12 @@ def _x_axis(xs: Sequence[float], to_x: Callable[[float], float], scale: Scale) -
     parts, last = [], -1e9
     for tick in ticks:
         x = to_x(tick)
-        if x - last < 26:  # labels would touch
+        if x - last < 30:  # labels would touch
             continue
         last = x
         parts.append(
             Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
-                x, HEIGHT - BOTTOM + 17, number_text(tick)
+                x, HEIGHT - BOTTOM + 20, number_text(tick)
             )
         )
     base = Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
@@ -190,9 +205,9 @@ def _x_axis(xs: Sequence[float], to_x: Callable[[float], float], scale: Scale) -
 def _axis_titles(x_label: str, y_label: str) -> Markup:
     middle = (TOP + HEIGHT - BOTTOM) / 2
     return Markup('<text class="axis-title" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-        (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_label
+        (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label
     ) + Markup(
-        '<text class="axis-title" transform="translate(11 {}) rotate(-90)" text-anchor="middle">{}</text>'
+        '<text class="axis-title" transform="translate(15 {}) rotate(-90)" text-anchor="middle">{}</text>'
     ).format(middle, y_label)
 
 
@@ -209,6 +224,16 @@ def _band(series: Series, index: int, to_x: Callable[[float], float], to_y: Call
     upper = [f"{to_x(x):.1f},{to_y(v):.1f}" for x, v in zip(series.x, series.high, strict=True)]
     lower = [f"{to_x(x):.1f},{to_y(v):.1f}" for x, v in zip(series.x, series.low, strict=True)]
     return Markup('<polygon class="band f{}" points="{}"/>').format(index % NUM_COLOURS, " ".join(upper + lower[::-1]))
+
+
+def _bars(series: Series, index: int, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> Markup:
+    if not len(series.low) == len(series.high) == len(series.x):
+        return Markup("")
+    bar = Markup('<path class="error s{}" d="M{:.1f} {:.1f}V{:.1f}"/>')
+    return Markup("").join(
+        bar.format(index % NUM_COLOURS, to_x(x), to_y(low), to_y(high))
+        for x, low, high in zip(series.x, series.low, series.high, strict=True)
+    )
 
 
 def _line(
@@ -238,9 +263,9 @@ def _line(
     return Markup("").join(parts)
 
 
-def interval_plot(value: float, low: float, high: float, chance: float | None) -> Markup:
+def interval_plot(value: float, low: float, high: float, chance: float | None, width: float = 150) -> Markup:
     """Draw one number with its interval on a fixed 0-100 % scale, for a table cell whose text says the same."""
-    width, pad = 150.0, 5.0
+    pad = 5.0
 
     def to_x(share: float) -> float:
         return pad + min(max(share, 0), 1) * (width - 2 * pad)
@@ -266,7 +291,7 @@ def scatter_map(points: Sequence[Point], *, label: str, x_label: str, y_label: s
     label : str
         The text alternative.
     """
-    width, height, pad = 680.0, 460.0, 26.0
+    width, height, pad = 580.0, 450.0, 30.0
     drawn = [p for p in points if math.isfinite(p.x) and math.isfinite(p.y)]
     if not drawn:
         return Markup('<p class="muted">Nothing to draw.</p>')

@@ -29,6 +29,8 @@ class Row:
     """One result as the tables and cards show it."""
 
     r: ProbeResult
+    kind: str
+    setting: str
     method: str
     readout: str
     detail: str
@@ -80,6 +82,7 @@ def render_report(report: ProbeReport, frames: Frames | None = None) -> str:
         remarks=view.remarks(report),
         headline_rows=headlines,
         all_rows=[_row(r, report) for r in report.results],
+        only_where=_only_source(report),
         has_map=any(r.mean_average_precision is not None for r in report.results),
         retrieval=retrieval,
         retrieval_depths=sorted({k for row in retrieval for k in row.r.recall}),
@@ -97,17 +100,25 @@ def render_report(report: ProbeReport, frames: Frames | None = None) -> str:
 
 def _row(result: ProbeResult, report: ProbeReport) -> Row:
     figure, value = view.main_figure(result)
-    several = len({(r.crops, r.feature_set) for r in report.results}) > 1
+    several = view.has_several_sources(report)
     return Row(
         r=result,
+        kind=view.METHODS[result.probe],
+        setting="" if result.k is None or result.probe != "knn" else f"k = {result.k}",
         method=view.method_text(result),
         readout=view.readout_text(result),
-        detail=view.detail_text(result),
+        detail=view.detail_text(result, with_features=several),
         chance=view.chance(result),
         figure=figure,
         value=value,
         where=f"{result.crops}/{result.feature_set}" if several else "",
     )
+
+
+def _only_source(report: ProbeReport) -> str:
+    if view.has_several_sources(report) or not report.results:
+        return ""
+    return f", from {report.results[0].crops}/{report.results[0].feature_set}"
 
 
 def comparison_row(pair: PairedComparison, results: Sequence[ProbeResult]) -> dict[str, Any]:

@@ -35,8 +35,8 @@ CURVE_TITLES = {
     "labels": ("labelled videos per class", "log"),
 }
 FIGURES = {
-    "top1": "top-1",
-    "heldout_top1": "top-1 on held-out train groups",
+    "top1": "top\N{NON-BREAKING HYPHEN}1",
+    "heldout_top1": "top\N{NON-BREAKING HYPHEN}1 on held-out train groups",
     "train_loss": "training loss",
     "mean_average_precision": "mAP",
 }
@@ -57,7 +57,7 @@ def readout_text(result: ProbeResult) -> str:
     return READOUTS.get(result.readout, result.readout)
 
 
-def detail_text(result: ProbeResult) -> str:
+def detail_text(result: ProbeResult, *, with_features: bool = True) -> str:
     """Return what else tells this number from its neighbours."""
     parts = [] if result.temperature is None else [f"T = {result.temperature:g}"]
     parts.append(f"protocol {result.protocol}")
@@ -65,29 +65,23 @@ def detail_text(result: ProbeResult) -> str:
         parts.append(f"{result.n_per_class} labels per class")
     elif result.fraction < 1:
         parts.append(f"{result.fraction * 100:g} % of the labels")
-    parts.append(f"{result.crops} / {result.feature_set}")
+    if with_features:
+        parts.append(f"{result.crops}/{result.feature_set}")
     if result.k_used is not None and result.k is not None and result.k_used < result.k:
         parts.append(f"only {result.k_used} neighbours exist")
     return " · ".join(parts)
 
 
-def result_name(result: ProbeResult, report: ProbeReport) -> str:
-    """Return a name that is short, and still unique among the headline results."""
-    name = f"{METHODS[result.probe]}, {readout_text(result)}"
-    several = {(r.crops, r.feature_set) for r in report.results}
-    return f"{name} ({result.crops}/{result.feature_set})" if len(several) > 1 else name
-
-
-def is_multilabel(report: ProbeReport) -> bool:
-    """Whether the labels of this report are sets."""
-    return any(result.is_multilabel for result in report.results)
+def has_several_sources(report: ProbeReport) -> bool:
+    """Whether the results read more than one crop set or feature set, so that each must name its own."""
+    return len({(r.crops, r.feature_set) for r in report.results}) > 1
 
 
 def main_figure(result: ProbeResult) -> tuple[str, float]:
     """Return the name and the value of the figure that a card shows."""
     if result.is_multilabel and result.mean_average_precision is not None:
         return "mean average precision", result.mean_average_precision
-    return ("R@1" if result.probe == "retrieval" else "top-1"), result.top1
+    return ("R@1" if result.probe == "retrieval" else FIGURES["top1"]), result.top1
 
 
 def chance(result: ProbeResult) -> float | None:
@@ -269,7 +263,7 @@ def confusions(report: ProbeReport) -> list[Confusion]:
         if counts is None or not any(map(any, counts)):
             continue
         names = _class_names(report, len(counts))
-        title = f"{method_text(result)}, {readout_text(result)}: {percent(result.top1)} top-1"
+        title = f"{method_text(result)}, {readout_text(result)}: {percent(result.top1)} {FIGURES['top1']}"
         rows, svg = (), None
         if len(names) <= MAX_TABLE_CLASSES:
             rows = tuple(_confusion_row(names[i], row, i) for i, row in enumerate(counts))
