@@ -1,7 +1,8 @@
 """A headless Chromium driven over its DevTools protocol: pages opened, looked at and questioned by tests.
 
 Needs `chromium` (Debian: `make system`) and the `websockets` package; no driver
-program. One browser serves a whole test session, each test opens its own page.
+program. One browser serves a whole test session, each test opens its own page. A
+`conftest.py` gets the fixture with ``from tests.support.browser import browser``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from websockets.sync.client import ClientConnection, connect
+
+from tests.conftest import require_program
 
 FLAGS = (
     "--headless",
@@ -241,3 +245,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One headless Chromium for all page tests of a session; they carry the mark `service`."""
+    with running_browser(require_program("chromium", "chromium-browser", "google-chrome")) as running:
+        yield running

@@ -1,0 +1,5 @@
+"""Fixtures of the probe tests."""
+
+from tests.support.browser import browser
+
+__all__ = ["browser"]
