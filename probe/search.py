@@ -1,280 +1,145 @@
-"""Searching a stored index: checked before it is loaded, named when it is stale."""
+"""Exact nearest neighbours by cosine similarity, the same on every machine and in every batch size.
+
+FAISS scans (one BLAS product a block, no copy of the gallery), then the few
+candidates of each query are scored again in float64 and rounded. Without
+that, float32 sums depend on the block a row falls into, so that two copies of
+one video may come out in either order. Shape legend: Q queries, N gallery
+rows, D channels, K neighbours.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
-from pipeline.errors import CorruptDataError, InvalidInputError, NoDataError, NotFoundError, SnapshotChangedError
-from pipeline.events import Note, OnEvent, ignore
-from probe.faiss_index import read_index_file
-from probe.sources import Transform, VectorSource
+from pipeline.errors import InvalidInputError, ShapeMismatchError
+from probe.threads import load_faiss
 
-if TYPE_CHECKING:
-    from pipeline import FeatureStore
-
-
-class Neighbours(NamedTuple):
-    """Rows and similarities of the nearest stored videos, best first."""
-
-    rows: np.ndarray
-    """(Q, K) int64; -1 where the index holds fewer than K videos."""
-    similarities: np.ndarray
-    """(Q, K) float32: cosine of the centred vectors, -1 to 1; NaN where the row is -1."""
-
-
-class SearchHit(NamedTuple):
-    """One found video, for tables and strips."""
-
-    rank: int
-    row: int
-    video_id: str
-    uri: str
-    label: str | None
-    duration_s: float | None
-    similarity: float
+SIMILARITY_DECIMALS = 6
+"""Similarities are rounded to this; finer differences are below what float32 features can carry."""
+EXTRA_CANDIDATES = 4
+QUERIES_PER_SCAN = 2048
+QUERIES_PER_RESCORING = 256
+QUERIES_PER_EXACT_SCAN = 32
 
 
 @dataclass(frozen=True)
-class SearchIndex:
-    """An index in memory, its provenance, and how it stands to the store."""
+class Neighbours:
+    """The K best gallery rows of every query."""
 
-    name: str
-    index: Any
-    meta: dict[str, Any]
-    source: VectorSource
-    transform: Transform
-    stale: str | None
-    """Why its answers may be incomplete, in words; None when it is of the present snapshot."""
+    similarity_QK: np.ndarray
+    """float64, descending along K, rounded to 6 decimals."""
+    index_QK: np.ndarray
+    """int64 gallery rows. Of equal similarities the lower row comes first."""
 
-    def search(self, vectors: np.ndarray, k: int) -> Neighbours:
-        """Find the `k` nearest videos of each raw (unnormalised) vector.
-
-        Parameters
-        ----------
-        vectors : ndarray of shape (Q, D) or (D,)
-            As :meth:`VectorSource.read` makes them: mean of the valid crops, the embedding, or both joined.
-        k : int
-
-        Raises
-        ------
-        InvalidInputError
-            If `k` is below 1 or a vector is not finite.
-        ShapeMismatchError
-            If the channels do not fit.
-        """
-        if k < 1:
-            raise InvalidInputError(f"expected k of at least 1, found {k}")
-        queries = self.transform(vectors)
-        if not np.isfinite(queries).all():
-            raise InvalidInputError("expected finite query vectors, found NaN or infinity")
-        similarities, rows = self.index.search(np.ascontiguousarray(queries), min(k, self.index.ntotal))
-        missing = k - rows.shape[1]
-        rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)
-        similarities = np.pad(similarities, ((0, 0), (0, missing)), constant_values=np.nan)
-        similarities[rows < 0] = np.nan
-        return Neighbours(rows, similarities)
+    @property
+    def k(self) -> int:
+        """Neighbours a query."""
+        return int(self.index_QK.shape[1])
 
 
-def index_names(store: FeatureStore, dataset: str) -> list[str]:
-    """Return the names of a dataset's indexes."""
-    return sorted(store.dataset(dataset).artifacts("indexes"))
+def unit_vectors(vectors_ND: np.ndarray) -> np.ndarray:
+    """Return the rows with L2 norm 1, as contiguous float32; rows of norm 0 stay 0."""
+    vectors = np.asarray(vectors_ND, np.float32)
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.ascontiguousarray(vectors / np.where(norms > 0, norms, 1))
 
 
-def open_index(store: FeatureStore, dataset: str, name: str = "default") -> SearchIndex:
-    """Load an index after checking its bytes.
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such index; names those that exist.
-    CorruptDataError
-        If a file is not byte for byte what was written.
-    """
-    ds = store.dataset(dataset)
-    if name not in ds.artifacts("indexes"):
-        raise NotFoundError(
-            f"expected an index {name!r} in dataset {dataset}, found {index_names(store, dataset) or 'none'}; "
-            "run `scale index RECIPE` first"
-        )
-    artifact = ds.artifact("indexes", name)
-    meta = artifact.meta
-    source = VectorSource(**meta["source"])
-    path = Path(artifact.local_path("index.faiss"))
-    index = _load(
-        str(path),
-        path.stat().st_mtime_ns,
-        meta["sha256"],
-        meta["num_vectors"],
-        meta["dim"],
-        meta["kind"],
-        meta["effort"],
-    )
-    centre = np.frombuffer(artifact.read("centre.f32"), np.float32)
-    if centre.shape != (meta["dim"],):
-        raise CorruptDataError(
-            f"expected {meta['dim']} channels in the centre of index {name}, found {centre.size}; "
-            "run `scale index` again"
-        )
-    transform = Transform(tuple(meta["part_dims"]), centre)
-    return SearchIndex(name, index, meta, source, transform, _staleness(store, name, meta, source))
-
-
-@lru_cache(maxsize=2)
-def _load(path: str, mtime_ns: int, sha256: str, num_vectors: int, dim: int, kind: str, effort: int | None) -> Any:
-    """Keep the last indexes in memory, so that repeated searches do not hash and read them again."""
-    return read_index_file(Path(path), sha256=sha256, num_vectors=num_vectors, dim=dim, kind=kind, effort=effort)
-
-
-def _staleness(store: FeatureStore, name: str, meta: dict[str, Any], source: VectorSource) -> str | None:
-    try:
-        present = source.snapshot(store)
-    except NotFoundError:
-        return f"index {name} was built from {source.label}, which the store no longer has; run `scale index` again"
-    if present == meta["snapshot"]:
-        return None
-    num_rows = store.dataset(source.dataset).num_rows
-    known = meta["num_vectors"] + meta.get("num_excluded", 0)
-    return (
-        f"index {name} is stale: built from snapshot {meta['snapshot'][:12]} ({known} videos), the store is now at "
-        f"{present[:12]} ({num_rows} videos); run `scale index` to bring it up to date"
-    )
-
-
-def search_index(
-    store: FeatureStore,
-    dataset: str,
-    name: str,
-    vectors: np.ndarray,
-    k: int,
-    *,
-    require_fresh: bool = False,
-    on_event: OnEvent = ignore,
-) -> Neighbours:
-    """Find the nearest stored videos of raw vectors.
+def nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, k: int) -> Neighbours:
+    """Find the `k` gallery rows with the highest inner product, exactly.
 
     Parameters
     ----------
-    store : FeatureStore
-    dataset, name : str
-        Of the index.
-    vectors : ndarray of shape (Q, D) or (D,)
-        Made like the index's own: see its `source`.
+    queries_QD, gallery_ND : ndarray, float32
+        Rows of norm 1 (or 0), finite.
     k : int
-    require_fresh : bool
-        Refuse an index of an older snapshot instead of saying so in a note.
-    on_event : callable
-        Receives a warning that names a stale index.
+        More than N gives N.
 
     Returns
     -------
     Neighbours
-        Unpacks as ``rows, similarities``.
+        Ordered by (similarity rounded to 6 decimals, descending; gallery row, ascending).
 
     Raises
     ------
-    NotFoundError
-        No such index.
-    CorruptDataError
-        Its bytes are not the written ones.
-    SnapshotChangedError
-        It is stale and `require_fresh` was asked for.
+    ShapeMismatchError
+        If the channels differ.
+    InvalidInputError
+        If the gallery is empty, `k` is below 1, or a value is not finite.
     """
-    index = open_index(store, dataset, name)
-    if index.stale is not None:
-        if require_fresh:
-            raise SnapshotChangedError(index.stale)
-        on_event(Note("index", index.stale, level="warning"))
-    return index.search(vectors, k)
+    queries, gallery = _checked(queries_QD, gallery_ND, k)
+    k = min(k, len(gallery))
+    num_candidates = min(k + EXTRA_CANDIDATES, len(gallery))
+    similarity = np.zeros((len(queries), k))
+    index = np.zeros((len(queries), k), np.int64)
+    faiss = load_faiss()
+    # Rounding of a float32 sum over D products of unit vectors; generous.
+    margin = 1e-5 + 4e-9 * gallery.shape[1]
+    gallery_tensor = torch.from_numpy(gallery)
+    for start in range(0, len(queries), QUERIES_PER_SCAN):
+        block = slice(start, min(start + QUERIES_PER_SCAN, len(queries)))
+        coarse, candidates = faiss.knn(queries[block], gallery, num_candidates, metric=faiss.METRIC_INNER_PRODUCT)
+        scores, ordered = _rescore(queries[block], gallery_tensor, candidates)
+        similarity[block], index[block] = scores[:, :k], ordered[:, :k]
+        if num_candidates < len(gallery):
+            # A row that was not fetched scores at most the last coarse score plus rounding. Where that could
+            # still reach place k (many near-copies), the query is scored against the whole gallery.
+            is_open = coarse[:, -1] + margin >= scores[:, k - 1]
+            for part in _blocks(np.flatnonzero(is_open) + start, QUERIES_PER_EXACT_SCAN):
+                similarity[part], index[part] = _scan_all(queries[part], gallery, k)
+    return Neighbours(similarity, index)
 
 
-def search_stored(
-    store: FeatureStore,
-    dataset: str,
-    name: str,
-    video_ids: list[str],
-    k: int,
-    *,
-    require_fresh: bool = False,
-    on_event: OnEvent = ignore,
-) -> Neighbours:
-    """Find the nearest videos of videos that are in the store; the query itself is left out.
-
-    Raises
-    ------
-    NotFoundError
-        If an id is not in the catalogue.
-    NoDataError
-        If a video has no vector: its features failed, or are not extracted yet.
-    """
-    index = open_index(store, dataset, name)
-    if index.stale is not None:
-        if require_fresh:
-            raise SnapshotChangedError(index.stale)
-        on_event(Note("index", index.stale, level="warning"))
-    rows = rows_of(store, dataset, video_ids)
-    unique, inverse = np.unique(rows, return_inverse=True)
-    vectors, valid = index.source.read(store, unique)
-    for video_id, position in zip(video_ids, inverse, strict=True):
-        if not valid[position]:
-            raise NoDataError(
-                f"expected features of video {video_id}, found none in {index.source.label}; see `scale status`"
-            )
-    found = index.search(vectors[inverse], k + 1)
-    return without_self(found, rows, k)
-
-
-def without_self(found: Neighbours, own_rows: np.ndarray, k: int) -> Neighbours:
-    """Drop each query's own row from K + 1 neighbours (the last one where it is not among them)."""
-    keep = found.rows != own_rows[:, None]
-    order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
-    return Neighbours(np.take_along_axis(found.rows, order, 1), np.take_along_axis(found.similarities, order, 1))
-
-
-def rows_of(store: FeatureStore, dataset: str, video_ids: list[str]) -> np.ndarray:
-    """Return the rows of video ids, in their order, int64.
-
-    Raises
-    ------
-    NotFoundError
-        Naming the first unknown id and one that exists.
-    """
-    table = store.dataset(dataset).videos
-    known = dict(zip(table["video_id"].to_pylist(), table["row"].to_pylist(), strict=True))
-    for video_id in video_ids:
-        if video_id not in known:
-            example = next(iter(known), "none at all")
-            raise NotFoundError(f"expected a video id of dataset {dataset} (such as {example}), found {video_id!r}")
-    return np.array([known[v] for v in video_ids], np.int64)
-
-
-def describe_hits(store: FeatureStore, dataset: str, rows: np.ndarray, similarities: np.ndarray) -> list[SearchHit]:
-    """Look up one query's neighbours in the catalogue.
-
-    Parameters
-    ----------
-    rows, similarities : ndarray of shape (K,)
-        One line of :class:`Neighbours`; rows of -1 are left out.
-    """
-    kept = rows >= 0
-    wanted = rows[kept]
-    if len(wanted) == 0:
-        return []
-    table = store.dataset(dataset).select(rows=np.unique(wanted)).videos
-    by_row = {record["row"]: record for record in table.to_pylist()}
-    return [
-        SearchHit(
-            rank=rank,
-            row=int(row),
-            video_id=by_row[int(row)]["video_id"],
-            uri=by_row[int(row)]["uri"],
-            label=by_row[int(row)]["label"],
-            duration_s=by_row[int(row)]["duration_s"],
-            similarity=float(similarity),
+def _checked(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    queries = np.ascontiguousarray(queries, np.float32)
+    gallery = np.ascontiguousarray(gallery, np.float32)
+    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
+        raise ShapeMismatchError(
+            f"expected queries (Q, D) and gallery (N, D) with the same D, found {queries.shape} and {gallery.shape}"
         )
-        for rank, (row, similarity) in enumerate(zip(wanted, similarities[kept], strict=True), start=1)
-    ]
+    if k < 1:
+        raise InvalidInputError(f"expected k of at least 1, found {k}")
+    if len(gallery) == 0:
+        raise InvalidInputError("expected at least one gallery row to search in, found none")
+    for name, array in (("queries", queries), ("gallery", gallery)):
+        # The sum is finite unless a value is not (norms are 1), and costs no array of booleans.
+        if not np.isfinite(array.sum(dtype=np.float64)):
+            raise InvalidInputError(f"expected finite {name}, found NaN or infinity; exclude such rows first")
+    return queries, gallery
+
+
+def _rescore(
+    queries_QD: np.ndarray, gallery: torch.Tensor, candidates_QK: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    scores = np.empty(candidates_QK.shape)
+    for part in _blocks(np.arange(len(queries_QD)), QUERIES_PER_RESCORING):
+        vectors = gallery[torch.from_numpy(candidates_QK[part])].double()
+        query = torch.from_numpy(queries_QD[part]).double()
+        scores[part] = torch.bmm(vectors, query[:, :, None])[:, :, 0].numpy()
+    return _ordered(scores.round(SIMILARITY_DECIMALS), candidates_QK)
+
+
+def _ordered(scores_QK: np.ndarray, index_QK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.lexsort((index_QK, -scores_QK), axis=1)
+    return np.take_along_axis(scores_QK, order, 1), np.take_along_axis(index_QK, order, 1)
+
+
+def _scan_all(queries_QD: np.ndarray, gallery_ND: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    scores = similarities(queries_QD, gallery_ND)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, order, 1), order
+
+
+def similarities(queries_QD: np.ndarray, gallery_ND: np.ndarray) -> np.ndarray:
+    """Return all inner products (Q, N), float64, rounded as everywhere here. For blocks of queries."""
+    scores = np.empty((len(queries_QD), len(gallery_ND)))
+    queries = queries_QD.astype(np.float64)
+    for part in range(0, len(gallery_ND), 1 << 14):
+        scores[:, part : part + (1 << 14)] = queries @ gallery_ND[part : part + (1 << 14)].astype(np.float64).T
+    return scores.round(SIMILARITY_DECIMALS)
+
+
+def _blocks(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]

@@ -1,0 +1,126 @@
+"""What a trained probe reads: cached features on a device, standardised as they are taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import ShapeMismatchError
+
+MIN_RELATIVE_STD = 0.05
+"""Channels that hardly vary in train are not blown up: their scale is at least this share of the typical one."""
+MAX_CROP_ITEMS = 1 << 16
+"""Up to this many crops an epoch visits each of them; beyond it, one random crop a video."""
+ROWS_PER_PASS = 4096
+
+
+@dataclass(frozen=True)
+class Input:
+    """Features of N videos: (N, D), or (N, V, D) with the mask of the usable crops."""
+
+    features: Tensor
+    """float16 or float32, as stored; a cached float16 set stays float16 in memory."""
+    valid_NV: Tensor | None = None
+    mean_D: Tensor | None = None
+    """Subtracted when rows are taken."""
+    scale_D: Tensor | None = None
+    """Multiplied after that."""
+
+    @classmethod
+    def of(cls, features: np.ndarray, valid_NV: np.ndarray | None = None) -> Input:
+        """Wrap arrays without copying them.
+
+        Raises
+        ------
+        ShapeMismatchError
+            If `features` is neither (N, D) nor (N, V, D) with a mask (N, V).
+        """
+        fits = features.ndim == 2 and valid_NV is None
+        fits |= features.ndim == 3 and valid_NV is not None and valid_NV.shape == features.shape[:2]
+        if not fits:
+            raise ShapeMismatchError(
+                "expected features (N, D), or (N, V, D) with a mask (N, V), "
+                f"found {features.shape} and {None if valid_NV is None else valid_NV.shape}"
+            )
+        mask = None if valid_NV is None else torch.from_numpy(np.ascontiguousarray(valid_NV, bool))
+        return cls(torch.from_numpy(np.ascontiguousarray(features)), mask)
+
+    def __len__(self) -> int:
+        """Return the number of videos."""
+        return len(self.features)
+
+    @property
+    def dim(self) -> int:
+        """Channels."""
+        return int(self.features.shape[-1])
+
+    @property
+    def has_crops(self) -> bool:
+        """Whether every video has an axis of crops."""
+        return self.features.ndim == 3
+
+    def to(self, device: torch.device) -> Input:
+        """Return the same on a device."""
+        moved = {
+            name: None if tensor is None else tensor.to(device)
+            for name, tensor in (("valid_NV", self.valid_NV), ("mean_D", self.mean_D), ("scale_D", self.scale_D))
+        }
+        return replace(self, features=self.features.to(device), **moved)
+
+    def take(self, rows: Tensor, crops: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return standardised features (B, D) or (B, V, D) in float32, and their mask.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (B,), int64
+        crops : Tensor of shape (B,), int64, optional
+            One crop a row; the result is then (B, D).
+        """
+        features = self.features[rows] if crops is None else self.features[rows, crops]
+        features = features.float()
+        if self.mean_D is not None and self.scale_D is not None:
+            features = (features - self.mean_D) * self.scale_D
+        return features, None if self.valid_NV is None or crops is not None else self.valid_NV[rows]
+
+    def training_items(self, *, by_crop: bool) -> int:
+        """Return what an epoch visits: rows, or single crops."""
+        if not by_crop or self.valid_NV is None:
+            return len(self)
+        num_crops = int(self.valid_NV.sum())
+        return num_crops if num_crops <= MAX_CROP_ITEMS else int(self.valid_NV.any(dim=1).sum())
+
+    def shuffled(self, generator: torch.Generator, *, by_crop: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the rows (and crops) of one epoch in random order, on the CPU."""
+        if not by_crop or self.valid_NV is None:
+            return torch.randperm(len(self), generator=generator), None
+        valid = self.valid_NV.cpu()
+        if int(valid.sum()) <= MAX_CROP_ITEMS:
+            pairs = torch.nonzero(valid)
+            pairs = pairs[torch.randperm(len(pairs), generator=generator)]
+            return pairs[:, 0], pairs[:, 1]
+        rows = torch.nonzero(valid.any(dim=1))[:, 0]
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        return rows, torch.multinomial(valid[rows].float(), 1, generator=generator)[:, 0]
+
+
+def prepare(train: Input, test: Input) -> tuple[Input, Input]:
+    """Standardise both sides by the train rows' channel means and deviations (their valid crops')."""
+    total = torch.zeros(train.dim, dtype=torch.float64)
+    squares = torch.zeros(train.dim, dtype=torch.float64)
+    count = 0
+    for rows in torch.arange(len(train)).split(ROWS_PER_PASS):
+        part = train.features[rows].double()
+        if train.valid_NV is not None:
+            part = part[train.valid_NV[rows]]
+        total += part.sum(dim=0)
+        squares += part.square().sum(dim=0)
+        count += len(part)
+    mean = total / max(count, 1)
+    deviation = (squares / max(count, 1) - mean.square()).clamp_min(0).sqrt()
+    typical = deviation.square().mean().sqrt()
+    deviation = deviation.clamp_min(float(MIN_RELATIVE_STD * typical) or 1.0)
+    changes = {"mean_D": mean.float(), "scale_D": (1 / deviation).float()}
+    return replace(train, **changes), replace(test, **changes)
