@@ -7,12 +7,14 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from extract import heartbeat
 from extract.container import check_readable
 from extract.image_sequence import scan_image_sequence
 from extract.scan import VideoScan, scan_video
 from pipeline.errors import VideoError
 from pipeline.status import VideoStatus
 
+_HASH_BLOCK_BYTES = 1 << 20
 PROBE_FRAMES = 8
 """Frames decoded to know that a video can be decoded; some encrypted ones show a few before they refuse."""
 
@@ -113,8 +115,12 @@ def hash_file(path: Path) -> str:
         If it cannot be read to its end.
     """
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        with open(path, "rb", buffering=0) as file:
+            while block := file.read(_HASH_BLOCK_BYTES):
+                digest.update(block)
+                heartbeat.beat()
+        return digest.hexdigest()
     except OSError as error:
         raise VideoError(f"cannot be read: {(error.strerror or str(error)).lower()}") from None
 

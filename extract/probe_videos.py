@@ -1,24 +1,32 @@
-"""Looking into many videos at once."""
+"""Looking into many videos at once, each behind a process boundary: demultiplexers crash and hang too."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from extract.inspect import VideoInfo, hash_file, inspect_video
-from pipeline.errors import VideoError
+from extract.decode_pool import DecodePool, num_cores
+from extract.inspect import VideoInfo
 
 
-def probe_videos(paths: Sequence[Path], *, workers: int = 0) -> Iterator[VideoInfo]:
-    """Yield what :func:`extract.inspect.inspect_video` finds in each, in order, with sha256."""
-    for path in paths:
-        yield inspect_video(path, hash_bytes=True)
+def probe_videos(paths: Sequence[Path], *, workers: int = 0, image_fps: float = 30.0) -> Iterator[VideoInfo]:
+    """Yield what :func:`extract.inspect.inspect_video` finds in each video, in order, with its sha256.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    workers : int
+        Processes; 0 takes one a core.
+    image_fps : float
+        Frame rate of image folders.
+    """
+    if not paths:
+        return
+    with DecodePool(min(workers or num_cores(), len(paths))) as pool:
+        yield from pool.inspect_all(paths, image_fps=image_fps)
 
 
 def hash_videos(paths: Sequence[Path], *, workers: int = 0) -> Iterator[str | None]:
-    """Yield the sha256 of each; None where it cannot be read now."""
-    for path in paths:
-        try:
-            yield hash_file(path)
-        except VideoError:
-            yield None
+    """Yield the sha256 of each video; None where it cannot be read now."""
+    for info in probe_videos(paths, workers=workers):
+        yield info.sha256

@@ -10,6 +10,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 
+from extract import heartbeat
 from extract.container import (
     DECODE_ERRORS,
     choose_stream,
@@ -56,7 +57,6 @@ class FrameStream:
             raise
         self.error: str | None = None
         """Why the frames ended; None at a regular end."""
-        self.num_decoded = 0
         self._frames: Iterator[VideoFrame] = self.container.decode(self.stream)
 
     def next_frame(self) -> VideoFrame | None:
@@ -66,8 +66,7 @@ class FrameStream:
         except DECODE_ERRORS as error:
             self.error = describe_error(error)
             return None
-        if frame is not None:
-            self.num_decoded += 1
+        heartbeat.beat()
         return frame
 
     def seek(self, pts: int) -> None:
@@ -148,6 +147,7 @@ def read_packets(container: InputContainer) -> PacketTable:
     error = None
     try:
         for packet in container.demux(stream):
+            heartbeat.beat()
             if packet.size == 0:  # the end of the stream, or a dropped frame in AVI
                 continue
             if packet.is_discard:
