@@ -130,6 +130,19 @@ class SpeedsPolicy(CropPolicyBase):
         return len(self.speeds) * self.crops_per_speed
 
 
+class ImportedPolicy(CropPolicyBase):
+    """Crops that came with imported features: nobody can draw them again, so no other backbone can see them."""
+
+    policy: Literal["imported"]
+    num_crops: int = Field(ge=1, le=65_536)
+    source: str = ""
+    """Where they came from: the format, and what it calls this set."""
+    geometry: Literal["raw", "per_video", "none"] = "raw"
+    """raw: seconds and source pixels. per_video: boxes and times min-max normalised over the crops of each video, as
+    SCALE's files hold them; what the model reads is derived from them unchanged. none: not known, all zero."""
+
+
 CropPolicy = Annotated[
-    RandomPolicy | GridPolicy | LocalGlobalPolicy | DensePolicy | SpeedsPolicy, Field(discriminator="policy")
+    RandomPolicy | GridPolicy | LocalGlobalPolicy | DensePolicy | SpeedsPolicy | ImportedPolicy,
+    Field(discriminator="policy"),
 ]

@@ -1,0 +1,86 @@
+"""The tables that SQL sees: a dataset's catalogue, ledger and geometry, each read only when a query reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.layout import shard_range
+from pipeline.schema import CATALOGUE_SCHEMA, GEOMETRY_COLUMNS, PENDING, STATUS_SCHEMA, geometry_key
+from pipeline.sql import SqlTable
+
+if TYPE_CHECKING:
+    from pipeline.dataset import Dataset
+
+LEDGER_TABLE_SCHEMA = pa.schema(
+    [pa.field("crops", pa.string(), False), pa.field("feature_set", pa.string(), False), *STATUS_SCHEMA]
+)
+"""``ledger``: one row for every video and feature set, videos that are still pending included."""
+
+GEOMETRY_TABLE_SCHEMA = pa.schema(
+    [
+        pa.field("crops", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("crop", pa.int32(), nullable=False),
+        *(pa.field(name, pa.float32()) for name in GEOMETRY_COLUMNS),
+    ]
+)
+"""``geometry``: one row for every crop that has been drawn, in raw units."""
+
+
+def dataset_tables(dataset: Dataset) -> dict[str, SqlTable]:
+    """Return ``videos``, ``ledger`` and ``geometry`` of a dataset, none of them read yet."""
+    return {
+        "videos": SqlTable(CATALOGUE_SCHEMA, lambda: dataset.videos),
+        "ledger": SqlTable(LEDGER_TABLE_SCHEMA, partial(_stream, LEDGER_TABLE_SCHEMA, _ledger, dataset)),
+        "geometry": SqlTable(GEOMETRY_TABLE_SCHEMA, partial(_stream, GEOMETRY_TABLE_SCHEMA, _geometry, dataset)),
+    }
+
+
+def _stream(schema: pa.Schema, batches: object, dataset: Dataset) -> pa.RecordBatchReader:
+    return pa.RecordBatchReader.from_batches(schema, batches(dataset))  # type: ignore[operator]
+
+
+def _ledger(dataset: Dataset) -> Iterator[pa.RecordBatch]:
+    for crops in dataset.crop_sets():
+        for feature_set in dataset.feature_sets(crops):
+            for batch in dataset.status(crops, feature_set).to_batches(65_536):
+                names = [pa.array([text] * batch.num_rows) for text in (crops, feature_set)]
+                yield pa.RecordBatch.from_arrays([*names, *batch.columns], schema=LEDGER_TABLE_SCHEMA)
+
+
+def _geometry(dataset: Dataset) -> Iterator[pa.RecordBatch]:
+    """Yield the crops of one shard after another; never more than that in memory."""
+    import zarr
+
+    ids = dataset.videos["video_id"]
+    for crops in dataset.crop_sets():
+        done = np.zeros(dataset.num_rows, bool)
+        for feature_set in dataset.feature_sets(crops):
+            status = dataset.status(crops, feature_set)
+            done[status["row"].to_numpy()] |= np.array([s != PENDING for s in status["status"].to_pylist()], bool)
+        if not done.any():
+            continue
+        store = dataset.backend.zarr_store(read_only=True)
+        array = zarr.open_array(store, path=geometry_key(dataset.name, crops), mode="r")
+        for shard in range(dataset.num_shards):
+            start, stop = shard_range(shard, dataset.shard_rows, min(dataset.num_rows, array.shape[0]))
+            if not done[start:stop].any():
+                continue
+            boxes = np.asarray(array[start:stop])
+            drawn = done[start:stop, None] & (boxes[:, :, 1] > boxes[:, :, 0])  # end_s > start_s; NaN and zeros are not
+            local, crop = np.nonzero(drawn)
+            rows = start + local
+            columns = [
+                pa.array([crops] * len(rows), pa.string()),
+                pa.array(rows),
+                ids.take(pa.array(rows)).combine_chunks(),
+                pa.array(crop, pa.int32()),
+                *(pa.array(boxes[local, crop, c]) for c in range(len(GEOMETRY_COLUMNS))),
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=GEOMETRY_TABLE_SCHEMA)
