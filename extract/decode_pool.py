@@ -15,16 +15,9 @@ from __future__ import annotations
 import mmap
 import os
 import queue
-import signal
-import socket
-import struct
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from types import TracebackType
@@ -34,106 +27,13 @@ import numpy as np
 
 from extract.decode import DecodedFrames, check_indices
 from extract.inspect import VideoInfo
+from extract.worker_process import WorkerFailedError, WorkerProcess
 from pipeline.errors import InvalidInputError, SetupError, VideoError
 from pipeline.status import VideoStatus
 
 DEFAULT_TIMEOUT_S = 60.0
-_START_TIMEOUT_S = 120.0
 _SECONDS_PER_MIB = 2.0
-_POLL_S = 1.0
 _DEFAULT_OPENER = "extract.decode:open_reader"
-
-
-class _WorkerFailed(Exception):
-    """The worker died or was ended; the text says how."""
-
-
-class _WorkerProcess:
-    """One child process and the socket to it."""
-
-    def __init__(self, *, opener: str, max_bytes: int, memory_limit: int) -> None:
-        from extract.decode_worker import create_memory_file
-
-        ours, theirs = socket.socketpair()
-        beats = create_memory_file(8)
-        self._beats = mmap.mmap(beats, 8)
-        numbers = (theirs.fileno(), beats, os.getpid(), max_bytes, memory_limit)
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "extract.decode_worker", *map(str, numbers), opener],
-            pass_fds=(theirs.fileno(), beats),
-            stdin=subprocess.DEVNULL,
-            env=environment,
-        )
-        theirs.close()
-        os.close(beats)
-        self.connection = Connection(ours.detach())
-        self._is_ready = False
-
-    def ask(self, verb: str, *, timeout_s: float, limit_s: float, **arguments: Any) -> Any:
-        """Send a request and wait for the answer.
-
-        Raises
-        ------
-        _WorkerFailed
-            If the process died, was silent for `timeout_s`, or took longer than `limit_s`.
-        """
-        if not self._is_ready:
-            self._receive(_START_TIMEOUT_S, _START_TIMEOUT_S)
-            self._is_ready = True
-        try:
-            self.connection.send((verb, arguments))
-        except OSError:
-            raise _WorkerFailed(self._how_it_died()) from None
-        return self._receive(timeout_s, limit_s)
-
-    def _receive(self, timeout_s: float, limit_s: float) -> Any:
-        started = last_sign = time.monotonic()
-        beats = self._count()
-        try:
-            while not self.connection.poll(min(_POLL_S, timeout_s)):
-                now = time.monotonic()
-                if self._count() != beats:
-                    beats, last_sign = self._count(), now
-                if now - last_sign >= timeout_s or now - started >= limit_s:
-                    self.kill()
-                    silent = now - last_sign >= timeout_s
-                    raise _WorkerFailed(
-                        f"the decoder gave no sign of life for {timeout_s:g} s"
-                        if silent
-                        else f"decoding was not done after {limit_s:g} s"
-                    )
-            return self.connection.recv()
-        except (EOFError, OSError):
-            raise _WorkerFailed(self._how_it_died()) from None
-
-    def _count(self) -> int:
-        return int(struct.unpack_from("<Q", self._beats, 0)[0])
-
-    def _how_it_died(self) -> str:
-        try:
-            code = self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            code = 0
-        if code < 0:
-            return f"the decoder crashed ({signal.Signals(-code).name})"
-        return f"the decoding process ended (exit code {code})"
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self.process.kill()
-        self.process.wait()
-        self.connection.close()
-
-    def stop(self) -> None:
-        """Hang up; the process ends by itself, or is ended."""
-        self.connection.close()
-        try:
-            self.process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 class PooledReader:
@@ -144,7 +44,7 @@ class PooledReader:
         self._path = os.fspath(path)
         self._options = options
         self._limit_s = pool._limit_s(self._path)
-        self._worker: _WorkerProcess | None = pool._take()
+        self._worker: WorkerProcess | None = pool._take()
         self.attempts = 1
         """1, or 2 when the first process failed."""
         try:
@@ -190,7 +90,7 @@ class PooledReader:
         try:
             descriptor = recv_handle(self._worker.connection)
         except (OSError, EOFError, RuntimeError):
-            raise _WorkerFailed("the decoding process ended while handing over frames") from None
+            raise WorkerFailedError("the decoding process ended while handing over frames") from None
         try:
             memory = mmap.mmap(descriptor, num_bytes)  # lives as long as the array
         finally:
@@ -205,18 +105,18 @@ class PooledReader:
     def _with_retry(self, work: Callable[[], Any]) -> Any:
         try:
             return work()
-        except _WorkerFailed as failed:
+        except WorkerFailedError as failed:
             reason = str(failed)
         with self._pool._quarantine:
             try:
                 self.attempts += 1
                 if self.attempts > 2:
-                    raise _WorkerFailed(reason)
+                    raise WorkerFailedError(reason)
                 self._replace_worker()
                 if work != self._open:
                     self._open()
                 return work()
-            except _WorkerFailed as failed:
+            except WorkerFailedError as failed:
                 self._replace_worker()
                 raise VideoError(f"{failed}, in each of 2 processes") from None
 
@@ -276,10 +176,10 @@ class DecodePool:
         self._max_bytes = max_bytes or max(memory // (3 * self.num_workers), 1 << 30)
         uses_torch = options.get("decoder") == "torchcodec" or options.get("device", "cpu") != "cpu"
         self._memory_limit = 0 if uses_torch else self._max_bytes + max(memory // (3 * self.num_workers), 4 << 30)
-        self._idle: queue.LifoQueue[_WorkerProcess | None] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue()
         for _ in range(self.num_workers):
             self._idle.put(None)  # started when first needed
-        self._workers: set[_WorkerProcess] = set()
+        self._workers: set[WorkerProcess] = set()
         self._lock = threading.Lock()
         self._quarantine = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
@@ -334,7 +234,7 @@ class DecodePool:
                         1
                     ]
                     return info
-                except _WorkerFailed as failed:
+                except WorkerFailedError as failed:
                     reason = f"{failed}, in each of 2 processes"
                     worker = self._replace(worker)
             return VideoInfo(error=reason, status=VideoStatus.UNREADABLE.value)
@@ -357,7 +257,7 @@ class DecodePool:
         for _ in range(num_waiting):
             yield waiting.get().result()
 
-    def _ask(self, worker: _WorkerProcess, verb: str, limit_s: float, **arguments: Any) -> tuple:
+    def _ask(self, worker: WorkerProcess, verb: str, limit_s: float, **arguments: Any) -> tuple:
         answer = worker.ask(verb, timeout_s=self.timeout_s, limit_s=limit_s, **arguments)
         if answer[0] == "failed":
             raise VideoError(answer[1], answer[2])
@@ -378,15 +278,15 @@ class DecodePool:
                 self._executor = ThreadPoolExecutor(self.num_workers, thread_name_prefix="decode")
             return self._executor
 
-    def _take(self) -> _WorkerProcess:
+    def _take(self) -> WorkerProcess:
         if self._is_closed:
             raise InvalidInputError("this pool of decoders is closed")
         worker = self._idle.get()
         return worker if worker is not None else self._start()
 
-    def _start(self) -> _WorkerProcess:
+    def _start(self) -> WorkerProcess:
         try:
-            worker = _WorkerProcess(opener=self._opener, max_bytes=self._max_bytes, memory_limit=self._memory_limit)
+            worker = WorkerProcess(opener=self._opener, max_bytes=self._max_bytes, memory_limit=self._memory_limit)
         except OSError as error:
             self._idle.put(None)
             raise SetupError(f"expected to start a decoding process, found: {error.strerror or error}") from None
@@ -394,13 +294,13 @@ class DecodePool:
             self._workers.add(worker)
         return worker
 
-    def _replace(self, worker: _WorkerProcess) -> _WorkerProcess:
+    def _replace(self, worker: WorkerProcess) -> WorkerProcess:
         worker.kill()
         with self._lock:
             self._workers.discard(worker)
         return self._start()
 
-    def _give_back(self, worker: _WorkerProcess) -> None:
+    def _give_back(self, worker: WorkerProcess) -> None:
         self._idle.put(worker)
 
     def close(self) -> None:
