@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from pipeline.recipe.base import Spec
 
 Readout = Literal["mean", "cls", "joined"]
+TrainedReadout = Literal["mean", "crops", "cls", "joined"]
 
 
 class ProbeBase(Spec):
@@ -18,47 +19,75 @@ class ProbeBase(Spec):
     """Crop set whose features are read."""
     backbone: str | None = None
     """Feature set; None: every feature set of the recipe's backbones."""
-    readouts: tuple[Readout, ...] = ("mean", "cls", "joined")
-    """mean: pooled crops. cls: the SCALE embedding. joined: both. Those with cls need `train` and `embed`."""
     split: str = "1"
-    centring: Literal["none", "train", "per_split"] = "train"
-    """Whose mean is subtracted: nobody's, the train rows' from all, each split's own (SCALE's code)."""
     seed: int = 0
+    leak_threshold: float = Field(0.98, gt=0, le=1)
+    """Cosine of mean-pooled, train-centred features from which a test and a train video count as near-duplicates."""
+    exclude_leaks: bool = False
+    """Leave out test videos that are near-duplicates of train videos, instead of only reporting them."""
 
 
 class KnnProbe(ProbeBase):
     """Weighted nearest neighbours by cosine similarity."""
 
     kind: Literal["knn"]
-    k: tuple[int, ...] = (1, 5, 10, 20)
-    temperature: float | tuple[float, ...] = 0.07
+    readouts: tuple[Readout, ...] = ("mean", "cls", "joined")
+    """mean: pooled crops. cls: the SCALE embedding. joined: both. Those with cls need `train` and `embed`."""
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 20), min_length=1)
+    temperature: PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = 0.07
+    """A neighbour's vote weighs exp(similarity / temperature)."""
+    centring: Literal["none", "train", "per_split"] = "train"
+    """Whose mean is subtracted: nobody's, the train rows' from all, each split's own. SCALE's protocol (k=20, T=.07,
+    per_split) is always measured beside."""
+    crop_counts: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8, 16)
+    """Points of the curve of accuracy against the number of crops a video; all crops are always its last point."""
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """As a tuple."""
+        return self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
 
 
 class LinearProbe(ProbeBase):
-    """A linear classifier; learning rate, weight decay and epoch are chosen on held-out groups of the train rows."""
+    """A trained classifier; learning rate, weight decay and epoch are chosen on held-out groups of the train rows."""
 
     kind: Literal["linear", "mlp", "attentive"]
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
-    weight_decays: tuple[float, ...] = (0.0, 1e-4, 1e-3)
+    """linear: one layer. mlp: one hidden layer. attentive: a learned query weighs the crops, then one layer."""
+    readouts: tuple[TrainedReadout, ...] = ("mean", "crops", "cls", "joined")
+    """mean: pooled crops. crops: every crop classified, logits averaged. cls: the SCALE embedding. joined: mean and
+    embedding. The attentive probe reads the crops and has no readouts."""
+    learning_rates: tuple[PositiveFloat, ...] = Field((1e-4, 3e-4, 1e-3, 3e-3), min_length=1)
+    """AdamW, on channels standardised by the train rows; warm-up over 5 % of the steps, then a cosine to 0."""
+    weight_decays: tuple[NonNegativeFloat, ...] = Field((0.0, 0.1, 1.0), min_length=1)
+    """Decoupled, times the learning rate."""
     epochs: int = Field(60, ge=1)
     batch_size: int = Field(512, ge=1)
-    holdout_fraction: float = Field(0.2, gt=0, lt=1)
+    """At most; an epoch has at least 8 steps."""
+    holdout_fraction: float = Field(0.2, gt=0, le=0.5)
+    """Share of the train groups that choose. Up to 5,000 train rows the linear probe holds every such fold out once."""
     hidden_dim: int = Field(512, ge=1)
-    """Of the mlp and attentive probes."""
-    fractions: tuple[float, ...] = (1.0,)
-    """Shares of the train labels (low-shot), class-balanced."""
-    per_class: tuple[int, ...] = ()
+    """Of the mlp probe."""
+    fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0,)
+    """Shares of the train labels (low-shot: 0.01, 0.05, 0.1), class-balanced."""
+    per_class: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Low-shot by number per class."""
     num_seeds: int = Field(1, ge=1)
+    """Seeds of initialisation and of the low-shot draws: seed, seed + 1, ..."""
 
 
 class RetrievalProbe(ProbeBase):
     """Recall at k and mean average precision; query = test, gallery = train."""
 
     kind: Literal["retrieval"]
-    k: tuple[int, ...] = (1, 5, 10, 20, 50)
+    readouts: tuple[Readout, ...] = ("mean", "cls", "joined")
+    """As for knn."""
+    centring: Literal["none", "train", "per_split"] = "train"
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 20, 50), min_length=1)
     gallery: Literal["mean", "random_crop"] = "mean"
+    """mean: all crops of a train video, deterministic. random_crop: one drawn crop of it, as CoCLR and ViCC do (readout
+    mean only)."""
     exclude_siblings: bool = False
+    """Leave out train videos of the query's own group."""
 
 
 ProbeSpec = Annotated[KnnProbe | LinearProbe | RetrievalProbe, Field(discriminator="kind")]
