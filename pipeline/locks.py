@@ -1,0 +1,60 @@
+"""Short mutual exclusion between processes around one commit.
+
+Local stores use `flock` on the folder itself: nothing is left behind, and the kernel frees it when its holder dies.
+Object stores have no locks; there an exclusive, numbered, expiring claim serves, see :mod:`pipeline.claims`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.backend import StorageBackend
+from pipeline.errors import ClaimedError, StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows: exclusive creation still arbitrates, as on object stores
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_TTL_S = 60.0
+LOCK_TIMEOUT_S = 120.0
+
+
+@contextmanager
+def exclusive(backend: StorageBackend, folder: str) -> Iterator[None]:
+    """Hold the lock of a folder of the store.
+
+    Parameters
+    ----------
+    folder : str
+        Its key; a local one is created when missing.
+
+    Raises
+    ------
+    ClaimedError
+        If an object store's lock is not free within two minutes.
+    """
+    path = backend.local_path(folder)
+    if path is None or fcntl is None:
+        from pipeline.claims import Claims
+
+        claim = Claims(backend, f"{folder}/_lock").wait("lock", ttl_s=LOCK_TTL_S, timeout_s=LOCK_TIMEOUT_S)
+        if claim is None:
+            raise ClaimedError(
+                f"expected the lock of {folder} within {LOCK_TIMEOUT_S:.0f} s, found it held; is another run stuck?"
+            )
+        with claim:
+            yield
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as err:
+        raise StorageError(f"expected to lock {folder} in {backend.url}, found: {err.strerror}; try again") from err
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,70 @@
+"""Mapping a file read-only without keeping it open.
+
+Python's `mmap` keeps a duplicate of the file descriptor for as long as the mapping lives; a store of 1,000 shards
+would run into the usual limit of 1,024 open files. The system call itself needs the descriptor only while it maps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import StorageError
+
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
+if _libc is not None:
+    _libc.mmap.restype = ctypes.c_void_p
+    _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+def map_file(path: Path) -> np.ndarray:
+    """Map a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file may be replaced or removed afterwards (never truncated): the mapping keeps the bytes it found.
+
+    Returns
+    -------
+    ndarray of shape (size,), uint8, read-only
+        Unmapped when the last array that looks into it is gone.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    StorageError
+        If the system refuses.
+    """
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        size = os.fstat(fd).st_size
+        if size == 0:
+            return _read_only(np.empty(0, np.uint8))
+        if _libc is None:
+            return _read_only(np.frombuffer(mmap.mmap(fd, size, access=mmap.ACCESS_READ), np.uint8))
+        address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        if address == _MAP_FAILED:
+            raise StorageError(
+                f"expected to map {path}, found: {os.strerror(ctypes.get_errno())}; close other handles or raise "
+                "vm.max_map_count"
+            )
+    finally:
+        os.close(fd)
+    holder = (ctypes.c_char * size).from_address(address)
+    weakref.finalize(holder, _libc.munmap, address, size).atexit = False
+    return _read_only(np.frombuffer(holder, np.uint8))
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array

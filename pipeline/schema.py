@@ -1,0 +1,149 @@
+"""The shape of the store: schema version, names of folders and arrays, columns and units.
+
+This is the only file that spells them. Everything in a store is either an ordinary Zarr v3 node or an ordinary
+Parquet file; `pipeline/README.md` draws the whole tree.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Raised whenever an older version of this project could misread what a newer one writes."""
+
+STORE_KIND = "scale-feature-store"
+
+GEOMETRY_COLUMNS = (
+    "start_s", "end_s", "top_px", "left_px", "bottom_px", "right_px", "flip", "stride", "start_frame",
+)  # fmt: skip
+"""Columns of `geometry`, float32, raw: seconds, source pixels after display rotation, 0/1, signed stride, frame index."""
+
+PENDING = "pending"
+"""Status of a row that no ledger entry covers, or whose values `verify --repair` dropped."""
+
+FEATURE_DTYPES = ("float16", "float32")
+
+CATALOGUE_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string()),
+        pa.field("bytes", pa.int64()),
+        pa.field("sha256", pa.string()),
+        pa.field("duration_s", pa.float64()),
+        pa.field("num_frames", pa.int64()),
+        pa.field("fps", pa.float64()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("rotation_deg", pa.int32()),
+        pa.field("codec", pa.string()),
+        pa.field("label", pa.string()),
+        pa.field("labels", pa.list_(pa.string())),
+        pa.field("splits", pa.map_(pa.string(), pa.string())),
+        pa.field("group", pa.string()),
+        pa.field("probe_error", pa.string()),
+        pa.field("added_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""The catalogue, ordered by row. `width` and `height` are after rotation; `probe_error` is null for readable videos."""
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("num_valid", pa.int32(), nullable=False),
+        pa.field("values_crc32c", pa.uint32(), nullable=False),
+        pa.field("valid_crc32c", pa.uint32(), nullable=False),
+        pa.field("geometry_crc32c", pa.uint32(), nullable=False),
+    ]
+)
+"""One ledger entry. The checksums are over the row's little-endian bytes in each array: what a reader holds the arrays to."""
+
+STATUS_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("shard", pa.int64(), nullable=False),
+        pa.field("generation", pa.int64()),
+    ]
+)
+"""What `Dataset.status` returns; `generation` is null where no entry covers the row."""
+
+ARTIFACT_KINDS = ("models", "indexes", "reports")
+
+MAX_ROW_BYTES = 1 << 28
+"""Largest row (crops x channels) that is believed; a shape beyond it is a forgery, not a feature."""
+MAX_SHARD_ROWS = 65_536
+MAX_SHARD_BYTES = 1 << 36
+MAX_CROPS = 65_536
+MAX_DIM = 1 << 20
+MAX_NUM_ROWS = 1 << 40
+
+ZARR_JSON = "zarr.json"
+
+
+def dataset_key(dataset: str) -> str:
+    """Return the folder of a dataset."""
+    return dataset
+
+
+def catalogue_prefix(dataset: str) -> str:
+    """Return the folder of the catalogue's Parquet files."""
+    return f"{dataset}/catalog"
+
+
+def catalogue_key(dataset: str, number: int) -> str:
+    """Return the key of one catalogue commit."""
+    return f"{dataset}/catalog/videos-{number}.parquet"
+
+
+def catalogue_copy_key(dataset: str, number: int) -> str:
+    """Return the key of its spare copy: the one thing in a store that running again cannot rebuild."""
+    return f"{dataset}/catalog/_copies/videos-{number}.parquet"
+
+
+def crop_set_key(dataset: str, crops: str) -> str:
+    """Return the folder of a crop set."""
+    return f"{dataset}/crops/{crops}"
+
+
+def geometry_key(dataset: str, crops: str) -> str:
+    """Return the folder of a crop set's geometry array."""
+    return f"{dataset}/crops/{crops}/geometry"
+
+
+def feature_set_key(dataset: str, crops: str, feature_set: str) -> str:
+    """Return the folder of a feature set."""
+    return f"{dataset}/crops/{crops}/features/{feature_set}"
+
+
+def feature_ledger_key(dataset: str, crops: str, feature_set: str) -> str:
+    """Return the folder of a feature set's ledger."""
+    return f"{dataset}/crops/{crops}/ledger/{feature_set}"
+
+
+def embedding_set_key(dataset: str, name: str) -> str:
+    """Return the folder of an embedding set."""
+    return f"{dataset}/embeddings/{name}"
+
+
+def embedding_ledger_key(dataset: str, name: str) -> str:
+    """Return the folder of an embedding set's ledger."""
+    return f"{dataset}/embeddings/{name}/ledger"
+
+
+def shard_key(array: str, shard: int, ndim: int) -> str:
+    """Return the key of one shard of an array (Zarr's default chunk keys with the separator ``.``: one flat folder)."""
+    return f"{array}/c.{shard}" + ".0" * (ndim - 1)
+
+
+def previous_key(ledger: str, array: str, shard: int, generation: int) -> str:
+    """Return the key under which a writer keeps committed bytes until their replacement is committed."""
+    return f"{ledger}/_previous/{array}-{shard}-{generation}"
