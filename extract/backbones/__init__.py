@@ -8,7 +8,17 @@
 2048
 """
 
+from extract.backbones.compiling import Optimisation, optimise
 from extract.backbones.interface import Backbone, BackboneInfo, check_clip_shape, spread_frames
 from extract.backbones.load import describe_backbone, load_backbone
 
-__all__ = ["Backbone", "BackboneInfo", "check_clip_shape", "describe_backbone", "load_backbone", "spread_frames"]
+__all__ = [
+    "Backbone",
+    "BackboneInfo",
+    "Optimisation",
+    "check_clip_shape",
+    "describe_backbone",
+    "load_backbone",
+    "optimise",
+    "spread_frames",
+]

@@ -6,10 +6,12 @@ only describe backbones, stay cheap.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import ShapeMismatchError
+from pipeline.events import OnEvent, ignore
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +54,8 @@ class BackboneInfo:
         Which copy of a self-supervised checkpoint.
     frames_multiple : int
         See `num_frames`.
+    compile_gain : float
+        How much faster torch.compile is expected to make it on a CPU; no part of the fingerprint.
     """
 
     name: str
@@ -68,6 +72,7 @@ class BackboneInfo:
     weights_seed: int | None = None
     weights_network: Literal["online", "momentum"] = "online"
     frames_multiple: int = 1
+    compile_gain: float = 1.1
 
     @property
     def is_trained(self) -> bool:
@@ -109,6 +114,10 @@ class Backbone:
     device : torch.device
     autocast : {"float16", "bfloat16"} or None
         Precision of matrix products and convolutions; None: float32.
+    expected_crops : int, optional
+        Crops to come, for the decision to compile at the first call for each size; None: never by itself.
+    on_event : callable, optional
+        Told about that decision.
     """
 
     def __init__(
@@ -119,12 +128,17 @@ class Backbone:
         dim: int,
         device: torch.device,
         autocast: Literal["float16", "bfloat16"] | None = None,
+        expected_crops: int | None = None,
+        on_event: OnEvent = ignore,
     ) -> None:
         self.info = info
         self.network = network
         self.device = device
         self.autocast = autocast
         self.dim = dim
+        self._expected_crops = expected_crops
+        self._on_event = on_event
+        self._runs: dict[tuple[int, ...], Callable[[torch.Tensor], torch.Tensor]] = {}
 
     name = property(lambda self: self.info.name)
     num_frames = property(lambda self: self.info.num_frames)
@@ -141,6 +155,10 @@ class Backbone:
     def check_input(self, shape: tuple[int, ...]) -> None:
         """Raise :class:`ShapeMismatchError` unless crops of this shape fit."""
         check_clip_shape(self.info, shape)
+
+    def use_for(self, shape: tuple[int, ...], run: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Let `run` stand in for the network for crops of the size in `shape` (B, 3, T, H, W)."""
+        self._runs[tuple(shape[2:])] = run
 
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
         """Return one feature a crop.
@@ -165,18 +183,29 @@ class Backbone:
         self.check_input(tuple(clips.shape))
         if clips.dtype != torch.float32:
             raise ShapeMismatchError(f"{self.name}: expected float32 crops, found {clips.dtype}; normalise them first")
+        run = self._run_for(clips)
         with torch.inference_mode():
             if self.autocast is None:
-                features = self.network(clips)
+                features = run(clips)
             else:
                 with torch.autocast(self.device.type, dtype=getattr(torch, self.autocast)):
-                    features = self.network(clips)
+                    features = run(clips)
         if features.shape != (clips.shape[0], self.dim):
             raise ShapeMismatchError(
                 f"{self.name}: expected features of shape ({clips.shape[0]}, {self.dim}), "
                 f"found {tuple(features.shape)}; the network is not a feature extractor of that width"
             )
         return features.float()
+
+    def _run_for(self, clips: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        size = tuple(clips.shape[2:])
+        if size not in self._runs:
+            self._runs[size] = self.network
+            if self._expected_crops is not None:
+                from extract.backbones.compiling import optimise
+
+                optimise(self, tuple(clips.shape), self._expected_crops, self._on_event)
+        return self._runs[size]
 
 
 def check_clip_shape(info: BackboneInfo, shape: tuple[int, ...]) -> None:

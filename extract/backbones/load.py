@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from extract.backbones.interface import Backbone, BackboneInfo
 from extract.backbones.weights import load_strict, read_state_dict, resolve_weights, seeded
 from pipeline.errors import InvalidInputError, ShapeMismatchError
+from pipeline.events import OnEvent, ignore
 from pipeline.recipe import (
     BackboneSpec,
     ExportedBackbone,
@@ -50,6 +51,7 @@ def load_backbone(
     settings: Settings,
     device: torch.device | str = "cpu",
     expected_crops: int | None = None,
+    on_event: OnEvent = ignore,
 ) -> Backbone:
     """Build a backbone, load its weights and make it fast for the device.
 
@@ -61,7 +63,10 @@ def load_backbone(
     device : torch.device or str
     expected_crops : int, optional
         How many crops it is going to see: compiling takes about a minute and
-        is done, at the first call, only where that many crops repay it.
+        is done, at the first call for each size of crop, only where that many
+        crops repay it. None: never; see :func:`extract.backbones.optimise`.
+    on_event : callable
+        Gets a Note about what was done for speed.
 
     Returns
     -------
@@ -76,11 +81,20 @@ def load_backbone(
     """
     import torch
 
+    from extract.backbones.tuning import tuned
+
     info, path = _describe(spec, settings)
-    network = _build(spec, info, path).requires_grad_(False)
+    network = tuned(_build(spec, info, path).requires_grad_(False), info)
     device = torch.device(device)
-    dim = info.dim if info.dim is not None else _measure_dim(network, info)
-    return Backbone(info, network.to(device), dim=dim, device=device)
+    return Backbone(
+        info,
+        network.to(device),
+        dim=info.dim if info.dim is not None else _measure_dim(network, info),
+        device=device,
+        autocast=None if device.type == "cpu" else "float16",
+        expected_crops=expected_crops,
+        on_event=on_event,
+    )
 
 
 def _describe(spec: BackboneSpec, settings: Settings) -> tuple[BackboneInfo, Path | None]:

@@ -30,7 +30,8 @@ class MeanOverFrames(nn.Module):
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         """Average over the frames of each crop."""
         num_crops, channels, frames, height, width = clips.shape
-        images = clips.transpose(1, 2).reshape(num_crops * frames, channels, height, width)
+        # one copy that is channels-last already; strided so, a (N, C, H, W) tensor is also right for any other network
+        images = clips.permute(0, 2, 3, 4, 1).reshape(num_crops * frames, height, width, channels).permute(0, 3, 1, 2)
         features = self.image_network(images)
         return features.reshape(num_crops, frames, -1).mean(dim=1)
 
@@ -67,3 +68,27 @@ class LimitedBatch(nn.Module):
     def _run(self, x: torch.Tensor) -> torch.Tensor:
         features = self.network(x)
         return features[0] if isinstance(features, tuple | list) else features  # some programs give a tuple of one
+
+
+class ChannelsLast(nn.Module):
+    """A network whose input and convolution weights lie channels-last in memory.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Its 4-d and 5-d parameters and buffers are laid out anew.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        for tensor in (*network.parameters(), *network.buffers()):
+            if tensor.ndim in _FORMATS:
+                tensor.data = tensor.data.contiguous(memory_format=_FORMATS[tensor.ndim])
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the network on a channels-last copy (none where it is so already)."""
+        return self.network(x.contiguous(memory_format=_FORMATS[x.ndim]))
+
+
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
