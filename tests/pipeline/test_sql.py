@@ -1,0 +1,290 @@
+"""Queries: what they answer, and what they may not do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import CorruptDataError, QueryError
+from pipeline.schema import CATALOGUE_SCHEMA
+from pipeline.sql import SqlTable, run_query, select_rows
+from tests.support.s3 import stub_server
+
+ROOT = Path(__file__).parents[2]
+EVIL_LABEL = "o'b\"; DROP TABLE videos; --"
+LABELS = ["run", "walk", EVIL_LABEL, "run", None]
+
+
+def catalogue(labels: list[str | None] = LABELS) -> pa.Table:
+    blank = dict.fromkeys(CATALOGUE_SCHEMA.names)
+    rows = [
+        {
+            **blank,
+            "row": n,
+            "video_id": f"a/{n}.mp4",
+            "label": label,
+            "labels": [label or ""],
+            "duration_s": n + 0.5,
+            "splits": [("1", "train" if n % 2 else "test")],
+        }
+        for n, label in enumerate(labels)
+    ]
+    return pa.Table.from_pylist(rows, CATALOGUE_SCHEMA)
+
+
+VIDEOS = catalogue()
+TABLES = {("jhmdb", "videos"): SqlTable(VIDEOS.schema, lambda: VIDEOS)}
+
+
+def test_a_query_answers_as_arrow() -> None:
+    found = run_query("SELECT label, count(*) AS n FROM jhmdb.videos GROUP BY label ORDER BY n DESC, label", TABLES)
+    assert found.to_pylist()[0] == {"label": "run", "n": 2}
+    assert {row["label"] for row in found.to_pylist()} == set(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("condition", "rows"),
+    [
+        ("label = 'run'", [0, 3]),
+        ("splits['1'] = 'train' AND label IN ('run', 'walk')", [1, 3]),
+        ("splits['nope'] = 'train'", []),
+        ("label IS NULL", [4]),
+        ("label = 'o''b\"; DROP TABLE videos; --'", [2]),
+        ("duration_s > (SELECT avg(duration_s) FROM videos)", [3, 4]),
+        ("list_contains(labels, 'walk')", [1]),
+        ("row < 2 -- the rest", [0, 1]),
+        ("row < 2 /* ) */", [0, 1]),
+        ("true", [0, 1, 2, 3, 4]),
+        ("row IN (4, 0)", [0, 4]),
+        ("video_id LIKE 'a/%'", [0, 1, 2, 3, 4]),
+    ],
+)
+def test_conditions_select_rows(condition: str, rows: list[int]) -> None:
+    found = select_rows(VIDEOS, condition)
+    assert found.dtype == np.int64
+    assert found.tolist() == rows
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "",
+        "  ",
+        None,
+        "row = 1; DROP TABLE videos",
+        "1=1) UNION SELECT 1 --",
+        "1=1) OR (1=1",
+        "row = 1 ORDER BY row",
+        "row, row",
+        "*",
+        "lable = 'run'",
+        "row > 'x'",
+        "label = $1",
+        "row > ?",
+        "row IN (SELECT 1 FROM read_csv('/etc/passwd'))",
+        "row IN (SELECT 1 FROM '/etc/passwd')",
+        "EXISTS (FROM read_text('/etc/passwd'))",
+        "EXISTS (FROM glob('/*'))",
+        "(COPY (SELECT 1) TO '/tmp/x')",
+        "a b",
+        "row = 1 LIMIT 1",
+    ],
+)
+def test_what_is_no_condition_is_refused(condition: str) -> None:
+    with pytest.raises(QueryError):
+        select_rows(VIDEOS, condition)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.one_of(st.none(), st.text(st.characters(codec="utf-8", exclude_characters="\0"))), max_size=8))
+def test_selecting_by_any_label_is_the_obvious_filter(labels: list[str | None]) -> None:
+    table = catalogue(labels)
+    for wanted in {label for label in labels if label is not None}:
+        quoted = "'" + wanted.replace("'", "''") + "'"
+        expected = [n for n, label in enumerate(labels) if label == wanted]
+        assert select_rows(table, f"label = {quoted}").tolist() == expected
+
+
+def _attempts(folder: Path, endpoint: str) -> list[str]:
+    secret = folder / "secret.csv"
+    return [
+        f"SELECT * FROM '{secret}'",
+        f'SELECT * FROM "{secret}"',
+        "SELECT * FROM 'secret.csv'",
+        f"SELECT * FROM read_csv('{secret}')",
+        f"SELECT * FROM read_csv_auto(['{secret}'])",
+        f"SELECT * FROM read_text('{secret}')",
+        f"SELECT * FROM read_blob('{secret}')",
+        f"SELECT * FROM read_json('{secret}')",
+        f"SELECT * FROM read_parquet('{secret}')",
+        f"SELECT * FROM parquet_metadata('{secret}')",
+        f"SELECT * FROM sniff_csv('{secret}')",
+        f"SELECT * FROM glob('{folder}/*')",
+        f"SELECT * FROM query('SELECT * FROM ''{secret}''')",
+        f"SELECT * FROM query_table('{secret}')",
+        f"WITH x AS (SELECT * FROM read_text('{secret}')) SELECT * FROM x",
+        f"SELECT (SELECT content FROM read_text('{secret}'))",
+        f"SELECT * FROM jhmdb.videos WHERE label IN (SELECT content FROM read_text('{secret}'))",
+        f"COPY (SELECT 1) TO '{folder}/out.csv'",
+        f"COPY jhmdb.videos FROM '{secret}'",
+        f"EXPORT DATABASE '{folder}/dump'",
+        f"IMPORT DATABASE '{folder}'",
+        f"ATTACH '{folder}/new.db'",
+        "ATTACH ':memory:' AS other; SELECT 1",
+        "DETACH memory",
+        "INSTALL httpfs",
+        f"LOAD '{folder}/x.duckdb_extension'",
+        f"SELECT * FROM '{endpoint}/x.parquet'",
+        f"SELECT * FROM read_csv('{endpoint}/x.csv')",
+        "SELECT * FROM 's3://bucket/x.parquet'",
+        "SELECT getenv('SCALE_TEST_SECRET')",
+        "SELECT * FROM duckdb_settings()",
+        "SELECT * FROM duckdb_secrets()",
+        "SELECT * FROM which_secret('s3://x', 's3')",
+        "SET enable_external_access = true",
+        "SET memory_limit = '1GB'; SELECT 1",
+        "RESET ALL",
+        "PRAGMA database_list",
+        "PRAGMA enable_profiling",
+        "CALL pragma_version()",
+        "CREATE TABLE x AS SELECT 1",
+        "CREATE MACRO f() AS TABLE SELECT 1",
+        "INSERT INTO jhmdb.videos SELECT * FROM jhmdb.videos",
+        "DELETE FROM jhmdb.videos",
+        "DROP VIEW jhmdb.videos",
+        "UPDATE jhmdb.videos SET label = 'x'",
+        "CREATE SECRET s (TYPE s3)",
+        "PREPARE p AS SELECT 1",
+        "CHECKPOINT",
+        "VACUUM",
+        "BEGIN",
+        "SELECT 1; SELECT 2",
+        "SELECT * FROM local_table",
+        "SELECT * FROM python_map_function(1)",
+        "SELECT * FROM sqlite_scan('x', 'y')",
+        "",
+        "SELECT \0",
+        "selct 1",
+    ]
+
+
+def test_queries_cannot_leave_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "secret.csv").write_text("a\nTOPSECRET\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCALE_TEST_SECRET", "TOPSECRET")
+    local_table = pa.table({"a": ["TOPSECRET"]})  # Python's variables are no tables
+    with stub_server("none") as (address, server):
+        for query in _attempts(tmp_path, address.endpoint):
+            with pytest.raises(QueryError) as caught:
+                run_query(query, TABLES)
+            assert "TOPSECRET" not in str(caught.value), query
+        assert server.requests == []
+    assert local_table.num_rows == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["secret.csv"]
+    assert VIDEOS.equals(catalogue())
+    assert "TOPSECRET" not in "".join(capfd.readouterr())
+
+
+def test_duckdb_itself_is_fenced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second fence alone: what a query could do if it got past the parser."""
+    monkeypatch.setattr("pipeline.sql._check_select", lambda query: None)
+    (tmp_path / "secret.csv").write_text("a\nTOPSECRET\n")
+    monkeypatch.chdir(tmp_path)
+    with stub_server("none") as (address, server):
+        for query in _attempts(tmp_path, address.endpoint):
+            try:
+                assert "TOPSECRET" not in str(run_query(query, TABLES)), query
+            except (QueryError, AttributeError):  # a statement without an answer, such as BEGIN, returns no relation
+                continue
+        assert server.requests == []
+    assert [p.name for p in tmp_path.iterdir()] == ["secret.csv"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT " + "(" * 5000 + "1" + ")" * 5000,
+        "SELECT " + "not " * 20_000 + "true",
+        "SELECT " + "case when true then " * 3000 + "1" + " end" * 3000,
+        "SELECT 1" + " + 1" * 20_000,
+        "SELECT " + "[" * 399 + "1" + "]" * 399,
+        "SELECT 1" + "::int" * 10_000,
+        "SELECT * FROM range(1)" + " CROSS JOIN range(1)" * 2000,
+        "SELECT '" + "x" * 200_000 + "'",
+    ],
+)
+def test_monstrous_queries_are_refused_not_fatal(query: str) -> None:
+    with pytest.raises(QueryError):
+        run_query(query, TABLES)
+
+
+def test_messages_help() -> None:
+    with pytest.raises(QueryError, match=r'"lable".*\n.*"label"'):
+        run_query("SELECT lable FROM jhmdb.videos", TABLES)
+    with pytest.raises(QueryError, match=r"tables: jhmdb\.videos"):
+        run_query("SELECT * FROM jhmdb.video", TABLES)
+    with pytest.raises(QueryError, match=r"tables: jhmdb\.videos"):
+        run_query("SELECT * FROM kth.videos", TABLES)
+    with pytest.raises(QueryError, match="near 'selct 1'"):
+        run_query("selct 1", TABLES)
+    with pytest.raises(QueryError, match="read-only"):
+        run_query("DROP TABLE x", TABLES)
+
+
+def test_odd_dataset_names() -> None:
+    names = ["my-data", "a.b", "select", "A", "a", "temp", "main", "memory", "information_schema"]
+    tables = {(name, "videos"): SqlTable(VIDEOS.schema, lambda: VIDEOS) for name in names}
+    for name in ("my-data", "a.b", "select", "main"):
+        assert run_query(f'SELECT count(*) AS n FROM "{name}".videos', tables).to_pylist() == [{"n": 5}]
+    with pytest.raises(QueryError, match="A and a differ only in case"):
+        run_query("SELECT * FROM a.videos", tables)
+    for name in ("temp", "memory", "information_schema"):
+        with pytest.raises(QueryError):
+            run_query(f"SELECT * FROM {name}.videos", tables)
+    listed = run_query("SHOW TABLES;", tables).to_pylist()
+    assert {"dataset": "my-data", "table": "videos"} in listed
+
+
+def test_only_the_tables_of_the_query_are_read() -> None:
+    asked: list[str] = []
+
+    def table(name: str) -> SqlTable:
+        return SqlTable(VIDEOS.schema, lambda: asked.append(name) or VIDEOS)
+
+    tables = {("d", name): table(name) for name in ("videos", "ledger", "geometry")}
+    run_query("SELECT 1", tables)
+    run_query("DESCRIBE d.ledger", tables)
+    assert asked == []
+    assert run_query("SELECT count(*) AS n FROM d.videos a JOIN d.videos b USING (row)", tables)["n"].to_pylist() == [5]
+    assert set(asked) == {"videos"}
+
+
+def test_an_error_while_reading_keeps_its_type() -> None:
+    def broken() -> pa.Table:
+        raise CorruptDataError("the ledger is damaged")
+
+    with pytest.raises(CorruptDataError, match="the ledger is damaged"):
+        run_query("SELECT * FROM d.ledger", {("d", "ledger"): SqlTable(VIDEOS.schema, broken)})
+
+
+def test_nothing_is_printed_at_exit() -> None:
+    script = (
+        "from tests.pipeline.test_sql import *\n"
+        "print(run_query('SELECT count(*) AS n FROM jhmdb.videos', TABLES).to_pylist())\n"
+        "try:\n    run_query('SELECT nope', TABLES)\nexcept QueryError as err:\n    kept = err\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    assert done.stderr == ""
+    assert done.stdout == "[{'n': 5}]\n"
