@@ -34,6 +34,8 @@ _SIDES = {
     "test": "test",
     "testing": "test",
 }
+_NO_SIDE = {"", "-", "none", "unused"}
+"""How split files mark a video that a split leaves out."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def _sides(row: Mapping[str, object], columns: Mapping[str, str], where: str) ->
     sides = {}
     for name, column in columns.items():
         value = row.get(column)
-        if value is None:
+        if value is None or str(value).strip().lower() in _NO_SIDE:
             continue
         side = _SIDES.get(str(value).strip().lower())
         if side is None:
