@@ -84,9 +84,7 @@ def export_hdf5(selection: Selection, path: str | Path, crops: str, feature_set:
         file.create_dataset("catalogue_parquet", data=np.frombuffer(sink.getvalue(), np.uint8))
         file.attrs["kind"] = KIND
         file.attrs["version"] = VERSION
-        file.attrs["provenance"] = np.frombuffer(
-            json.dumps(origin).encode(), np.uint8
-        )  # attributes hold at most 64 KiB
+        file.create_dataset("provenance_json", data=np.frombuffer(json.dumps(origin).encode(), np.uint8))
         file["geometry"].attrs["columns"] = np.array(GEOMETRY_COLUMNS, dtype="S")
     return Path(path)
 

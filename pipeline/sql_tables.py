@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,17 +33,24 @@ GEOMETRY_TABLE_SCHEMA = pa.schema(
 """``geometry``: one row for every crop that has been drawn, in raw units."""
 
 
-def dataset_tables(dataset: Dataset) -> dict[str, SqlTable]:
-    """Return ``videos``, ``ledger`` and ``geometry`` of a dataset, none of them read yet."""
+def dataset_tables(open_dataset: Callable[[], Dataset]) -> dict[str, SqlTable]:
+    """Return ``videos``, ``ledger`` and ``geometry`` of a dataset.
+
+    Parameters
+    ----------
+    open_dataset : callable
+        Called when a query reaches one of the tables, and once: all of them are of one moment.
+    """
+    opened = cache(open_dataset)
     return {
-        "videos": SqlTable(CATALOGUE_SCHEMA, lambda: dataset.videos),
-        "ledger": SqlTable(LEDGER_TABLE_SCHEMA, partial(_stream, LEDGER_TABLE_SCHEMA, _ledger, dataset)),
-        "geometry": SqlTable(GEOMETRY_TABLE_SCHEMA, partial(_stream, GEOMETRY_TABLE_SCHEMA, _geometry, dataset)),
+        "videos": SqlTable(CATALOGUE_SCHEMA, lambda: opened().videos),
+        "ledger": SqlTable(LEDGER_TABLE_SCHEMA, lambda: _stream(LEDGER_TABLE_SCHEMA, _ledger(opened()))),
+        "geometry": SqlTable(GEOMETRY_TABLE_SCHEMA, lambda: _stream(GEOMETRY_TABLE_SCHEMA, _geometry(opened()))),
     }
 
 
-def _stream(schema: pa.Schema, batches: object, dataset: Dataset) -> pa.RecordBatchReader:
-    return pa.RecordBatchReader.from_batches(schema, batches(dataset))  # type: ignore[operator]
+def _stream(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatchReader:
+    return pa.RecordBatchReader.from_batches(schema, batches)
 
 
 def _ledger(dataset: Dataset) -> Iterator[pa.RecordBatch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -200,7 +201,7 @@ class FeatureStore:
         tables = {
             (name, table): source
             for name in self.datasets()
-            for table, source in dataset_tables(self.dataset(name)).items()
+            for table, source in dataset_tables(partial(self.dataset, name)).items()
         }
         return run_query(query, tables)
 
