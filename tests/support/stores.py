@@ -1,125 +1,189 @@
-"""Small stores with known content."""
+"""Small synthetic stores: what tests of every room read, without a video or a backbone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import FeatureStore, RowStatus
-from pipeline.backend import StorageBackend
-from pipeline.dataset import Dataset
-from pipeline.recipe import GridPolicy, RandomPolicy
-from pipeline.recipe.crops import CropPolicyBase
+from pipeline import EmbeddingWriter, FeatureStore, RowStatus
+from pipeline.recipe import RandomPolicy
 from pipeline.schema import GEOMETRY_COLUMNS
 
-CROPS = "train4"
-FEATURES = "toy"
-NUM_CROPS = 4
-DIM = 6
-FINGERPRINT = {"backbone": {"name": "toy", "weights": "0" * 64}, "decoder": {"name": "pyav", "version": "18"}}
+CROPS = "train16"
+FEATURE_SET = "fake"
+FINGERPRINT: dict[str, Any] = {
+    "backbone": "fake",
+    "weights": "0" * 64,
+    "decoder": {"name": "none", "version": "1"},
+    "dtype": "float16",
+}
 
 
-def policy(num_crops: int = NUM_CROPS) -> CropPolicyBase:
-    return RandomPolicy(policy="random", num_crops=num_crops)
-
-
-def grid_policy() -> CropPolicyBase:
-    return GridPolicy(policy="grid", temporal=2, spatial=2)
-
-
-def videos(start: int, stop: int, labels: Sequence[str] = ("run", "walk", "o'b; DROP TABLE x; --")) -> pa.Table:
-    """Catalogue rows; video n has label n mod 3, split 1 train for even n, group n // 2."""
-    n = range(start, stop)
+def video_table(
+    num_videos: int,
+    first: int = 0,
+    labels: Sequence[str] | None = None,
+    splits: Sequence[str] | Sequence[Mapping[str, str]] | None = None,
+    groups: Sequence[str] | None = None,
+) -> pa.Table:
+    """Return a catalogue table of made-up videos ``videos/000000.mp4``...; `first` shifts the numbers."""
+    numbers = range(first, first + num_videos)
+    if splits is not None:
+        splits = [{"1": s} if isinstance(s, str) else dict(s) for s in splits]
+    label_list = list(labels) if labels is not None else None
     return pa.table(
         {
-            "video_id": [f"clips/{i:04d}.mp4" for i in n],
-            "uri": [f"/data/clips/{i:04d}.mp4" for i in n],
-            "bytes": pa.array([1000 + i for i in n], pa.int64()),
-            "sha256": [f"{i:064d}" for i in n],
-            "duration_s": [1.0 + i / 10 for i in n],
-            "num_frames": pa.array([30 + i for i in n], pa.int64()),
-            "fps": [30.0] * len(n),
-            "width": pa.array([320] * len(n), pa.int32()),
-            "height": pa.array([240] * len(n), pa.int32()),
-            "label": [labels[i % len(labels)] for i in n],
-            "labels": pa.array([[labels[i % len(labels)]] for i in n], pa.list_(pa.string())),
-            "splits": pa.array([[("1", "test" if i % 2 else "train")] for i in n], pa.map_(pa.string(), pa.string())),
-            "group": [f"g{i // 2}" for i in n],
+            "video_id": [f"videos/{i:06d}.mp4" for i in numbers],
+            "uri": [f"/data/videos/{i:06d}.mp4" for i in numbers],
+            "bytes": pa.array([1000 + i for i in numbers], pa.int64()),
+            "sha256": [f"{i:064x}" for i in numbers],
+            "duration_s": [2.0 + (i % 7) / 4 for i in numbers],
+            "num_frames": pa.array([60 + i % 7 for i in numbers], pa.int64()),
+            "fps": [30.0] * num_videos,
+            "width": pa.array([320] * num_videos, pa.int32()),
+            "height": pa.array([240] * num_videos, pa.int32()),
+            "rotation_deg": pa.array([0] * num_videos, pa.int32()),
+            "codec": ["h264"] * num_videos,
+            "label": pa.array(label_list or [None] * num_videos, pa.string()),
+            "labels": pa.array([[x] for x in label_list] if label_list else [None] * num_videos, pa.list_(pa.string())),
+            "splits": pa.array(
+                [list(s.items()) for s in splits] if splits is not None else [None] * num_videos,
+                pa.map_(pa.string(), pa.string()),
+            ),
+            "group": pa.array(list(groups) if groups is not None else [f"g{i}" for i in numbers], pa.string()),
+            "probe_error": pa.array([None] * num_videos, pa.string()),
         }
     )
 
 
-def values_of(rows: np.ndarray, num_crops: int = NUM_CROPS, dim: int = DIM, dtype: str = "float16") -> np.ndarray:
-    """The features of a row are a function of its number."""
-    grid = np.arange(num_crops * dim).reshape(num_crops, dim)
-    return (rows[:, None, None] + grid / 64).astype(dtype)
+def make_geometry(rows: np.ndarray, num_crops: int) -> np.ndarray:
+    """Return believable boxes, a pure function of the row: (n, V, 9) float32."""
+    boxes = np.zeros((len(rows), num_crops, len(GEOMETRY_COLUMNS)), np.float32)
+    for i, row in enumerate(np.asarray(rows).tolist()):
+        rng = np.random.default_rng([7, row])
+        start = rng.uniform(0, 1, num_crops)
+        top, left = rng.uniform(0, 100, num_crops), rng.uniform(0, 200, num_crops)
+        boxes[i] = np.stack(
+            [start, start + 0.5, top, left, top + 112, left + 112, rng.integers(0, 2, num_crops),
+             np.full(num_crops, 4.0), np.floor(start * 30)], axis=1,
+        )  # fmt: skip
+    return boxes
 
 
-def valid_of(rows: np.ndarray, num_crops: int = NUM_CROPS) -> np.ndarray:
-    """Every fifth row lacks its last crop."""
-    valid = np.ones((len(rows), num_crops), bool)
-    valid[rows % 5 == 4, -1] = False
-    return valid
+def make_values(rows: np.ndarray, num_crops: int, dim: int, salt: int = 0) -> np.ndarray:
+    """Return features that differ for every row, a pure function of (row, salt): (n, V, D) float32."""
+    return np.stack([np.random.default_rng([salt, r]).standard_normal((num_crops, dim)) for r in rows.tolist()]).astype(
+        np.float32
+    ) if len(rows) else np.zeros((0, num_crops, dim), np.float32)  # fmt: skip
 
 
-def geometry_of(rows: np.ndarray, num_crops: int = NUM_CROPS) -> np.ndarray:
-    geometry = np.zeros((len(rows), num_crops, len(GEOMETRY_COLUMNS)), np.float32)
-    geometry[..., 0] = np.arange(num_crops)
-    geometry[..., 1] = np.arange(num_crops) + 1
-    geometry[..., 4:6] = 100 + rows[:, None, None] % 50
-    geometry[..., 7] = 4
-    return geometry
-
-
-def extract(
-    dataset: Dataset,
+def make_store(
+    tmp_path: str | Path,
+    num_videos: int = 24,
+    num_crops: int = 4,
+    dim: int = 16,
+    labels: Sequence[str] | None = None,
+    splits: Sequence[str] | Sequence[Mapping[str, str]] | None = None,
+    groups: Sequence[str] | None = None,
+    values: np.ndarray | None = None,
+    valid: np.ndarray | None = None,
+    geometry: np.ndarray | None = None,
+    statuses: Mapping[int, str] | None = None,
+    dataset: str = "toy",
     crops: str = CROPS,
-    feature_set: str = FEATURES,
-    *,
-    shards: Sequence[int] | None = None,
-    on_shard: Callable[[int], None] = lambda shard: None,
+    feature_set: str = FEATURE_SET,
+    shard_rows: int = 8,
+    dtype: str = "float16",
+    fingerprint: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> FeatureStore:
+    """Return a store with one dataset and one feature set, filled.
+
+    Parameters
+    ----------
+    tmp_path : str or Path
+        Folder for the store (opened again if one is there).
+    splits : sequence, optional
+        ``"train"``/``"test"`` a video (becomes the split "1"), or a mapping split name -> side.
+    values : ndarray of shape (num_videos, num_crops, dim), optional
+        Otherwise :func:`make_values`.
+    valid : ndarray of shape (num_videos, num_crops), bool, optional
+    statuses : mapping of row to status, optional
+        Rows that did not end as ok; `unreadable` and `missing` rows have no valid crop.
+    """
+    if values is not None:
+        num_videos, num_crops, dim = values.shape
+    store = FeatureStore.open_or_create(tmp_path)
+    ds = store.create_dataset(dataset, shard_rows=shard_rows)
+    ds.append_videos(video_table(num_videos, labels=labels, splits=splits, groups=groups))
+    ds.define_crop_set(crops, RandomPolicy(policy="random", num_crops=num_crops))
+    fill(
+        store, dataset, crops, feature_set, dim, dtype=dtype, values=values, valid=valid, geometry=geometry,
+        statuses=statuses, fingerprint=fingerprint, recipe=recipe,
+    )  # fmt: skip
+    return store
+
+
+def fill(
+    store: FeatureStore,
+    dataset: str = "toy",
+    crops: str = CROPS,
+    feature_set: str = FEATURE_SET,
+    dim: int = 16,
+    dtype: str = "float16",
+    values: np.ndarray | None = None,
+    valid: np.ndarray | None = None,
+    geometry: np.ndarray | None = None,
+    statuses: Mapping[int, str] | None = None,
+    fingerprint: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    retry: Sequence[str] = (),
+    salt: int = 0,
 ) -> int:
-    """Stand in for the extract stage; return how many shards it wrote."""
-    num_crops = dataset.crop_policy(crops).num_crops
-    writer = dataset.writer(crops, feature_set, fingerprint=FINGERPRINT, dim=DIM)
+    """Do everything that is missing in a feature set; return the number of shards written. Arrays go by row."""
+    ds = store.dataset(dataset)
+    num_crops = ds.crop_policy(crops).num_crops
+    writer = ds.writer(
+        crops, feature_set, dict(FINGERPRINT if fingerprint is None else fingerprint, dtype=dtype), dim, dtype,
+        recipe=recipe,
+    )  # fmt: skip
     done = 0
-    for task in writer.todo(shards):
-        claim = writer.claim(task)
-        if claim is None:
-            continue
-        with claim:
-            valid = valid_of(task.rows, num_crops)
-            lines = [
-                RowStatus(int(row), "ok" if good.all() else "partial", "" if good.all() else "stopped early")
-                for row, good in zip(task.rows, valid, strict=True)
-            ]
-            geometry = geometry_of(task.rows, num_crops)
-            writer.write(task, values_of(task.rows, num_crops), valid, geometry, lines, seconds=0.5)
-        on_shard(task.shard)
+    for task in writer.todo(retry=retry):
+        rows = task.rows
+        good = np.ones((len(rows), num_crops), bool) if valid is None else valid[rows].copy()
+        for i, row in enumerate(rows.tolist()):
+            if (statuses or {}).get(row) in ("unreadable", "missing"):
+                good[i] = False
+        made = make_values(rows, num_crops, dim, salt) if values is None else values[rows]
+        boxes = make_geometry(rows, num_crops) if geometry is None else geometry[rows]
+        boxes = np.where(good.any(axis=1)[:, None, None], boxes, 0)
+        texts = [(statuses or {}).get(row, "ok") for row in rows.tolist()]
+        lines = [
+            RowStatus(row, t, "" if t == "ok" else f"made {t}") for row, t in zip(rows.tolist(), texts, strict=True)
+        ]
+        writer.write(task, made, good, boxes, lines)
         done += 1
     return done
 
 
-def make_store(
-    url: str | Path | StorageBackend, num_videos: int = 10, shard_rows: int = 4, name: str = "toy"
-) -> FeatureStore:
-    """A store with one data set and all its features."""
-    store = FeatureStore.create(url)
-    dataset = store.create_dataset(name, shard_rows=shard_rows)
-    dataset.append_videos(videos(0, num_videos))
-    dataset.define_crop_set(CROPS, policy())
-    extract(dataset)
-    return store
-
-
-def check_features(dataset: Dataset, crops: str = CROPS, feature_set: str = FEATURES) -> None:
-    """Every row reads as it was written."""
-    block = dataset.select().features(crops, feature_set)
-    rows = np.arange(dataset.num_rows)
-    valid = valid_of(rows)
-    np.testing.assert_array_equal(block.valid, valid)
-    np.testing.assert_array_equal(block.values, np.where(valid[..., None], values_of(rows), 0))
-    np.testing.assert_array_equal(block.geometry, geometry_of(rows))
+def fill_embeddings(
+    store: FeatureStore,
+    name: str,
+    values: np.ndarray,
+    dataset: str = "toy",
+    fingerprint: Mapping[str, Any] | None = None,
+    attrs: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+) -> EmbeddingWriter:
+    """Write an embedding set from an array of shape (num_rows, E)."""
+    writer = store.dataset(dataset).embedding_writer(
+        name, fingerprint or {"model": name}, values.shape[1], dtype, attrs=attrs or {}
+    )
+    for task in writer.todo():
+        lines = [RowStatus(row, "ok") for row in task.rows.tolist()]
+        writer.write(task, values[task.rows], np.ones(len(task), bool), lines)
+    return writer
