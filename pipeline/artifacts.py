@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.backend import StorageBackend
 from pipeline.errors import CorruptDataError, InvalidInputError, NotFoundError, UnsafeNameError
 from pipeline.fingerprint import canonical_json, hash_file
+from pipeline.locks import exclusive
 from pipeline.names import check_name
 from pipeline.schema import ARTIFACT_KINDS
 from pipeline.shardfile import crc32c
@@ -95,6 +96,18 @@ def save_artifact(
 ) -> Artifact:
     """Write an artifact; see :meth:`Dataset.save_artifact`."""
     folder = _folder(dataset, kind, name)
+    with exclusive(backend, folder):  # or one writer would sweep away what the other has not listed yet
+        return _save(backend, folder, kind, name, files, meta)
+
+
+def _save(
+    backend: StorageBackend,
+    folder: str,
+    kind: str,
+    name: str,
+    files: Mapping[str, bytes | Path],
+    meta: Mapping[str, Any],
+) -> Artifact:
     hashes: dict[str, str] = {}
     for file, content in files.items():
         check_name(file)
@@ -109,7 +122,7 @@ def save_artifact(
     backend.put(f"{folder}/{META}", json.dumps(body, indent=1).encode())
     current = {_stored_name(f, h) for f, h in hashes.items()} | {META}
     for key, _ in backend.list(folder):
-        if key.rpartition("/")[2] not in current:
+        if key.removeprefix(f"{folder}/") not in current and "_lock/" not in key:
             backend.delete(key)
     return Artifact(kind, name, body["meta"], hashes, backend, folder)
 

@@ -239,6 +239,22 @@ class Dataset:
             fingerprint_id=stored["fingerprint_id"], differing=differing,
         )  # fmt: skip
 
+    def drop_embeddings(self, name: str) -> None:
+        """Remove an embedding set, so that another model's can stand under its name; nothing happens when it is not there.
+
+        Embeddings are made again in seconds from features that stay; a set is never a mixture of two models.
+        """
+        self._check_writable()
+        folder = schema.embedding_set_key(self.name, check_name(name))
+        if self._backend.exists(f"{folder}/{schema.ZARR_JSON}"):
+            self._backend.delete(f"{folder}/{schema.ZARR_JSON}")  # first: from here on there is no such set
+        ledger = schema.embedding_ledger_key(self.name, name)
+        for prefix in (ledger, folder):
+            for key, _ in self._backend.list(prefix):
+                self._backend.delete(key)
+        self._ledgers.pop((None, name), None)
+        self._readers.pop((None, name), None)
+
     def _open_or_create(
         self, spec: SetSpec, kind: str, fingerprint: Mapping[str, Any], extra: dict[str, Any]
     ) -> dict[str, Any]:
@@ -316,7 +332,7 @@ class Dataset:
         return Selection(self, np.arange(self.num_rows) if rows is None else check_rows(rows, self.num_rows))
 
     def status(self, crops: str, feature_set: str) -> pa.Table:
-        """Return what became of every video, STATUS_SCHEMA, ordered by row; `pending` where no ledger entry covers it."""
+        """Return what became of every video: STATUS_SCHEMA, by row; `pending` where no ledger entry covers it."""
         return self._status(self._ledger(crops, feature_set))
 
     def embedding_status(self, name: str) -> pa.Table:
@@ -342,8 +358,11 @@ class Dataset:
                 columns[name][covered] = entry.table[name].to_numpy(zero_copy_only=False)[:size]
             generations[covered] = entry.generation
         columns["generation"] = pa.array(generations, mask=generations < 0)
-        return pa.table([pa.chunked_array([pa.array(columns[f.name], f.type)]) if not isinstance(
-            columns[f.name], pa.ChunkedArray) else columns[f.name] for f in STATUS_SCHEMA], schema=STATUS_SCHEMA)  # fmt: skip
+        arrays = [
+            column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([pa.array(column, field.type)])
+            for field, column in ((f, columns[f.name]) for f in STATUS_SCHEMA)
+        ]
+        return pa.table(arrays, schema=STATUS_SCHEMA)
 
     def feature_info(self, crops: str, feature_set: str) -> FeatureSetInfo:
         """Return sizes, fingerprint and progress of a feature set."""

@@ -104,6 +104,6 @@ def _check_conflicts(
         if vouched[k] and checksum not in vouched[k]:
             raise ConflictError(
                 f"{spec.label}: expected the geometry of row {task.row_start + k} that feature set "
-                f"{', '.join(vouched[k].values())} committed, found other crops; geometry must follow from policy, seed "
-                "and video alone. Did the video change, or its frame count?"
+                f"{', '.join(vouched[k].values())} committed, found other crops; geometry must follow from policy, "
+                "seed and video alone. Did the video change, or its frame count?"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -35,7 +36,7 @@ def split_by_shard(rows: np.ndarray, shard_rows: int) -> Iterator[tuple[int, sli
     shards = rows // shard_rows
     cuts = np.flatnonzero(np.diff(shards)) + 1
     edges = [0, *cuts.tolist(), int(rows.size)]
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         yield int(shards[start]), slice(start, stop)
 
 

@@ -62,7 +62,7 @@ def map_file(path: Path) -> np.ndarray:
         os.close(fd)
     holder = (ctypes.c_char * size).from_address(address)
     weakref.finalize(holder, _libc.munmap, address, size).atexit = False
-    return _read_only(np.frombuffer(holder, np.uint8))
+    return _read_only(np.frombuffer(memoryview(holder).cast("B"), np.uint8))
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -199,10 +199,9 @@ class SetReader:
                 if bad.size:
                     previous = self._previous(array, opened.entry)
                     if previous is None or self._mismatching(opened, array.name, previous, todo).size:
+                        first = ", ".join(map(str, (opened.entry.row_start + bad[:5]).tolist()))
                         raise self._refusal(
-                            opened.entry,
-                            f"{array.key}: row(s) {', '.join(map(str, (opened.entry.row_start + bad[:5]).tolist()))} of "
-                            f"shard {shard} do not match their checksum",
+                            opened.entry, f"{array.key}: row(s) {first} of shard {shard} do not match their checksum"
                         )
                     opened.arrays[array.name] = previous
             opened.checked[todo] = True
@@ -219,8 +218,8 @@ class SetReader:
         newest = list_generations(self._backend, self.spec.ledger).get(entry.shard, (-1,))[-1]
         if newest != entry.generation:
             return SnapshotChangedError(
-                f"{self.spec.label}: this handle pinned generation {entry.generation} of shard {entry.shard}, which has "
-                f"been replaced by generation {newest}; open the dataset again (`ds.refresh()`)"
+                f"{self.spec.label}: this handle pinned generation {entry.generation} of shard {entry.shard}, which "
+                f"has been replaced by generation {newest}; open the dataset again (`ds.refresh()`)"
             )
         return CorruptDataError(
             f"{self.spec.label}: {found}; nothing was returned. Run `scale verify --repair` and then the stage again"

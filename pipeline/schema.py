@@ -16,7 +16,7 @@ STORE_KIND = "scale-feature-store"
 GEOMETRY_COLUMNS = (
     "start_s", "end_s", "top_px", "left_px", "bottom_px", "right_px", "flip", "stride", "start_frame",
 )  # fmt: skip
-"""Columns of `geometry`, float32, raw: seconds, source pixels after display rotation, 0/1, signed stride, frame index."""
+"""Columns of `geometry`, float32, raw: seconds, source pixels after display rotation, 0/1, signed stride, frame."""
 
 PENDING = "pending"
 """Status of a row that no ledger entry covers, or whose values `verify --repair` dropped."""
@@ -60,7 +60,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("geometry_crc32c", pa.uint32(), nullable=False),
     ]
 )
-"""One ledger entry. The checksums are over the row's little-endian bytes in each array: what a reader holds the arrays to."""
+"""One ledger entry. The checksums are over the row's little-endian bytes in each array; readers hold arrays to them."""
 
 STATUS_SCHEMA = pa.schema(
     [

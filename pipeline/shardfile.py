@@ -52,14 +52,16 @@ def encode_shard(rows: np.ndarray, layout: ArrayLayout) -> bytearray:
     Parameters
     ----------
     rows : ndarray of shape (n, *row_shape)
-        1 <= n <= shard_rows, of the layout's dtype. A last chunk that is not full is padded with the fill value, as zarr does.
+        1 <= n <= shard_rows, of the layout's dtype. A last chunk that is not full is padded with the fill value, as
+        zarr does.
 
     Returns
     -------
     bytearray
         The shard, ready to be put.
     """
-    assert rows.dtype == layout.dtype and rows.shape[1:] == layout.row_shape and 1 <= len(rows) <= layout.shard_rows
+    assert (rows.dtype, rows.shape[1:]) == (layout.dtype, layout.row_shape)
+    assert 1 <= len(rows) <= layout.shard_rows
     used = -(-len(rows) // layout.chunk_rows)
     body = layout.chunk_rows * layout.row_bytes
     shard = bytearray(used * layout.chunk_bytes + layout.index_bytes)

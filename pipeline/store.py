@@ -104,8 +104,8 @@ class FeatureStore:
             raise
         except NotFoundError:
             raise StoreNotFoundError(
-                f"expected a feature store at {backend.url}, found no {ZARR_JSON} there; check the address, or make one "
-                "with FeatureStore.create"
+                f"expected a feature store at {backend.url}, found no {ZARR_JSON} there; check the address, or make "
+                "one with FeatureStore.create"
             ) from None
         return cls(backend, mode)
 
@@ -177,7 +177,8 @@ class FeatureStore:
             attributes = read_group(self.backend, check_name(name), "dataset")
         except NotFoundError:
             raise NotFoundError(
-                f"expected a dataset of {self.url} ({', '.join(self.datasets()) or 'there is none yet'}), found {name!r}"
+                f"expected a dataset of {self.url} ({', '.join(self.datasets()) or 'there is none yet'}), "
+                f"found {name!r}"
             ) from None
         return Dataset(self, name, check_shard_rows(attributes.get("shard_rows")))  # type: ignore[arg-type]
 

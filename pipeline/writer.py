@@ -3,7 +3,7 @@
 The order of a commit, each step durable before the next, under the set's lock:
 
 1. the committed rows of the shard are read and held to their checksums; new rows are put beside them;
-2. where rows that have values change (a retry), the old shard is set aside, so that a crash before step 4 loses nothing;
+2. where rows that have values change (a retry), the old shard is set aside: a crash before step 4 then loses nothing;
 3. each array's shard is replaced as a whole;
 4. the ledger entry of the next generation is created exclusively. Only now does anybody believe the new bytes;
 5. what was set aside is removed.
@@ -272,8 +272,8 @@ class SetWriter:
             statuses[place] = replace(status, status=str(status.status), num_valid=count)
         if any(status is None for status in statuses):
             raise ConflictError(
-                f"{self.spec.label}: expected rows {task.row_start}..{task.row_stop - 1} to be done or in the task, found "
-                f"gaps in shard {task.shard}; ask `todo` again"
+                f"{self.spec.label}: expected rows {task.row_start}..{task.row_stop - 1} to be done or in the task, "
+                f"found gaps in shard {task.shard}; ask `todo` again"
             )
         return merged, [status for status in statuses if status is not None]
 
@@ -328,8 +328,8 @@ class SetWriter:
         if not np.isfinite(stored[valid]).all():
             bad = [int(task.rows[i]) for i in range(n) if not np.isfinite(stored[i][valid[i]]).all()]
             raise InvalidInputError(
-                f"{spec.label}: expected finite values in the range of {spec.dtype} where valid, found others in row(s) "
-                f"{bad[:5]}; mask those crops and give the row the status non_finite"
+                f"{spec.label}: expected finite values in the range of {spec.dtype} where valid, found others in "
+                f"row(s) {bad[:5]}; mask those crops and give the row the status non_finite"
             )
         return stored, valid
 
