@@ -6,7 +6,7 @@ product is the cosine. Shape legend: N stored vectors, Q queries, D channels, K 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -121,8 +121,6 @@ def _empty_index(faiss: Any, kind: IndexKind, num_vectors: int, dim: int) -> Any
     num_lists = max(1, min(65536, int(4 * np.sqrt(num_vectors)), num_vectors // 39))
     bits = PQ_BITS if num_vectors >= 1 << PQ_BITS else 4
     coder = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, num_lists, pq_segments(dim), bits, faiss.METRIC_INNER_PRODUCT)
-    coder.own_fields = True
-    coder.quantizer.this.disown()
     # FAISS warns on stderr below 39 vectors a centroid; small indexes are measured below instead.
     coder.cp.min_points_per_centroid = coder.pq.cp.min_points_per_centroid = 1
     return coder
@@ -252,16 +250,3 @@ def _read(path: Path) -> Any:
         return faiss.read_index(str(path))
     except RuntimeError as err:
         raise CorruptDataError(f"expected a FAISS index in {path}, found something unreadable: {err}") from err
-
-
-def normalise(vectors: np.ndarray) -> np.ndarray:
-    """Return rows of L2 norm 1 (zero rows stay zero), float32."""
-    vectors = np.asarray(vectors, np.float32)
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.where(norms > 0, norms, 1)
-
-
-def concatenated(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return all ids and vectors of an iterator at once (small sets, tests)."""
-    pairs = list(batches)
-    return np.concatenate([ids for ids, _ in pairs]), np.concatenate([vectors for _, vectors in pairs])

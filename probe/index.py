@@ -11,13 +11,24 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from pipeline.errors import NotFoundError, PipelineError
+from pipeline.errors import NotFoundError
 from pipeline.events import Note, OnEvent, Progress, StageFinished, StageStarted, ignore
-from pipeline.fingerprint import fingerprint, hash_file
+from pipeline.fingerprint import fingerprint
 from pipeline.recipe import IndexSpec, Recipe
 from pipeline.reports import StageReport
 from probe.faiss_index import BuiltIndex, IndexKind, build_index, choose_kind, write_index_file
-from probe.index_search import SearchHit, SearchIndex, index_names, open_index, search_index, search_stored
+from probe.index_search import (
+    CENTRE_FILE,
+    INDEX_FILE,
+    Neighbours,
+    SearchHit,
+    SearchIndex,
+    describe_hits,
+    index_names,
+    open_index,
+    search_index,
+    search_stored,
+)
 from probe.sources import Transform, VectorSource, mean_vector, pick_source
 from probe.threads import load_faiss
 
@@ -28,9 +39,11 @@ if TYPE_CHECKING:
 __all__ = [
     "IndexPlan",
     "IndexUnit",
+    "Neighbours",
     "SearchHit",
     "SearchIndex",
     "default_specs",
+    "describe_hits",
     "index_names",
     "open_index",
     "plan_index",
@@ -160,9 +173,9 @@ def _embedding_name(recipe: Recipe, spec: IndexSpec, feature_set: str) -> str | 
 
 def _unit(spec: IndexSpec, name: str, source: VectorSource, store: FeatureStore, force: bool) -> IndexUnit:
     ds = store.dataset(source.dataset)
-    kind = choose_kind(ds.num_rows, sum(source.part_dims(store))) if spec.kind == "auto" else spec.kind
-    wanted = fingerprint({"version": INDEX_VERSION, "kind": kind, "source": source.fingerprint(store)})
-    snapshot = source.snapshot(store)
+    kind = choose_kind(ds.num_rows, sum(source.part_dims(ds))) if spec.kind == "auto" else spec.kind
+    wanted = fingerprint({"version": INDEX_VERSION, "kind": kind, "source": source.fingerprint(ds)})
+    snapshot = source.snapshot(ds)
     why = "missing"
     if name in ds.artifacts("indexes"):
         meta = ds.artifact("indexes", name).meta
@@ -232,29 +245,25 @@ def _build(unit: IndexUnit, store: FeatureStore, recipe: str) -> dict[str, Any]:
     source = cast(VectorSource, unit.source)
     started = time.perf_counter()
     ds = store.dataset(source.dataset)
-    num_rows = ds.num_rows
-    part_dims = source.part_dims(store)
-    snapshot = source.snapshot(store)
-    centre, count = mean_vector(source.batches(store, num_rows), sum(part_dims))
+    part_dims = source.part_dims(ds)
+    # The handle pins catalogue and ledger: both passes, and the snapshot, see one state of the store.
+    centre, count = mean_vector(source.batches(ds), sum(part_dims))
     transform = Transform(part_dims, centre)
 
     def unit_batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for rows, vectors in source.batches(store, num_rows):
+        for rows, vectors in source.batches(ds):
             yield rows, transform(vectors)
 
     built = build_index(unit_batches, count, transform.dim, cast(IndexKind, unit.kind))
     with tempfile.TemporaryDirectory(prefix="scale-index-") as folder:
-        path = Path(folder) / "index.faiss"
+        path = Path(folder) / INDEX_FILE
         write_index_file(built, path)
-        meta = _meta(unit, built, source, part_dims, recipe, snapshot) | {
-            "num_excluded": num_rows - count,
+        meta = _meta(unit, built, source, part_dims, recipe, source.snapshot(ds)) | {
+            "num_excluded": ds.num_rows - count,
             "num_bytes": path.stat().st_size,
-            "sha256": hash_file(path),
             "seconds": round(time.perf_counter() - started, 3),
         }
-        if source.snapshot(store) != snapshot:
-            raise PipelineError("the dataset changed while it was being indexed; run `scale index` again")
-        ds.save_artifact("indexes", unit.name, {"index.faiss": path, "centre.f32": centre.tobytes()}, meta)
+        ds.save_artifact("indexes", unit.name, {INDEX_FILE: path, CENTRE_FILE: centre.tobytes()}, meta)
     return meta
 
 

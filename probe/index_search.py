@@ -15,7 +15,14 @@ from probe.faiss_index import read_index_file
 from probe.sources import Transform, VectorSource
 
 if TYPE_CHECKING:
-    from pipeline import FeatureStore
+    from pipeline import Dataset, FeatureStore
+
+
+INDEX_FILE = "index.faiss"
+CENTRE_FILE = "centre.f32"
+SIMILARITY_DECIMALS = 6
+"""Finer differences are below what float32 sums carry; equal similarities are ordered by row."""
+EXTRA_CANDIDATES = 4
 
 
 class Neighbours(NamedTuple):
@@ -72,12 +79,16 @@ class SearchIndex:
         queries = self.transform(vectors)
         if not np.isfinite(queries).all():
             raise InvalidInputError("expected finite query vectors, found NaN or infinity")
-        similarities, rows = self.index.search(np.ascontiguousarray(queries), min(k, self.index.ntotal))
+        depth = min(k + EXTRA_CANDIDATES, self.index.ntotal)
+        similarities, rows = self.index.search(np.ascontiguousarray(queries), depth)
+        rounded = np.where(rows < 0, -np.inf, np.round(similarities.astype(np.float64), SIMILARITY_DECIMALS))
+        order = np.lexsort((rows, -rounded), axis=1)[:, :k]
+        rows, similarities = np.take_along_axis(rows, order, 1), np.take_along_axis(rounded, order, 1)
         missing = k - rows.shape[1]
-        rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)
-        similarities = np.pad(similarities, ((0, 0), (0, missing)), constant_values=np.nan)
+        rows = np.pad(rows, ((0, 0), (0, max(missing, 0))), constant_values=-1)
+        similarities = np.pad(similarities, ((0, 0), (0, max(missing, 0))), constant_values=np.nan)
         similarities[rows < 0] = np.nan
-        return Neighbours(rows, similarities)
+        return Neighbours(rows, similarities.astype(np.float32))
 
 
 def index_names(store: FeatureStore, dataset: str) -> list[str]:
@@ -102,47 +113,52 @@ def open_index(store: FeatureStore, dataset: str, name: str = "default") -> Sear
             "run `scale index RECIPE` first"
         )
     artifact = ds.artifact("indexes", name)
-    meta = artifact.meta
-    source = VectorSource(**meta["source"])
-    path = Path(artifact.local_path("index.faiss"))
-    index = _load(
-        str(path),
-        path.stat().st_mtime_ns,
-        meta["sha256"],
-        meta["num_vectors"],
-        meta["dim"],
-        meta["kind"],
-        meta["effort"],
-    )
-    centre = np.frombuffer(artifact.read("centre.f32"), np.float32)
-    if centre.shape != (meta["dim"],):
+    try:
+        meta = artifact.meta
+        source = VectorSource(**meta["source"])
+        wanted = (int(meta["num_vectors"]), int(meta["dim"]), str(meta["kind"]), meta["effort"])
+        part_dims = tuple(int(d) for d in meta["part_dims"])
+    except (KeyError, TypeError, ValueError) as err:
         raise CorruptDataError(
-            f"expected {meta['dim']} channels in the centre of index {name}, found {centre.size}; "
-            "run `scale index` again"
+            f"expected the description of index {name} in dataset {dataset}, found {err!r}; run `scale index` again"
+        ) from err
+    path = artifact.local_path(INDEX_FILE)  # its hash is checked here, before FAISS sees a byte
+    index = _load(str(path), artifact.files[INDEX_FILE], *wanted)
+    centre = np.frombuffer(artifact.read(CENTRE_FILE), np.float32)
+    if centre.shape != (sum(part_dims),) or sum(part_dims) != wanted[1]:
+        raise CorruptDataError(
+            f"expected {wanted[1]} channels in the centre of index {name}, found {centre.size}; run `scale index` again"
         )
-    transform = Transform(tuple(meta["part_dims"]), centre)
-    return SearchIndex(name, index, meta, source, transform, _staleness(store, name, meta, source))
+    return SearchIndex(name, index, meta, source, Transform(part_dims, centre), _staleness(ds, name, meta, source))
 
 
 @lru_cache(maxsize=2)
-def _load(path: str, mtime_ns: int, sha256: str, num_vectors: int, dim: int, kind: str, effort: int | None) -> Any:
-    """Keep the last indexes in memory, so that repeated searches do not hash and read them again."""
+def _load(path: str, sha256: str, num_vectors: int, dim: int, kind: str, effort: int | None) -> Any:
+    """Keep the last indexes in memory: repeated searches do not read them again."""
     return read_index_file(Path(path), sha256=sha256, num_vectors=num_vectors, dim=dim, kind=kind, effort=effort)
 
 
-def _staleness(store: FeatureStore, name: str, meta: dict[str, Any], source: VectorSource) -> str | None:
+def _staleness(ds: Dataset, name: str, meta: dict[str, Any], source: VectorSource) -> str | None:
     try:
-        present = source.snapshot(store)
+        present = source.snapshot(ds)
     except NotFoundError:
         return f"index {name} was built from {source.label}, which the store no longer has; run `scale index` again"
     if present == meta["snapshot"]:
         return None
-    num_rows = store.dataset(source.dataset).num_rows
     known = meta["num_vectors"] + meta.get("num_excluded", 0)
     return (
         f"index {name} is stale: built from snapshot {meta['snapshot'][:12]} ({known} videos), the store is now at "
-        f"{present[:12]} ({num_rows} videos); run `scale index` to bring it up to date"
+        f"{present[:12]} ({ds.num_rows} videos); run `scale index` to bring it up to date"
     )
+
+
+def _open_checked(store: FeatureStore, dataset: str, name: str, require_fresh: bool, on_event: OnEvent) -> SearchIndex:
+    index = open_index(store, dataset, name)
+    if index.stale is not None:
+        if require_fresh:
+            raise SnapshotChangedError(index.stale)
+        on_event(Note("index", index.stale, level="warning"))
+    return index
 
 
 def search_index(
@@ -184,11 +200,7 @@ def search_index(
     SnapshotChangedError
         It is stale and `require_fresh` was asked for.
     """
-    index = open_index(store, dataset, name)
-    if index.stale is not None:
-        if require_fresh:
-            raise SnapshotChangedError(index.stale)
-        on_event(Note("index", index.stale, level="warning"))
+    index = _open_checked(store, dataset, name, require_fresh, on_event)
     return index.search(vectors, k)
 
 
@@ -211,14 +223,11 @@ def search_stored(
     NoDataError
         If a video has no vector: its features failed, or are not extracted yet.
     """
-    index = open_index(store, dataset, name)
-    if index.stale is not None:
-        if require_fresh:
-            raise SnapshotChangedError(index.stale)
-        on_event(Note("index", index.stale, level="warning"))
-    rows = rows_of(store, dataset, video_ids)
+    index = _open_checked(store, dataset, name, require_fresh, on_event)
+    ds = store.dataset(dataset)
+    rows = np.array([ds.row_of(video_id) for video_id in video_ids], np.int64)
     unique, inverse = np.unique(rows, return_inverse=True)
-    vectors, valid = index.source.read(store, unique)
+    vectors, valid = index.source.read(ds, unique)
     for video_id, position in zip(video_ids, inverse, strict=True):
         if not valid[position]:
             raise NoDataError(
@@ -233,23 +242,6 @@ def without_self(found: Neighbours, own_rows: np.ndarray, k: int) -> Neighbours:
     keep = found.rows != own_rows[:, None]
     order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
     return Neighbours(np.take_along_axis(found.rows, order, 1), np.take_along_axis(found.similarities, order, 1))
-
-
-def rows_of(store: FeatureStore, dataset: str, video_ids: list[str]) -> np.ndarray:
-    """Return the rows of video ids, in their order, int64.
-
-    Raises
-    ------
-    NotFoundError
-        Naming the first unknown id and one that exists.
-    """
-    table = store.dataset(dataset).videos
-    known = dict(zip(table["video_id"].to_pylist(), table["row"].to_pylist(), strict=True))
-    for video_id in video_ids:
-        if video_id not in known:
-            example = next(iter(known), "none at all")
-            raise NotFoundError(f"expected a video id of dataset {dataset} (such as {example}), found {video_id!r}")
-    return np.array([known[v] for v in video_ids], np.int64)
 
 
 def describe_hits(store: FeatureStore, dataset: str, rows: np.ndarray, similarities: np.ndarray) -> list[SearchHit]:

@@ -170,8 +170,8 @@ def provenance(report: ProbeReport) -> list[tuple[str, str]]:
     ]
     for crops, feature_set, digest in sorted({(r.crops, r.feature_set, r.fingerprint) for r in report.results}):
         facts.append((f"Features {crops}/{feature_set}", digest))
-    for name, digest in sorted({(r.embedding, r.embedding_fingerprint) for r in report.results if r.embedding}):
-        facts.append((f"Embedding {name}", digest or ""))
+    for name, digest in sorted({(r.embedding, r.embedding_fingerprint or "") for r in report.results if r.embedding}):
+        facts.append((f"Embedding {name}", digest))
     machine = report.details.get("machine")
     if isinstance(machine, dict):
         machine = ", ".join(f"{name} {value}" for name, value in machine.items())

@@ -264,10 +264,10 @@ def confusions(report: ProbeReport) -> list[Confusion]:
             continue
         names = _class_names(report, len(counts))
         title = f"{method_text(result)}, {readout_text(result)}: {percent(result.top1)} {FIGURES['top1']}"
-        rows, svg = (), None
-        if len(names) <= MAX_TABLE_CLASSES:
-            rows = tuple(_confusion_row(names[i], row, i) for i, row in enumerate(counts))
-        else:
+        is_table = len(names) <= MAX_TABLE_CLASSES
+        rows = tuple(_confusion_row(names[i], row, i) for i, row in enumerate(counts)) if is_table else ()
+        svg = None
+        if not is_table:
             svg = charts.heat_grid(counts, names, label=f"Confusion matrix of {len(names)} classes. {title}.")
         found.append(Confusion(title, names, rows, svg, _confused_pairs(counts, names)))
     return found

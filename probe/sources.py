@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pipeline.errors import NoDataError, NotFoundError, ShapeMismatchError
-from probe.faiss_index import normalise
+from pipeline.fingerprint import fingerprint
+from probe.search import unit_vectors
 
 if TYPE_CHECKING:
-    from pipeline import FeatureStore
+    from pipeline import Dataset, FeatureStore
 
 ROWS_PER_READ = 4096
 Readout = Literal["mean", "cls", "joined"]
@@ -44,38 +45,36 @@ class VectorSource:
             parts.append(f"embedding {self.embedding}")
         return " + ".join(parts)
 
-    def snapshot(self, store: FeatureStore) -> str:
-        """Return the store's snapshot id restricted to what this source reads."""
-        ds = store.dataset(self.dataset)
-        if self.readout == "mean":
-            return ds.snapshot(crops=self.crops, feature_set=self.feature_set)
+    def snapshot(self, ds: Dataset) -> str:
+        """Return the snapshot id restricted to what this source reads."""
+        if self._embedding is None:
+            crops, feature_set = self._features
+            return ds.snapshot(crops=crops, feature_set=feature_set)
         if self.readout == "cls":
-            return ds.snapshot(embedding=self.embedding)
-        return ds.snapshot(crops=self.crops, feature_set=self.feature_set, embedding=self.embedding)
+            return ds.snapshot(embedding=self._embedding)
+        crops, feature_set = self._features
+        both = [ds.snapshot(crops=crops, feature_set=feature_set), ds.snapshot(embedding=self._embedding)]
+        return fingerprint(both)
 
-    def fingerprint(self, store: FeatureStore) -> dict[str, Any]:
+    def fingerprint(self, ds: Dataset) -> dict[str, Any]:
         """Return what changes the vectors: the readout and the fingerprints of the sets that it reads."""
-        ds = store.dataset(self.dataset)
-        content: dict[str, Any] = {"readout": self.readout, "crops": self.crops, "feature_set": self.feature_set}
-        if self.readout in ("mean", "joined"):
-            content["features"] = ds.feature_info(self.crops, self.feature_set).fingerprint_id
-        if self.readout in ("cls", "joined"):
-            content["embedding"] = self.embedding
-            content["embeddings"] = ds.embedding_info(self.embedding).fingerprint_id
+        content: dict[str, Any] = {"readout": self.readout}
+        if self.readout != "cls":
+            crops, feature_set = self._features
+            info = ds.feature_info(crops, feature_set)
+            content |= {"crops": crops, "feature_set": feature_set, "features": info.fingerprint_id}
+        if self._embedding is not None:
+            embeddings = ds.embedding_info(self._embedding).fingerprint_id
+            content |= {"embedding": self._embedding, "embeddings": embeddings}
         return content
 
-    def part_dims(self, store: FeatureStore) -> tuple[int, ...]:
+    def part_dims(self, ds: Dataset) -> tuple[int, ...]:
         """Return the channels of each part: one number, or two where mean and embedding are joined."""
-        ds = store.dataset(self.dataset)
-        dims = []
-        if self.readout in ("mean", "joined"):
-            dims.append(ds.feature_info(self.crops, self.feature_set).dim)
-        if self.readout in ("cls", "joined"):
-            dims.append(ds.embedding_info(self.embedding).dim)
-        return tuple(dims)
+        dims = [] if self.readout == "cls" else [ds.feature_info(*self._features).dim]
+        return (*dims, ds.embedding_info(self._embedding).dim) if self._embedding is not None else tuple(dims)
 
-    def read(self, store: FeatureStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read the raw vectors of some rows.
+    def read(self, ds: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read the raw vectors of some rows (ascending).
 
         Returns
         -------
@@ -83,26 +82,35 @@ class VectorSource:
             Not normalised; zeros where there is none.
         valid : ndarray of shape (n,), bool
         """
-        selection = store.dataset(self.dataset).select(rows=rows)
+        selection = ds.select(rows=rows)
         parts: list[np.ndarray] = []
         valid = np.ones(len(rows), bool)
-        if self.readout in ("mean", "joined"):
-            block = selection.features(self.crops, self.feature_set)
+        if self.readout != "cls":
+            block = selection.features(*self._features)
             pooled, has_crops = pool_crops(block.values, block.valid)
             parts.append(pooled)
             valid &= has_crops
-        if self.readout in ("cls", "joined"):
-            embedded = selection.embeddings(self.embedding)
+        if self._embedding is not None:
+            embedded = selection.embeddings(self._embedding)
             parts.append(np.asarray(embedded.values, np.float32))
             valid &= np.asarray(embedded.valid, bool)
         return np.concatenate(parts, axis=1), valid
 
-    def batches(self, store: FeatureStore, num_rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, ds: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield ``(rows, raw vectors)`` of the videos that have one, a few thousand rows at a time."""
-        for start in range(0, num_rows, ROWS_PER_READ):
-            rows = np.arange(start, min(start + ROWS_PER_READ, num_rows), dtype=np.int64)
-            vectors, valid = self.read(store, rows)
+        for start in range(0, ds.num_rows, ROWS_PER_READ):
+            rows = np.arange(start, min(start + ROWS_PER_READ, ds.num_rows), dtype=np.int64)
+            vectors, valid = self.read(ds, rows)
             yield rows[valid], vectors[valid]
+
+    @property
+    def _features(self) -> tuple[str, str]:
+        assert self.crops is not None and self.feature_set is not None  # noqa: PT018  (holds unless cls)
+        return self.crops, self.feature_set
+
+    @property
+    def _embedding(self) -> str | None:
+        return None if self.readout == "mean" else self.embedding
 
 
 def pool_crops(values_NVD: np.ndarray, valid_NV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,9 +169,9 @@ class Transform:
             raise ShapeMismatchError(f"expected query vectors (n, {self.dim}), found shape {vectors.shape}")
         centred = vectors - self.centre
         if len(self.part_dims) == 1:
-            return normalise(centred)
+            return unit_vectors(centred)
         edges = np.cumsum(self.part_dims)[:-1]
-        return normalise(np.concatenate([normalise(part) for part in np.split(centred, edges, axis=1)], axis=1))
+        return unit_vectors(np.concatenate([unit_vectors(part) for part in np.split(centred, edges, axis=1)], axis=1))
 
 
 def mean_vector(batches: Iterator[tuple[np.ndarray, np.ndarray]], dim: int) -> tuple[np.ndarray, int]:

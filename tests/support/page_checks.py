@@ -37,7 +37,8 @@ _CONTRAST = """(() => {
     const size = parseFloat(style.fontSize), bold = parseInt(style.fontWeight) >= 700;
     const wanted = size >= 24 || (bold && size >= 18.66) ? 3 : 4.5;
     checked += 1;
-    if (ratio < wanted) bad.push(`${ratio.toFixed(2)} < ${wanted}: <${e.tagName} class="${e.getAttribute('class')}"> ${node.data.trim().slice(0, 40)}`);
+    const what = `<${e.tagName} class="${e.getAttribute('class')}"> ${node.data.trim().slice(0, 40)}`;
+    if (ratio < wanted) bad.push(`${ratio.toFixed(2)} < ${wanted}: ${what}`);
   }
   return {checked, bad};
 })()"""
@@ -48,7 +49,11 @@ _STRUCTURE = """(() => {
   const problems = [];
   if (all('h1').length !== 1) problems.push(`expected one h1, found ${all('h1').length}`);
   let level = 0;
-  all('h1,h2,h3,h4').forEach(h => { const n = +h.tagName[1]; if (n > level + 1) problems.push('skipped level at ' + text(h)); level = n; });
+  all('h1,h2,h3,h4').forEach(h => {
+    const n = +h.tagName[1];
+    if (n > level + 1) problems.push('skipped level at ' + text(h));
+    level = n;
+  });
   all('table').forEach(t => {
     if (!t.querySelector('thead th[scope=col]')) problems.push('no column header: ' + text(t));
     if (!t.querySelector('tbody th[scope=row]')) problems.push('no row header: ' + text(t));
@@ -63,10 +68,15 @@ _STRUCTURE = """(() => {
   all('button, a, summary, [tabindex="0"]').forEach(e => {
     if (!(e.getAttribute('aria-label') || e.textContent).trim()) problems.push('no name: ' + e.outerHTML.slice(0, 80));
   });
-  all('.scroll').forEach(e => { if (e.tabIndex !== 0 || e.getAttribute('role') !== 'region') problems.push('scrolls without a keyboard: ' + text(e)); });
+  all('.scroll').forEach(e => {
+    const reachable = e.tabIndex === 0 && e.getAttribute('role') === 'region';
+    if (!reachable) problems.push('scrolls without a keyboard: ' + text(e));
+  });
   const ids = all('[id]').map(e => e.id), twice = ids.filter((id, i) => ids.indexOf(id) !== i);
   if (twice.length) problems.push('ids twice: ' + twice);
-  all('a[href^="#"]').forEach(a => { if (!document.getElementById(a.hash.slice(1))) problems.push('dead link ' + a.hash); });
+  all('a[href^="#"]').forEach(a => {
+    if (!document.getElementById(a.hash.slice(1))) problems.push('dead link ' + a.hash);
+  });
   if (!document.documentElement.lang) problems.push('no language');
   return problems;
 })()"""
