@@ -1,1 +1,35 @@
-"""Placeholder docstring; see the folder's README."""
+"""Videos to crop features: the first stage.
+
+Public names are imported when they are used: decoding workers import this
+package and must not pay for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "plan_catalog": "extract.catalog",
+    "run_catalog": "extract.catalog",
+    "ExtractPlan": "extract.plan",
+    "plan_extract": "extract.plan",
+    "run_extract": "extract.stage",
+    "draw_crops": "extract.crops",
+    "pick_frames": "extract.frame_picking",
+    "open_reader": "extract.decode",
+    "load_backbone": "extract.backbones",
+    "describe_backbone": "extract.backbones",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

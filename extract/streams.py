@@ -1,0 +1,86 @@
+"""Streams: what a network sees of a crop. All over identical boxes and times."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import MissingDependencyError
+from pipeline.recipe import Stream
+
+if TYPE_CHECKING:
+    import torch
+
+FLOW_BOUND_PX = 20.0
+"""Flow is clipped to +-20 pixels, as in ViCC and CoCLR."""
+
+
+def needs_previous(stream: Stream) -> bool:
+    """Whether a stream compares each frame with the one before it."""
+    return stream != "rgb"
+
+
+def apply_stream(stream: Stream, current: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
+    """Return what a network sees in a stream.
+
+    Parameters
+    ----------
+    stream : {"rgb", "tgrad", "flow"}
+        tgrad: the temporal gradient ``(I[t-1] - I[t] + 255) / 2`` (LTG, arXiv 2111.13241), t-1 being the video's
+        frame before. flow: OpenCV's DIS optical flow from t-1 to t in pixels of the crop; channels x, y and
+        magnitude, clipped to +-20 px and scaled to 0..255.
+    current, previous : Tensor of shape (B, T, S, S, 3), uint8
+        Cut and augmented alike. `previous` may be None for rgb.
+
+    Returns
+    -------
+    Tensor of shape (B, T, S, S, 3)
+        0..255: uint8 for rgb, float32 for the others.
+
+    Raises
+    ------
+    MissingDependencyError
+        For flow without OpenCV.
+    """
+    if stream == "rgb":
+        return current
+    assert previous is not None
+    if stream == "tgrad":
+        return (previous.float() - current.float() + 255.0) / 2.0
+    return _flow(previous, current)
+
+
+def check_stream(stream: Stream) -> None:
+    """Raise :class:`MissingDependencyError` if a stream cannot be made here."""
+    if stream == "flow":
+        _import_cv2()
+
+
+def _import_cv2():  # type: ignore[no-untyped-def]
+    try:
+        import cv2
+    except ImportError as err:
+        raise MissingDependencyError(
+            "expected OpenCV for the stream `flow`, found none; pip install 'scale-pipeline[flow]'"
+        ) from err
+    return cv2
+
+
+def _flow(previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    cv2 = _import_cv2()
+    engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    shape = current.shape
+    before = previous.reshape(-1, *shape[2:]).cpu().numpy()
+    after = current.reshape(-1, *shape[2:]).cpu().numpy()
+    out = np.empty(after.shape, np.float32)
+    for k in range(len(after)):
+        a, b = (cv2.cvtColor(np.ascontiguousarray(x[k]), cv2.COLOR_RGB2GRAY) for x in (before, after))
+        out[k, ..., :2] = engine.calc(a, b, None)
+    out[..., 2] = np.hypot(out[..., 0], out[..., 1])
+    np.clip(out, -FLOW_BOUND_PX, FLOW_BOUND_PX, out=out)
+    out[..., :2] = (out[..., :2] + FLOW_BOUND_PX) * (255.0 / (2 * FLOW_BOUND_PX))
+    out[..., 2] *= 255.0 / FLOW_BOUND_PX
+    return torch.from_numpy(out).reshape(shape).to(current.device)

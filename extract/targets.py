@@ -1,0 +1,127 @@
+"""From a recipe's targets to what each one needs: frames, size, stream and the fingerprint of its feature set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from extract.backbones import BackboneInfo, check_clip_shape, describe_backbone, spread_frames
+from extract.preprocess import describe_preprocessing
+from extract.streams import check_stream, needs_previous
+from pipeline.errors import InvalidInputError, ShapeMismatchError
+from pipeline.recipe import BackboneSpec, CropPolicy, Recipe, Target
+from pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """How crops are seen: targets with the same one share batches and pixels."""
+
+    num_frames: int
+    size_px: int
+    with_previous: bool
+
+
+@dataclass(frozen=True)
+class ResolvedTarget:
+    """One feature set to fill: a crop set seen by a backbone in a stream."""
+
+    target: Target
+    policy: CropPolicy
+    spec: BackboneSpec
+    info: BackboneInfo
+    positions: tuple[int, ...]
+    """Which of a crop's frames the backbone sees."""
+    size_px: int
+    fingerprint: Mapping[str, Any]
+
+    @property
+    def crops(self) -> str:
+        """The crop set."""
+        return self.target.crops
+
+    @property
+    def feature_set(self) -> str:
+        """The feature set."""
+        return self.target.feature_set
+
+    @property
+    def label(self) -> str:
+        """``crops/feature set``."""
+        return self.target.label
+
+    @property
+    def with_previous(self) -> bool:
+        """Whether its stream compares frames with the ones before."""
+        return needs_previous(self.target.stream)
+
+
+def resolve_targets(
+    recipe: Recipe, settings: Settings, *, decoder: Mapping[str, str], only: Iterable[str] | None = None
+) -> tuple[ResolvedTarget, ...]:
+    """Resolve the targets of a recipe without building a backbone.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    settings : Settings
+        Says where weights lie.
+    decoder : mapping
+        Name, version and device of the decoder, for the fingerprints.
+    only : iterable of str, optional
+        Labels (``crops/feature set``) or crop sets or feature sets to keep; None: all.
+
+    Raises
+    ------
+    InvalidInputError
+        If `only` names something that the recipe does not ask for.
+    ShapeMismatchError
+        If a backbone cannot take a crop set's crops; says what to change in the recipe.
+    NotFoundError, WeightsError
+        If a weights file is not there or not the right one.
+    """
+    infos: dict[str, BackboneInfo] = {}
+    resolved = []
+    for target in _select(recipe.targets(), only):
+        spec = recipe.backbones[target.backbone]
+        if target.backbone not in infos:
+            infos[target.backbone] = describe_backbone(spec, settings)
+        check_stream(target.stream)
+        resolved.append(_resolve(target, recipe.crops[target.crops], spec, infos[target.backbone], decoder))
+    return tuple(resolved)
+
+
+def _select(targets: tuple[Target, ...], only: Iterable[str] | None) -> list[Target]:
+    if only is None:
+        return list(targets)
+    kept = []
+    for name in only:
+        found = [t for t in targets if name in (t.label, t.crops, t.feature_set)]
+        if not found:
+            known = ", ".join(t.label for t in targets)
+            raise InvalidInputError(f"expected a target out of {known}, found {name!r}")
+        kept.extend(found)
+    return list(dict.fromkeys(kept))
+
+
+def _resolve(
+    target: Target, policy: CropPolicy, spec: BackboneSpec, info: BackboneInfo, decoder: Mapping[str, str]
+) -> ResolvedTarget:
+    wanted = info.num_frames or spec.num_frames
+    if wanted is not None and wanted > policy.num_frames:
+        raise ShapeMismatchError(
+            f"{target.backbone} takes {wanted} frames a crop, crop set {target.crops} has {policy.num_frames}; "
+            f"set num_frames of the crop set to {wanted} or more"
+        )
+    positions = tuple(spread_frames(policy.num_frames, wanted))
+    size_px = spec.size_px or info.size_px or policy.size_px
+    check_clip_shape(info, (1, 3, len(positions), size_px, size_px))
+    fingerprint = {
+        "backbone": info.description(),
+        "preprocessing": describe_preprocessing(size_px, len(positions), info.mean, info.std, target.stream),
+        "crops": policy.model_dump(mode="json"),
+        "decoder": dict(decoder),
+        "dtype": spec.dtype,
+    }
+    return ResolvedTarget(target, policy, spec, info, positions, size_px, fingerprint)
