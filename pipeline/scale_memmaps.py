@@ -178,7 +178,7 @@ def _advice(found: int, shape: tuple[int, ...], kind: np.dtype) -> str:
     if other and kind.kind == "f" and found * kind.itemsize == row_bytes * shape[0] * other[1]:
         return f": that is the same shape in {other[0]}; pass dtype={other[0]!r}"
     if found % row_bytes == 0:
-        return f": that is {found // row_bytes} videos of this shape; pass num_videos={found // row_bytes}"
+        return f": it would fit num_videos={found // row_bytes}; check num_videos, num_crops and dim"
     return f": no whole number of rows of {row_bytes} bytes; check num_crops, the last axis and dtype"
 
 
