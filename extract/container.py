@@ -102,6 +102,7 @@ def open_container(path: Path) -> InputContainer:
     VideoError
         If FFmpeg cannot make sense of it.
     """
+    _refuse_playlists(path)
     try:
         return av.open(
             "file:" + os.path.abspath(path),
@@ -111,6 +112,17 @@ def open_container(path: Path) -> InputContainer:
         )
     except DECODE_ERRORS as error:
         raise VideoError(f"not a video that FFmpeg can open: {describe_error(error)}") from None
+
+
+def _refuse_playlists(path: Path) -> None:
+    """Refuse what would make FFmpeg open other files, whatever its name."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
+    except OSError as error:
+        raise VideoError(f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+    if start.startswith((b"#EXTM3U", b"ffconcat")) or b"<MPD" in start or b"<SmoothStreamingMedia" in start:
+        raise VideoError("expected a video, found a playlist (it would make the decoder open other files)")
 
 
 def choose_stream(container: InputContainer) -> VideoStream:

@@ -27,6 +27,9 @@ from extract.picture import RgbConverter
 from extract.scan import FrameStream, VideoScan, scan_video
 from pipeline.errors import InvalidInputError, ShapeMismatchError, VideoError
 
+PYAV_VERSION = f"{av.__version__}/ffmpeg-{av.ffmpeg_version_info}"
+"""PyAV's version and that of the FFmpeg in its wheel."""
+
 MIN_FRAMES_SAVED = 12
 """A seek must spare at least this many frames of decoding to be worth it."""
 
@@ -90,12 +93,12 @@ class PyavReader:
     """Reads a video file, or a folder of images, with the FFmpeg that PyAV carries."""
 
     decoder_name = "pyav"
+    decoder_version = PYAV_VERSION
 
     def __init__(self, path: Path, scan: VideoScan, *, threads: int = 1) -> None:
         self.path = path
         self.scan = scan
         self.info = info_of(scan)
-        self.decoder_version = f"{av.__version__}/ffmpeg-{av.ffmpeg_version_info}"
         self._threads = threads
         self._converter = RgbConverter(scan.picture)
         self._stream: FrameStream | None = None
@@ -280,11 +283,18 @@ def open_reader(
     """
     if decoder not in ("auto", "pyav", "torchcodec"):
         raise InvalidInputError(f"expected decoder auto, pyav or torchcodec, found {decoder!r}")
+    if decoder == "pyav" and device != "cpu":
+        raise InvalidInputError(f"expected device cpu for PyAV, found {device!r}; decoder torchcodec can use a GPU")
     path = Path(path)
     check_readable(path)
     if path.is_dir():
         return PyavReader(path, scan_image_sequence(path, fps=image_fps))
-    return PyavReader(path, scan_video(path, threads=threads), threads=threads)
+    scan = scan_video(path, threads=threads)
+    if decoder == "torchcodec" or (decoder == "auto" and device != "cpu"):
+        from extract.decode_torchcodec import TorchcodecReader
+
+        return TorchcodecReader(path, scan, device=device, threads=threads)
+    return PyavReader(path, scan, threads=threads)
 
 
 __all__ = ["DecodedFrames", "PyavReader", "VideoReader", "check_indices", "open_reader", "sample_frame_indices"]

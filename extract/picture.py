@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 _MIN_STRETCH, _MAX_STRETCH = 1.01, 8.0
 """Pixels closer to square are left alone (a container's rounding); stretches beyond are nonsense in the header."""
@@ -19,7 +19,7 @@ class Picture:
     """How the frames of one video become pictures of one size.
 
     Pixels that are not square are made square by *stretching* the short side
-    (bilinear), never by shrinking the other: 720x576 with pixels 16:15 becomes
+    (bicubic), never by shrinking the other: 720x576 with pixels 16:15 becomes
     768x576. The rotation and mirroring of the container's display matrix are
     applied after that. Frames of another size inside the stream are scaled to
     the size of the first. Alpha is dropped, not blended; interlaced frames
@@ -30,6 +30,9 @@ class Picture:
     scaled_width: int
     """Width before rotation, after making pixels square."""
     scaled_height: int
+    stored_width: int
+    """Width of the first frame as the file holds it."""
+    stored_height: int
     quarter_turns: int = 0
     """Counterclockwise quarter turns, 0-3."""
     mirrored: bool = False
@@ -67,14 +70,14 @@ def picture_of(first_frame: VideoFrame, pixel_aspect: Any) -> Picture:
     pixel_aspect : Fraction or None
         Width of a pixel over its height.
     """
-    width, height = first_frame.width, first_frame.height
+    width, height = stored = first_frame.width, first_frame.height
     ratio = float(pixel_aspect) if pixel_aspect else 1.0
     if _MIN_STRETCH <= ratio <= _MAX_STRETCH:
         width = max(round(width * ratio), 1)
     elif 1 / _MAX_STRETCH <= ratio <= 1 / _MIN_STRETCH:
         height = max(round(height / ratio), 1)
     quarter_turns, mirrored = _orientation(first_frame)
-    return Picture(width, height, quarter_turns, mirrored)
+    return Picture(width, height, *stored, quarter_turns, mirrored)
 
 
 class RgbConverter:
@@ -87,7 +90,12 @@ class RgbConverter:
     def write(self, frame: VideoFrame, out: np.ndarray) -> None:
         """Convert `frame` into `out`, a uint8 array of shape (height, width, 3)."""
         rgb = self._reformatter.reformat(
-            frame, width=self.picture.scaled_width, height=self.picture.scaled_height, format="rgb24", threads=1
+            frame,
+            width=self.picture.scaled_width,
+            height=self.picture.scaled_height,
+            format="rgb24",
+            interpolation=Interpolation.BICUBIC,  # FFmpeg's own default, hence what torchcodec makes too
+            threads=1,
         )
         out[:] = self.picture.turn(rgb.to_ndarray())
 

@@ -41,7 +41,8 @@ class VideoScan:
     format_names: str
     files: tuple[Path, ...] = ()
     """The images of an image sequence; empty for a video file."""
-    pixel_aspect_is_square: bool = True
+    stream_index: int = 0
+    """Which of the container's streams."""
 
 
 class FrameStream:
@@ -111,8 +112,7 @@ def scan_video(path: Path, *, probe_frames: int = 1, threads: int = 1) -> VideoS
         first = frames.next_frame()
         if first is None:
             raise VideoError(_why_no_frame(packets, frames.error))
-        aspect = frames.stream.sample_aspect_ratio
-        picture = picture_of(first, aspect)
+        picture = picture_of(first, frames.stream.sample_aspect_ratio)
         reason = packets.why_count_by_decoding(format_names, codec)
         stamps = [_stamps(first)]
         while frames.error is None and (reason or len(stamps) < min(probe_frames, len(packets.pts))):
@@ -129,7 +129,7 @@ def scan_video(path: Path, *, probe_frames: int = 1, threads: int = 1) -> VideoS
             index = index_from_frames(pts, dts, packets, fps_hint, error)
         else:
             index = index_from_packets(packets, fps_hint)
-    return VideoScan(index, picture, codec, format_names, pixel_aspect_is_square=not aspect or aspect == 1)
+    return VideoScan(index, picture, codec, format_names, stream_index=frames.stream.index)
 
 
 def read_packets(container: InputContainer) -> PacketTable:
