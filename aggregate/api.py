@@ -55,7 +55,7 @@ def train(
     device: str = "auto",
     checkpoints: str | Path | None = None,
     splitter: Splitter | None = None,
-    objective: Objective | None = None,
+    custom_objective: Objective | None = None,
     on_event: OnEvent = ignore,
     **options: Any,
 ) -> TrainResult:
@@ -82,7 +82,7 @@ def train(
         auto, cpu, cuda, cuda:N.
     checkpoints : path, optional
         Folder to save to and to resume from.
-    splitter, objective : optional
+    splitter, custom_objective : optional
         Your own, instead of SCALE's.
     **options
         Fields of :class:`pipeline.recipe.TrainSpec`: ``epochs=50, batch_size=128,
@@ -129,7 +129,7 @@ def train(
         spec,
         device=place,
         splitter=splitter,
-        objective=objective,
+        objective=custom_objective,
         checkpoints=folder,
         on_event=on_event,
     )

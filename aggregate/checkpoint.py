@@ -8,6 +8,7 @@ Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -104,6 +105,8 @@ class CheckpointFolder:
     def clear(self) -> None:
         """Remove the folder and everything in it; the training is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the folder of other trainings still in progress
+            self.folder.parent.rmdir()
 
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []

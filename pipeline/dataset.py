@@ -35,7 +35,7 @@ from pipeline.sets import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.recipe.crops import CropPolicy
+    from pipeline.recipe.crops import CropPolicy, CropPolicyBase
     from pipeline.store import FeatureStore
     from pipeline.writer import EmbeddingWriter, FeatureWriter
 
@@ -115,7 +115,7 @@ class Dataset:
 
     # -- crop sets ---------------------------------------------------------------------------------------------------
 
-    def define_crop_set(self, name: str, policy: CropPolicy) -> None:
+    def define_crop_set(self, name: str, policy: CropPolicyBase) -> None:
         """Define a crop set; nothing happens when the same policy stands under the name already.
 
         Raises

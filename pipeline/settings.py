@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import Field
@@ -21,7 +22,17 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     workers: int = Field(default=0, ge=0, description="Decoding threads or processes; 0 picks by the number of cores")
     dask: str | None = Field(default=None, description="Address of a Dask scheduler, or a number of local workers")
+    cache: Path | None = Field(default=None, description="Folder for trainings in progress on remote stores")
+    tensorboard: Path | None = Field(default=None, description="Folder that training writes TensorBoard events to")
     recipe_dir: Path | None = Field(default=None, description="Folder of the recipe file; set by whoever loads it")
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where what can be made again is kept: `cache`, or the user's cache folder."""
+        if self.cache is not None:
+            return self.cache
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        return Path(base) / "scale-pipeline"
 
     def resolve_input(self, path: str, *, what: str) -> Path:
         """Find an input file that a recipe names: weights, a manifest, a split file.

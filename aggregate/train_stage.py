@@ -1,0 +1,271 @@
+"""The stage `train`: a SCALE model from stored features, made again only when something that decides it changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from aggregate.api import pick_device
+from aggregate.checkpoint import CheckpointFolder
+from aggregate.metrics import JsonLines, MetricsSink, TensorBoard
+from aggregate.models import CONFIG, METRICS, ONLINE_WEIGHTS, WEIGHTS, encode_config, encode_weights
+from aggregate.rows import choose_rows, make_source
+from aggregate.trainer import Trainer, TrainResult
+from pipeline.errors import NotFoundError
+from pipeline.events import Note, OnEvent, StageFinished, ignore
+from pipeline.fingerprint import fingerprint
+from pipeline.recipe import Recipe, TrainSpec
+from pipeline.reports import StageReport
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline import Dataset, FeatureStore
+
+ALGORITHM = 1
+"""Raised when the same recipe would train to other numbers."""
+WITHOUT_EFFECT = frozenset({"name", "checkpoint_epochs", "compile"})
+"""Fields of TrainSpec that do not change what a model computes."""
+WAITS = "unknown until extract has run"
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """The frozen plan of the stage `train`."""
+
+    recipe: Recipe
+    content: Mapping[str, Any] | None
+    """What decides the model, the fingerprint's content; None where features do not exist yet."""
+    snapshot: str
+    num_videos: int | None
+    is_empty: bool
+    why: str
+    force: bool = False
+
+    stage = "train"
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of `content`."""
+        return fingerprint(self.content) if self.content is not None else ""
+
+    def summary(self) -> str:
+        """One line: what would be done, how much of it, and why."""
+        spec = self.recipe.train
+        if spec is None or self.is_empty:
+            return f"train: nothing to do, {self.why}"
+        videos = "?" if self.num_videos is None else self.num_videos
+        return f"train: model {spec.name} on {videos} videos, {spec.epochs} epochs; {self.why}"
+
+    def table(self) -> Sequence[Mapping[str, object]]:
+        """Return one row a model."""
+        spec = self.recipe.train
+        if spec is None:
+            return []
+        return [
+            {
+                "model": spec.name,
+                "features": f"{spec.crops}/{spec.backbone}",
+                "objective": spec.objective.kind,
+                "rows": "all (transductive)" if spec.rows == "all" else f"train of split {spec.split}",
+                "videos": "?" if self.num_videos is None else self.num_videos,
+                "epochs": 0 if self.is_empty else spec.epochs,
+                "why": self.why,
+            }
+        ]
+
+
+def plan_train(recipe: Recipe, store: FeatureStore, settings: Settings, *, force: bool = False) -> TrainPlan:
+    """Find out whether the recipe's model must be trained.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    store : FeatureStore
+        Only read.
+    settings : Settings
+    force : bool
+        Train even if a model of this fingerprint and snapshot is there.
+
+    Returns
+    -------
+    TrainPlan
+        Where the features do not exist yet it says "unknown until extract has run".
+
+    Raises
+    ------
+    NoDataError
+        If features exist, but none of rows that the policy allows.
+    """
+    spec = recipe.train
+    if spec is None:
+        return TrainPlan(recipe, None, "", None, True, "the recipe has no train section", force)
+    try:
+        dataset = store.dataset(recipe.dataset.name)
+        info = dataset.feature_info(spec.crops, spec.backbone)
+    except NotFoundError:
+        return TrainPlan(recipe, None, "", None, False, WAITS, force)
+    if info.num_shards_done == 0:
+        return TrainPlan(recipe, None, "", None, False, WAITS, force)
+    rows = choose_rows(dataset, spec)
+    content = {
+        "algorithm": ALGORITHM,
+        "dataset": recipe.dataset.name,
+        "features": info.fingerprint_id,
+        "train": spec.model_dump(mode="json", exclude=set(WITHOUT_EFFECT)),
+    }
+    snapshot = dataset.snapshot(crops=spec.crops, feature_set=spec.backbone)
+    why = _reason(dataset, spec.name, fingerprint(content), snapshot)
+    done = why is None and not force
+    text = why or ("asked to train again" if force else f"model {spec.name} has this fingerprint and snapshot")
+    return TrainPlan(recipe, content, snapshot, len(rows.rows), done, text, force)
+
+
+def run_train(plan: TrainPlan, store: FeatureStore, settings: Settings, on_event: OnEvent = ignore) -> StageReport:
+    """Train the model of a plan and save it in the store.
+
+    Parameters
+    ----------
+    plan : TrainPlan
+        One that was made before extraction is made again from what the store holds now.
+    store : FeatureStore
+        Open for writing.
+    settings : Settings
+        `device`.
+    on_event : callable
+
+    Returns
+    -------
+    StageReport
+        `did` counts models_trained, models_skipped and steps; `details` holds the last figures and, for a
+        model trained on all rows, ``"rows": "all"``.
+
+    Raises
+    ------
+    NotFoundError
+        If the features do not exist.
+    TrainingError
+        If the loss becomes non-finite.
+    """
+    started = time.monotonic()
+    spec = plan.recipe.train
+    if spec is None:
+        return _report(plan, {"models_trained": 0, "models_skipped": 0, "steps": 0}, started, {})
+    dataset = store.dataset(plan.recipe.dataset.name)
+    if plan.content is None or dataset.snapshot(crops=spec.crops, feature_set=spec.backbone) != plan.snapshot:
+        plan = plan_train(plan.recipe, store, settings, force=plan.force)
+    if plan.content is None:
+        raise NotFoundError(
+            f"expected features {spec.crops}/{spec.backbone} in dataset {plan.recipe.dataset.name}, found none; "
+            "run extract first"
+        )
+    if plan.is_empty:
+        on_event(StageFinished("train", plan.summary(), 0.0))
+        return _report(plan, {"models_trained": 0, "models_skipped": 1, "steps": 0}, started, _described(spec))
+    device = pick_device(settings.device)
+    rows = choose_rows(dataset, spec)
+    if rows.num_chosen > len(rows.rows):
+        left_out = rows.num_chosen - len(rows.rows)
+        on_event(Note("train", f"{left_out} of {rows.num_chosen} rows have no features and are left out", "warning"))
+    source = make_source(dataset, rows.rows, spec, device)
+    folder = training_folder(store, settings, plan)
+    sinks: list[MetricsSink] = [JsonLines(folder / METRICS)]
+    if settings.tensorboard is not None:
+        sinks.append(TensorBoard(settings.tensorboard / plan.recipe.name / spec.name))
+    checkpoints = CheckpointFolder(folder, {"content": plan.content, "snapshot": plan.snapshot, "device": device.type})
+    result = Trainer(source, spec, device=device, checkpoints=checkpoints, metrics=sinks, on_event=on_event).fit()
+    details = _save(dataset, plan, spec, result, source.num_videos, device)
+    checkpoints.clear()
+    report = _report(plan, {"models_trained": 1, "models_skipped": 0, "steps": result.num_steps}, started, details)
+    on_event(StageFinished("train", f"model {spec.name}: {result.num_steps} steps, {_figures(result)}", report.seconds))
+    return report
+
+
+def training_folder(store: FeatureStore, settings: Settings, plan: TrainPlan) -> Path:
+    """Return where a training in progress lives: inside a local store, else in the user's cache folder.
+
+    The name holds fingerprint and snapshot, so that only the same training resumes from it.
+    """
+    assert plan.recipe.train is not None
+    key = hashlib.sha256(f"{plan.fingerprint}{plan.snapshot}".encode()).hexdigest()[:16]
+    name = f"{plan.recipe.dataset.name}-{plan.recipe.train.name}-{key}"
+    local = store.backend.local_path(".training")
+    if local is not None:
+        return local / name
+    place = hashlib.sha256(store.url.encode()).hexdigest()[:16]
+    return settings.cache_folder / "training" / place / name
+
+
+def _reason(dataset: Dataset, name: str, wanted: str, snapshot: str) -> str | None:
+    try:
+        meta = dataset.artifact("models", name).meta
+    except NotFoundError:
+        return f"there is no model {name} yet"
+    if meta.get("fingerprint") != wanted:
+        return f"model {name} was trained another way"
+    if meta.get("snapshot") != snapshot:
+        return f"videos or features changed since model {name} was trained"
+    return None
+
+
+def _save(
+    dataset: Dataset, plan: TrainPlan, spec: TrainSpec, result: TrainResult, num_videos: int, device: torch.device
+) -> dict[str, Any]:
+    weights = encode_weights(result.model)
+    files: dict[str, bytes | Path] = {
+        WEIGHTS: weights,
+        CONFIG: encode_config(result.model),
+        METRICS: "".join(json.dumps(r) + "\n" for r in result.history).encode(),
+    }
+    if result.online is not result.model:
+        files[ONLINE_WEIGHTS] = encode_weights(result.online)
+    details = {
+        **_described(spec),
+        "num_videos": num_videos,
+        "num_steps": result.num_steps,
+        "resumed_from": result.resumed_from,
+        "device": str(device),
+        "last": dict(result.history[-1]) if result.history else {},
+    }
+    meta = {
+        "recipe": plan.recipe.name,
+        "config": spec.model_dump(mode="json"),
+        "fingerprint": plan.fingerprint,
+        "fingerprint_content": plan.content,
+        "snapshot": plan.snapshot,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "versions": {"torch": torch.__version__},
+        **details,
+    }
+    dataset.save_artifact("models", spec.name, files, meta)
+    return details
+
+
+def _described(spec: TrainSpec) -> dict[str, Any]:
+    policy = "all" if spec.rows == "all" else "train"
+    return {"model": spec.name, "objective": spec.objective.kind, "rows": policy, "split": spec.split}
+
+
+def _figures(result: TrainResult) -> str:
+    last = result.history[-1] if result.history else {}
+    return ", ".join(
+        f"{k} {v:.4g}" for k, v in last.items() if k.endswith(("loss", "accuracy")) and isinstance(v, float)
+    )
+
+
+def _report(plan: TrainPlan, did: dict[str, int], started: float, details: dict[str, Any]) -> StageReport:
+    return StageReport(
+        stage="train",
+        recipe=plan.recipe.name,
+        did=did,
+        seconds=time.monotonic() - started,
+        fingerprint=plan.fingerprint,
+        snapshot=plan.snapshot,
+        details=details,
+    )
