@@ -1,33 +1,250 @@
-"""Batches for training (thin; see README)."""
+"""Batches for training, in two modes with one promise: seeded, resumable, every row exactly once an epoch.
+
+host
+    Any row may follow any other: one permutation of all rows. For data that fits into memory, mapped or fetched once.
+stream
+    Blocks of whole shards are read one after another, in a permuted order, and shuffled in memory, while a thread
+    reads the next block. For data larger than memory, or remote. Memory: `block_bytes`, however large the store.
+
+The order is a pure function of (rows, shard_rows, seed, epoch, mode, block_bytes), so batch number k is the same
+batch after a restart. Inside a batch rows ascend: which rows meet is random, their order in the batch is not.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.errors import InvalidInputError, ShapeMismatchError
+from pipeline.layout import split_by_shard
 from pipeline.reader import SetReader
 from pipeline.selection import FeatureBlock, Mode, allocate
 
+DEFAULT_BLOCK_BYTES = 1 << 30
+HOST_SHARE = 0.5
+"""Up to this share of the machine's memory `auto` picks host."""
+
 
 def iterate(
-    reader: SetReader, rows: np.ndarray, *, batch_size: int, shuffle: bool, seed: int, epoch: int, mode: Mode,
-    drop_last: bool, out: FeatureBlock | None, start_batch: int, block_bytes: int | None,
-) -> Iterator[FeatureBlock]:  # fmt: skip
-    """Yield every row once."""
-    order = np.random.default_rng([seed, epoch]).permutation(len(rows)) if shuffle else np.arange(len(rows))
-    for start in range(start_batch * batch_size, len(rows), batch_size):
-        picked = np.sort(rows[order[start : start + batch_size]])
-        if drop_last and len(picked) < batch_size:
-            return
-        arrays = (
-            allocate(reader, len(picked))
-            if out is None
-            else {
-                "values": out.values[: len(picked)],
-                "valid": out.valid[: len(picked)],
-                "geometry": out.geometry[: len(picked)],
-            }
-        )
-        reader.read(picked, arrays)
-        yield FeatureBlock(arrays["values"], arrays["valid"], arrays["geometry"], picked)
+    reader: SetReader,
+    rows: np.ndarray,
+    *,
+    batch_size: int = 512,
+    shuffle: bool = True,
+    seed: int = 0,
+    epoch: int = 0,
+    mode: Mode = "auto",
+    drop_last: bool = False,
+    out: FeatureBlock | None = None,
+    start_batch: int = 0,
+    block_bytes: int | None = None,
+) -> Iterator[FeatureBlock]:
+    """Yield the rows once, in batches.
+
+    Parameters
+    ----------
+    reader : SetReader
+    rows : ndarray of shape (n,), int64
+        Ascending.
+    batch_size : int
+    shuffle : bool
+        Otherwise ascending.
+    seed, epoch : int
+        Decide the order.
+    mode : {"auto", "host", "stream"}
+    drop_last : bool
+        Leave out a last batch that is not full.
+    out : FeatureBlock, optional
+        Buffers of at least `batch_size` rows (pinned memory, say) that every batch is written into; a batch is then
+        only good until the next one. Otherwise every batch has memory of its own.
+    start_batch : int
+        Go on here: batches before it are neither read nor yielded.
+    block_bytes : int, optional
+        Memory for stream mode's two blocks; 1 GiB by default.
+
+    Raises
+    ------
+    InvalidInputError, ShapeMismatchError
+        Impossible sizes, or `out` of other shapes.
+    CorruptDataError, SnapshotChangedError
+        While iterating; see :class:`SetReader`.
+    """
+    if batch_size < 1 or start_batch < 0:
+        raise InvalidInputError(f"expected batch_size >= 1 and start_batch >= 0, found {batch_size}, {start_batch}")
+    if mode not in ("auto", "host", "stream"):
+        raise InvalidInputError(f"expected mode auto, host or stream, found {mode!r}")
+    if out is not None:
+        _check_out(reader, out, batch_size)
+    if mode == "auto":
+        mode = "host" if len(rows) * reader.spec.row_bytes <= HOST_SHARE * _memory_bytes() else "stream"
+    stop = len(rows) // batch_size * batch_size if drop_last else len(rows)
+    starts = range(start_batch * batch_size, stop, batch_size)
+    if mode == "host":
+        order = _permutation(len(rows), shuffle, seed, epoch)
+        return _host(reader, rows, order, starts, batch_size, out)
+    budget = DEFAULT_BLOCK_BYTES if block_bytes is None else block_bytes
+    blocks = plan_blocks(
+        rows,
+        reader.spec.shard_rows,
+        max(budget // 2 // reader.spec.row_bytes, 1),
+        shuffle=shuffle,
+        seed=seed,
+        epoch=epoch,
+    )
+    return _stream(reader, blocks, starts, batch_size, out)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Rows that are in memory at the same time."""
+
+    rows: np.ndarray
+    """(n,) int64, ascending."""
+    order: np.ndarray
+    """(n,) int64: places in `rows`, in the order in which they are handed out."""
+    start: int
+    """Place of its first row in the epoch."""
+
+
+def plan_blocks(
+    rows: np.ndarray, shard_rows: int, block_rows: int, *, shuffle: bool, seed: int, epoch: int
+) -> list[Block]:
+    """Deal the shards that `rows` touch into blocks of about `block_rows` rows (a shard is never cut).
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n,), int64
+        Ascending.
+
+    Returns
+    -------
+    list of Block
+        Together they hold every row once.
+    """
+    parts = [part for _, part in split_by_shard(rows, shard_rows)]
+    if shuffle:
+        parts = [parts[i] for i in np.random.default_rng([seed, epoch, 1]).permutation(len(parts)).tolist()]
+    blocks: list[Block] = []
+    gathered: list[slice] = []
+    size = start = 0
+
+    def close() -> None:
+        nonlocal gathered, size, start
+        if gathered:
+            held = np.sort(np.concatenate([rows[p] for p in gathered]))
+            blocks.append(Block(held, _permutation(len(held), shuffle, seed, epoch, 2 + len(blocks)), start))
+            start += len(held)
+        gathered, size = [], 0
+
+    for part in parts:
+        if size and size + part.stop - part.start > block_rows:
+            close()
+        gathered.append(part)
+        size += part.stop - part.start
+    close()
+    return blocks
+
+
+def _permutation(n: int, shuffle: bool, *key: int) -> np.ndarray:
+    return np.random.default_rng(key).permutation(n) if shuffle else np.arange(n)
+
+
+def _host(
+    reader: SetReader,
+    rows: np.ndarray,
+    order: np.ndarray,
+    starts: range,
+    batch_size: int,
+    out: FeatureBlock | None,
+) -> Iterator[FeatureBlock]:
+    resident = None if reader.is_mapped else reader.resident(rows)
+    for start in starts:
+        places = np.sort(order[start : start + batch_size])
+        picked = rows[places]
+        arrays = _buffers(reader, out, len(picked))
+        if resident is None:
+            reader.read(picked, arrays)
+        else:
+            for name, buffer in arrays.items():
+                np.take(resident[name], places, axis=0, out=buffer, mode="clip")
+        yield _block(arrays, picked)
+
+
+def _stream(
+    reader: SetReader, blocks: list[Block], starts: range, batch_size: int, out: FeatureBlock | None
+) -> Iterator[FeatureBlock]:
+    if not starts or not blocks:
+        return
+    largest = max(len(block.rows) for block in blocks)
+    memory = [allocate(reader, largest) for _ in range(min(2, len(blocks)))]
+
+    def load(number: int) -> dict[str, np.ndarray]:
+        block = blocks[number]
+        arrays = {name: array[: len(block.rows)] for name, array in memory[number % 2].items()}
+        reader.read(block.rows, arrays)
+        reader.release(block.rows)
+        return arrays
+
+    first = next(i for i, block in enumerate(blocks) if block.start + len(block.rows) > starts[0])
+    with ThreadPoolExecutor(1, thread_name_prefix="read-block") as pool:
+        number, loaded = first, load(first)
+        ahead = pool.submit(load, first + 1) if first + 1 < len(blocks) else None
+        for start in starts:
+            stop = min(start + batch_size, blocks[-1].start + len(blocks[-1].rows))
+            arrays = _buffers(reader, out, stop - start)
+            pieces: list[np.ndarray] = []
+            while True:
+                block = blocks[number]
+                end = block.start + len(block.rows)
+                places = np.sort(block.order[max(start, block.start) - block.start : stop - block.start])
+                filled = sum(len(piece) for piece in pieces)
+                for name, buffer in arrays.items():
+                    np.take(loaded[name], places, axis=0, out=buffer[filled : filled + len(places)], mode="clip")
+                pieces.append(block.rows[places])
+                if end > stop or ahead is None:
+                    break
+                number, loaded = number + 1, ahead.result()
+                ahead = pool.submit(load, number + 1) if number + 1 < len(blocks) else None
+                if end == stop:
+                    break
+            picked = np.concatenate(pieces)
+            if len(pieces) > 1:
+                by_row = np.argsort(picked)
+                picked = picked[by_row]
+                for buffer in arrays.values():
+                    buffer[:] = buffer[by_row]
+            yield _block(arrays, picked)
+
+
+def _buffers(reader: SetReader, out: FeatureBlock | None, n: int) -> dict[str, np.ndarray]:
+    if out is None:
+        return allocate(reader, n)
+    return {"values": out.values[:n], "valid": out.valid[:n], "geometry": out.geometry[:n]}
+
+
+def _block(arrays: dict[str, np.ndarray], rows: np.ndarray) -> FeatureBlock:
+    return FeatureBlock(arrays["values"], arrays["valid"], arrays["geometry"], rows)
+
+
+def _check_out(reader: SetReader, out: FeatureBlock, batch_size: int) -> None:
+    for array in reader.spec.arrays:
+        buffer = getattr(out, array.name)
+        expected = (batch_size, *array.layout.row_shape)
+        if buffer.shape[1:] != expected[1:] or len(buffer) < batch_size or buffer.dtype != array.layout.dtype:
+            raise ShapeMismatchError(
+                f"expected out.{array.name} of shape {expected} in {array.layout.dtype}, found {buffer.shape} in "
+                f"{buffer.dtype}; make it with FeatureBlock.empty"
+            )
+        if not (buffer.flags.c_contiguous and buffer.flags.writeable):
+            raise ShapeMismatchError(f"expected out.{array.name} contiguous and writeable, found it otherwise")
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 8 << 30

@@ -63,6 +63,7 @@ class SetReader:
         self._layouts: dict[str, ArrayLayout | None] = {}
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._cached_bytes = 0
+        self._resident: tuple[np.ndarray, dict[str, np.ndarray]] | None = None
 
     @property
     def is_mapped(self) -> bool:
@@ -111,6 +112,24 @@ class SetReader:
         if any(view is None for view in views.values()):
             return None
         return {name: view for name, view in views.items() if view is not None}
+
+    def resident(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return rows in memory, fetched once for as long as this reader lives (or other rows are asked for)."""
+        if self._resident is None or not np.array_equal(self._resident[0], rows):
+            arrays = {a.name: np.empty((len(rows), *a.layout.row_shape), a.layout.dtype) for a in self.spec.arrays}
+            self._resident = None
+            self.read(rows, arrays)
+            self.release(rows)
+            self._resident = (rows, arrays)
+        return self._resident[1]
+
+    def release(self, rows: np.ndarray) -> None:
+        """Let go of the shards of these rows: their mappings or fetched bytes."""
+        with self._lock:
+            for shard, _ in split_by_shard(rows, self.spec.shard_rows):
+                opened = self._open.pop(shard, None)
+                if opened is not None:
+                    self._cached_bytes -= opened.num_bytes
 
     def check_all(self, shard: int) -> None:
         """Check every row of a shard against its entry; raises as :meth:`read` does."""
