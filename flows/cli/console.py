@@ -22,8 +22,17 @@ from rich.table import Table
 
 from pipeline import events
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, highlight=False)
+WIDTH_OF_PIPES = 180
+"""Columns of a table that goes to a file or another program."""
+
+
+def _console(*, stderr: bool) -> Console:
+    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, width=None if is_terminal else WIDTH_OF_PIPES)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 MAX_FAILURES_SHOWN = 5
 
@@ -157,6 +166,8 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, list):
+        return " ".join(f"{item[0]}:{item[1]}" if isinstance(item, tuple) else str(item) for item in value)
     return escape(str(value))
 
 

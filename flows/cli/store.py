@@ -35,6 +35,17 @@ OutOption = Annotated[
     Path | None, typer.Option("--out", help="Write here instead: .parquet .csv, with features .npz .h5")
 ]
 LIMIT_SHOWN = 40
+CATALOGUE_COLUMNS_SHOWN = (
+    "row",
+    "video_id",
+    "label",
+    "splits",
+    "num_frames",
+    "duration_s",
+    "width",
+    "height",
+    "probe_error",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -220,8 +231,8 @@ def _print_arrow(table: Any, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(table.to_pylist(), default=str))
         return
-    hidden = {"sha256", "added_at", "bytes"} if table.num_columns > 12 else set()
-    shown = [name for name in table.column_names if name not in hidden]
+    is_catalogue = set(CATALOGUE_COLUMNS_SHOWN) <= set(table.column_names)
+    shown = list(CATALOGUE_COLUMNS_SHOWN) if is_catalogue else table.column_names
     console.print_table(table.select(shown).slice(0, LIMIT_SHOWN).to_pylist(), empty="no rows")
     if table.num_rows > LIMIT_SHOWN:
         console.out.print(f"... {table.num_rows - LIMIT_SHOWN} more rows; --out FILE.parquet writes all")
