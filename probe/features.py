@@ -89,7 +89,9 @@ def read_split(ds: Dataset, split: str) -> SplitTable:
         uris=tuple(columns["uri"][i] or "" for i in order),
         labels=tuple(_labels(columns["label"][i], columns["labels"][i]) for i in order),
         # The prefix keeps a video id from meeting a group of the same name.
-        groups=tuple(f"g:{columns['group'][i]}" if columns["group"][i] else f"v:{columns['video_id'][i]}" for i in order),
+        groups=tuple(
+            f"g:{columns['group'][i]}" if columns["group"][i] else f"v:{columns['video_id'][i]}" for i in order
+        ),
         sha256=tuple(columns["sha256"][i] or "" for i in order),
         not_in_split=len(side) - len(order),
     )
@@ -147,7 +149,7 @@ def read_features(ds: Dataset, split: SplitTable, crops: str, feature_set: str) 
             values[at] = safe
     statuses = ds.status(crops, feature_set)
     by_row = dict(zip(statuses.column("row").to_pylist(), statuses.column("status").to_pylist(), strict=True))
-    has_any = valid.any(axis=1)
+    has_any = valid.sum(axis=1) > 0
     reasons = tuple("" if ok else _reason(by_row.get(int(row))) for row, ok in zip(split.rows, has_any, strict=True))
     return FeatureTable(crops, feature_set, pooled, reasons, info.num_crops, values, valid)
 
@@ -194,9 +196,7 @@ class UsedRows:
     coverage: Coverage
 
 
-def used_rows(
-    split: SplitTable, reasons: tuple[str, ...], *, crops: str, feature_set: str, readout: str
-) -> UsedRows:
+def used_rows(split: SplitTable, reasons: tuple[str, ...], *, crops: str, feature_set: str, readout: str) -> UsedRows:
     """Leave out rows without features or label, and count why.
 
     Raises
@@ -207,7 +207,8 @@ def used_rows(
     why = [reason or ("" if labels else "no label") for reason, labels in zip(reasons, split.labels, strict=True)]
     is_used = np.array([not reason for reason in why])
     excluded = {
-        side: dict(Counter(why[i] for i in np.flatnonzero(~is_used & (split.is_test == side)))) for side in (False, True)
+        side: dict(Counter(why[i] for i in np.flatnonzero(~is_used & (split.is_test == side))))
+        for side in (False, True)
     }
     train, test = np.flatnonzero(is_used & ~split.is_test), np.flatnonzero(is_used & split.is_test)
     if not len(train) or not len(test):

@@ -62,6 +62,11 @@ class Input:
         """Whether every video has an axis of crops."""
         return self.features.ndim == 3
 
+    def subset(self, rows: np.ndarray) -> Input:
+        """Return some of the videos."""
+        at = torch.from_numpy(rows)
+        return replace(self, features=self.features[at], valid_NV=None if self.valid_NV is None else self.valid_NV[at])
+
     def to(self, device: torch.device) -> Input:
         """Return the same on a device."""
         moved = {

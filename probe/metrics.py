@@ -11,7 +11,7 @@ import numpy as np
 
 def hits(predicted_Q: np.ndarray, truth_QC: np.ndarray) -> np.ndarray:
     """Return (Q,) bool: the predicted class is (one of) the row's. A row without a class is never hit."""
-    return truth_QC[np.arange(len(predicted_Q)), predicted_Q]
+    return np.take_along_axis(truth_QC, predicted_Q[:, None], axis=1)[:, 0]
 
 
 def top_k_hits(scores_QC: np.ndarray, truth_QC: np.ndarray, k: int) -> np.ndarray:

@@ -136,9 +136,19 @@ class ProbeResult(Frozen):
     def line(self) -> dict[str, Any]:
         """Return the object that the JSON line of ``scale run --json`` holds for this number."""
         chosen = ("probe", "readout", "k", "temperature", "top1", "interval", "used", "excluded")
-        more = ("protocol", "crops", "feature_set", "mean_average_precision", "fraction", "n_per_class", "seed")
+        more = (
+            "protocol",
+            "centring",
+            "crops",
+            "feature_set",
+            "mean_average_precision",
+            "fraction",
+            "n_per_class",
+            "seed",
+        )
         data = self.model_dump(mode="json", include={*chosen, *more})
-        return {key: data[key] for key in (*chosen, *more)}
+        selection = self.protocol if self.probe in ("linear", "mlp", "attentive") else None
+        return {key: data[key] for key in (*chosen, *more)} | {"selection": selection}
 
 
 class Coverage(Frozen):

@@ -110,9 +110,7 @@ def _checked(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarr
     return queries, gallery
 
 
-def _rescore(
-    queries_QD: np.ndarray, gallery: torch.Tensor, candidates_QK: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _rescore(queries_QD: np.ndarray, gallery: torch.Tensor, candidates_QK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scores = np.empty(candidates_QK.shape)
     for part in _blocks(np.arange(len(queries_QD)), QUERIES_PER_RESCORING):
         vectors = gallery[torch.from_numpy(candidates_QK[part])].double()
@@ -143,3 +141,9 @@ def similarities(queries_QD: np.ndarray, gallery_ND: np.ndarray) -> np.ndarray:
 
 def _blocks(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def describe_faiss() -> str:
+    """Return FAISS's version, instruction set and threads in one line."""
+    faiss = load_faiss()
+    return f"{faiss.__version__} ({faiss.get_compile_options().strip()}), {faiss.omp_get_max_threads()} threads"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,7 +179,7 @@ def _choose(spec: GridSpec, points: list[tuple[float, float, int]], curves: _Cur
 
 
 def _middle(spec: GridSpec, points: list[tuple[float, float, int]], seed: int) -> int:
-    """The point used when nothing can be held out: middle learning rate and weight decay."""
+    """Return the point used when nothing can be held out: middle learning rate and weight decay."""
     rates, decays = sorted(spec.learning_rates), sorted(spec.weight_decays)
     return points.index((rates[len(rates) // 2], decays[len(decays) // 2], seed))
 
@@ -187,8 +187,10 @@ def _middle(spec: GridSpec, points: list[tuple[float, float, int]], seed: int) -
 class _Job:
     """Train rows on a device, and the two runs over them."""
 
-    def __init__(self, spec: GridSpec, train: Input, targets_NC: Tensor, multilabel: bool, device: torch.device) -> None:
-        self.spec, self.device, self.is_multilabel = spec, device, multilabel
+    def __init__(
+        self, spec: GridSpec, train: Input, targets_NC: Tensor, is_multilabel: bool, device: torch.device
+    ) -> None:
+        self.spec, self.device, self.is_multilabel = spec, device, is_multilabel
         self.train = train.to(device)
         self.targets_NC = targets_NC.to(device)
         self.class_N = self.targets_NC.to(torch.uint8).argmax(dim=1)
@@ -253,7 +255,7 @@ class _Job:
             head = AttentiveHead(dim, classes, seeds, self.device)
         return head, GridAdamW(head, [rate for rate, _, _ in points], [decay for _, decay, _ in points])
 
-    def _epochs(self, head: Head, optimizer: GridAdamW, learns_FN: Tensor, num_points: int):  # type: ignore[no-untyped-def]
+    def _epochs(self, head: Head, optimizer: GridAdamW, learns_FN: Tensor, num_points: int) -> Iterator[int]:
         """Yield after every epoch (counted from 1)."""
         generator = torch.Generator().manual_seed(min(self.spec.seeds))
         items = self.train.training_items(by_crop=self.by_crop)
@@ -286,7 +288,8 @@ class _Job:
 
     @torch.no_grad()
     def _score(self, head: Head, test: Input) -> np.ndarray:
-        parts = [head(*test.take(at)).cpu() for at in torch.arange(len(test), device=self.device).split(ROWS_PER_SCORING)]
-        if not parts:
+        if not len(test):
             return np.zeros((0, head.parameters[-1].shape[0], self.num_classes), np.float32)
+        pieces = torch.arange(len(test), device=self.device).split(ROWS_PER_SCORING)
+        parts = [head(*test.take(at)).cpu() for at in pieces]
         return torch.cat(parts).numpy()

@@ -1,0 +1,227 @@
+"""One run over all probes of a recipe: leaks first, then every number, then what is compared and shown."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.events import Note, OnEvent, Progress
+from pipeline.fingerprint import fingerprint
+from pipeline.recipe import Recipe
+from pipeline.recipe.backbones import RandomWeights
+from pipeline.recipe.probes import KnnProbe, LinearProbe, ProbeSpec, RetrievalProbe
+from probe.comparisons import compare_results
+from probe.features import SplitTable
+from probe.knn_runs import measure_knn
+from probe.leaks import check_leaks
+from probe.measure import Findings, Setting, Vocabulary
+from probe.overview import embedding_map, neighbour_strips
+from probe.readouts import Reader, ReadoutData, probe_targets
+from probe.results import Coverage, EmbeddingMap, LeakCheck, NeighbourStrip, PairedComparison
+from probe.retrieval import measure_retrieval
+from probe.trained_runs import measure_trained
+
+if TYPE_CHECKING:
+    from pipeline import Dataset
+    from pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Fields of the report, and the outcome of every test row."""
+
+    fields: dict[str, Any]
+    findings: Findings
+    splits: dict[str, SplitTable]
+
+
+class Session:
+    """Reads once, measures all probes, collects what the report holds."""
+
+    def __init__(self, recipe: Recipe, ds: Dataset, settings: Settings, on_event: OnEvent) -> None:
+        self.recipe, self.ds, self.settings, self.on_event = recipe, ds, settings, on_event
+        self.reader = Reader(ds, recipe)
+        self.findings = Findings()
+        self.vocabularies: dict[str, Vocabulary] = {}
+        self.splits: dict[str, SplitTable] = {}
+        self.coverage: dict[tuple[str, str, str, str], Coverage] = {}
+        self.leaks: dict[tuple[Any, ...], tuple[LeakCheck, dict[int, str]]] = {}
+        self.maps: dict[tuple[str, str, str, str], EmbeddingMap] = {}
+        self.strips: dict[tuple[str, str, str, str], tuple[NeighbourStrip, ...]] = {}
+        self.snapshots: dict[tuple[str, str | None], str] = {}
+
+    def measure(self, spec: ProbeSpec, feature_set: str) -> None:
+        """Measure one probe on one feature set."""
+        split = self.splits.setdefault(spec.split, self.reader.split(spec.split))
+        vocabulary = self.vocabularies.setdefault(spec.split, Vocabulary.of(split))
+        drop = self._check_leaks(spec, feature_set, split)
+        readouts: tuple[str, ...] = ("attention",) if spec.kind == "attentive" else tuple(spec.readouts)
+        for data in self.reader.readouts(spec.split, spec.crops, feature_set, readouts, drop):
+            key = (spec.split, data.crops, data.feature_set, _name(data))
+            self.coverage.setdefault(key, data.used.coverage)
+            setting = Setting(split, vocabulary, data.used, self._common(spec, data))
+            self._run(spec, data, setting)
+            if key not in self.maps and data.readout not in ("crops", "attention"):
+                self.maps[key] = embedding_map(data, split, seed=spec.seed)
+
+    def _run(self, spec: ProbeSpec, data: ReadoutData, setting: Setting) -> None:
+        if isinstance(spec, KnnProbe):
+            neighbours, point = measure_knn(spec, data, setting, self.findings)
+            key = (spec.split, data.crops, data.feature_set, _name(data))
+            if key not in self.strips:
+                self.strips[key] = neighbour_strips(data, setting, neighbours, point, seed=spec.seed)
+        elif isinstance(spec, LinearProbe):
+            what = f"{spec.kind} on {data.readout} of {data.crops}/{data.feature_set}"
+
+            def on_epoch(done: int, total: int) -> None:
+                if done == total or done % 10 == 0:
+                    self.on_event(Note("probe", f"{what}: epoch {done} of {total}", "debug"))
+
+            measure_trained(
+                spec, data, setting, self.findings, device=pick_device(self.settings.device), on_epoch=on_epoch
+            )
+        elif isinstance(spec, RetrievalProbe):
+            measure_retrieval(spec, data, setting, self.findings)
+
+    def _check_leaks(self, spec: ProbeSpec, feature_set: str, split: SplitTable) -> dict[int, str]:
+        key = (spec.split, spec.crops, feature_set, spec.leak_threshold, spec.exclude_leaks)
+        if key not in self.leaks:
+            table = self.reader.features(spec.split, spec.crops, feature_set)
+            self.leaks[key] = check_leaks(split, table, threshold=spec.leak_threshold, exclude=spec.exclude_leaks)
+        return self.leaks[key][1]
+
+    def _common(self, spec: ProbeSpec, data: ReadoutData) -> dict[str, Any]:
+        snapshot_key = (f"{data.crops}/{data.feature_set}", data.embedding)
+        if snapshot_key not in self.snapshots:
+            snapshot = self.ds.snapshot(crops=data.crops, feature_set=data.feature_set)
+            if data.embedding is not None:
+                snapshot = fingerprint([snapshot, self.ds.snapshot(embedding=data.embedding)])
+            self.snapshots[snapshot_key] = snapshot
+        info = self.ds.feature_info(data.crops, data.feature_set)
+        return {
+            "dataset": self.ds.name,
+            "split": spec.split,
+            "crops": data.crops,
+            "feature_set": data.feature_set,
+            "readout": data.readout,
+            "embedding": data.embedding,
+            "num_crops": data.num_crops or info.num_crops,
+            "num_channels": data.num_channels,
+            "recipe": self.recipe.name,
+            "fingerprint": info.fingerprint_id,
+            "embedding_fingerprint": self.ds.embedding_info(data.embedding).fingerprint_id if data.embedding else None,
+            "snapshot": self.snapshots[snapshot_key],
+        }
+
+    def comparisons(self) -> tuple[PairedComparison, ...]:
+        """Compare the headline results of each split."""
+        found: list[PairedComparison] = []
+        for name, split in self.splits.items():
+            results = [result for result in self.findings.results if result.split == name]
+            found += compare_results(results, self.findings.hits, split.groups)
+        return tuple(found)
+
+    def warnings(self) -> tuple[str, ...]:
+        """Say what a reader must know before the numbers."""
+        lines = []
+        for name, backbone in self.recipe.backbones.items():
+            weights = getattr(backbone, "weights", None)
+            if isinstance(weights, RandomWeights):
+                lines.append(f"backbone {name} is untrained (random weights, seed {weights.random})")
+        train = self.recipe.train
+        reads_embeddings = any(result.embedding for result in self.findings.results)
+        if train is not None and reads_embeddings:
+            if train.rows == "all":
+                lines.append(f"model {train.name} was trained on all videos, test videos included (transductive)")
+            elif other := sorted({r.split for r in self.findings.results if r.embedding} - {train.split}):
+                lines.append(
+                    f"model {train.name} was trained on the train videos of split {train.split!r}; "
+                    f"test videos of split {', '.join(other)} may be among them"
+                )
+        for check, _ in self.leaks.values():
+            if not check.is_clean:
+                where = f"{check.crops}/{check.feature_set}, split {check.split}"
+                lines.append(
+                    f"{where}: of {check.num_test} test videos, {check.num_near} have a near-duplicate in train "
+                    f"(cosine of {check.threshold:g} or more), {check.num_same_file} the same file; "
+                    f"{check.num_shared_groups} groups stand on both sides ({check.action})"
+                )
+        return tuple(dict.fromkeys(lines + self.reader.missing))
+
+
+def _name(data: ReadoutData) -> str:
+    return data.readout if data.embedding is None else f"{data.readout}:{data.embedding}"
+
+
+def pick_device(wanted: str) -> str:
+    """Return cuda where it is there and `auto` was asked for."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+def measure_all(recipe: Recipe, ds: Dataset, settings: Settings, on_event: OnEvent) -> Measured:
+    """Measure every probe of a recipe on every feature set it names.
+
+    Raises
+    ------
+    NotFoundError, NoDataError
+        If features, a split or usable rows are not there.
+    """
+    session = Session(recipe, ds, settings, on_event)
+    units = [(spec, name) for spec in recipe.probes for name in probe_targets(recipe, spec.crops, spec.backbone)]
+    for done, (spec, feature_set) in enumerate(units, start=1):
+        session.measure(spec, feature_set)
+        on_event(Progress("probe", done, len(units)))
+    warnings = session.warnings()
+    for line in warnings:
+        on_event(Note("probe", line, "warning"))
+    fields = {
+        "classes": tuple(sorted({c for v in session.vocabularies.values() for c in v.classes})),
+        "results": tuple(session.findings.results),
+        "coverage": tuple(session.coverage.values()),
+        "leaks": tuple(check for check, _ in session.leaks.values()),
+        "comparisons": session.comparisons(),
+        "maps": tuple(session.maps.values()),
+        "strips": tuple(strip for strips in session.strips.values() for strip in strips),
+        "warnings": warnings,
+    }
+    return Measured(fields, session.findings, session.splits)
+
+
+def predictions_file(measured: Measured) -> bytes:
+    """Return the outcome of every test row of every result, as Parquet."""
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("result", "row", "video_id", "group", "labels", "predicted", "correct")
+    }
+    for result in measured.findings.results:
+        split = measured.splits[result.split]
+        predictions = measured.findings.predictions.get(result.id, {})
+        for position, hit in measured.findings.hits[result.id].items():
+            columns["result"].append(result.id)
+            columns["row"].append(int(split.rows[position]))
+            columns["video_id"].append(split.video_ids[position])
+            columns["group"].append(split.groups[position])
+            columns["labels"].append(list(split.labels[position]))
+            columns["predicted"].append(predictions.get(position))
+            columns["correct"].append(hit)
+    schema = pa.schema(
+        [
+            ("result", pa.dictionary(pa.int32(), pa.string())),
+            ("row", pa.int64()),
+            ("video_id", pa.string()),
+            ("group", pa.string()),
+            ("labels", pa.list_(pa.string())),
+            ("predicted", pa.string()),
+            ("correct", pa.bool_()),
+        ]
+    )
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=schema), buffer)
+    return buffer.getvalue()
