@@ -141,7 +141,7 @@ def choose_stream(container: InputContainer) -> VideoStream:
             return stream
     kinds = sorted({stream.type for stream in container.streams if stream.type != "video"})
     cover = " and a cover picture" if pictures else ""
-    raise VideoError(f"no video stream: only {', '.join(kinds) or 'nothing'}{cover}")
+    raise VideoError(f"no video stream: only {', '.join(kinds)}{cover}" if kinds or cover else "no stream of any kind")
 
 
 def prepare_decoder(stream: VideoStream, *, threads: int) -> None:

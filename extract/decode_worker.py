@@ -23,6 +23,7 @@ from multiprocessing.reduction import send_handle
 from pathlib import Path
 from typing import Any
 
+import av.logging
 import numpy as np
 
 from extract import heartbeat
@@ -147,6 +148,9 @@ def _limit_memory(max_bytes: int) -> None:
 def main(arguments: list[str]) -> None:
     """Serve the parent at the other end of the socket whose descriptor is given."""
     socket, beats, parent, max_bytes, limit, opener_name = arguments
+    # one thread decodes here, so FFmpeg's messages are safe to collect: they say why a file is broken
+    logging.getLogger("libav").propagate = False
+    av.logging.set_level(av.logging.ERROR)
     _beat_into(int(beats))
     threading.Thread(target=_watch_parent, args=(int(parent),), daemon=True).start()
     module, _, name = opener_name.partition(":")

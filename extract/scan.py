@@ -124,8 +124,8 @@ def scan_video(path: Path, *, probe_frames: int = 1, threads: int = 1) -> VideoS
         if reason or ended_early or frames.error:
             pts, dts = (np.array(column, dtype=np.int64) for column in zip(*stamps, strict=True))
             error = frames.error or packets.error
-            if error and packets.is_encrypted:
-                error = f"encrypted: {error}"
+            if error:
+                error = f"decoding stops after {len(stamps)} frames: {'encrypted: ' * packets.is_encrypted}{error}"
             index = index_from_frames(pts, dts, packets, fps_hint, error)
         else:
             index = index_from_packets(packets, fps_hint)
