@@ -74,8 +74,8 @@ def key(index: int, *, line: bool = False) -> Markup:
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Return round tick values that cover `low` to `high`, about `count` of them."""
-    if not high > low:
-        high = low + 1
+    if not high - low > abs(low) * 1e-9:
+        high = low + max(1.0, abs(low) * 1e-3)
     raw = (high - low) / max(count, 1)
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * 0.999)
@@ -93,6 +93,7 @@ LEFT, RIGHT, TOP, BOTTOM = 68, 14, 14, 48
 BAR_LIMIT = 8
 """Up to so many points intervals are drawn as bars side by side; bands of several series would hide each other."""
 BAR_OFFSET = 3.5
+LARGEST = 1e30
 
 
 def line_chart(
@@ -127,8 +128,9 @@ def line_chart(
         One ``<svg role="img">`` that scales with its container.
     """
     scale = 100.0 if percent else 1.0
-    xs = sorted({x for s in series for x in s.x if math.isfinite(x)})
-    ys = [v * scale for s in series for v in (*s.y, *s.low, *s.high) if math.isfinite(v)]
+    series = [_drawable(s) for s in series]
+    xs = sorted({x for s in series for x in s.x})
+    ys = [v * scale for s in series for v in (*s.y, *s.low, *s.high)]
     if not xs or not ys:
         return Markup('<p class="muted">Nothing to draw.</p>')
     if reference is not None:
@@ -151,6 +153,15 @@ def line_chart(
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, label, Markup("").join(parts)
     )
+
+
+def _drawable(series: Series) -> Series:
+    """Leave out points that have no place on paper: NaN, infinity, a loss that went to 1e30 and beyond."""
+    has_interval = len(series.low) == len(series.high) == len(series.x)
+    columns = [series.x, series.y, series.low, series.high] if has_interval else [series.x, series.y]
+    kept = [p for p in zip(*columns, strict=True) if all(math.isfinite(v) and abs(v) < LARGEST for v in p)]
+    parts = [tuple(column) for column in zip(*kept, strict=True)] if kept else [() for _ in columns]
+    return Series(series.label, *parts)
 
 
 def _axis(low: float, high: float, start: float, stop: float, scale: Scale) -> Callable[[float], float]:
@@ -219,7 +230,7 @@ def _reference(y: float, name: str) -> Markup:
 
 
 def _band(series: Series, index: int, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> Markup:
-    if not len(series.low) == len(series.high) == len(series.x) or len(series.x) < 2:
+    if not series.low or len(series.x) < 2:
         return Markup("")
     upper = [f"{to_x(x):.1f},{to_y(v):.1f}" for x, v in zip(series.x, series.high, strict=True)]
     lower = [f"{to_x(x):.1f},{to_y(v):.1f}" for x, v in zip(series.x, series.low, strict=True)]
@@ -227,7 +238,7 @@ def _band(series: Series, index: int, to_x: Callable[[float], float], to_y: Call
 
 
 def _bars(series: Series, index: int, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> Markup:
-    if not len(series.low) == len(series.high) == len(series.x):
+    if not series.low:
         return Markup("")
     bar = Markup('<path class="error s{}" d="M{:.1f} {:.1f}V{:.1f}"/>')
     return Markup("").join(
@@ -245,7 +256,7 @@ def _line(
     x_label: str,
 ) -> Markup:
     colour = index % NUM_COLOURS
-    dots = [(x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    dots = list(zip(series.x, series.y, strict=True))
     path = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in dots)
     parts = [
         Markup('<polyline class="line s{}" points="{}" stroke-dasharray="{}"/>').format(
