@@ -24,7 +24,7 @@ from extract.frame_index import FrameIndex, sample_frame_indices
 from extract.image_sequence import scan_image_sequence
 from extract.inspect import VideoInfo, info_of
 from extract.picture import RgbConverter
-from extract.scan import FrameStream, VideoScan, scan_video
+from extract.scan import FrameStream, VideoScan, open_scanned
 from pipeline.errors import InvalidInputError, ShapeMismatchError, VideoError
 
 PYAV_VERSION = f"{av.__version__}/ffmpeg-{av.ffmpeg_version_info}"
@@ -95,13 +95,13 @@ class PyavReader:
     decoder_name = "pyav"
     decoder_version = PYAV_VERSION
 
-    def __init__(self, path: Path, scan: VideoScan, *, threads: int = 1) -> None:
+    def __init__(self, path: Path, scan: VideoScan, stream: FrameStream | None = None, *, threads: int = 1) -> None:
         self.path = path
         self.scan = scan
         self.info = info_of(scan)
         self._threads = threads
         self._converter = RgbConverter(scan.picture)
-        self._stream: FrameStream | None = None
+        self._stream = stream
         self._next = 0
         formats = set(scan.format_names.split(","))
         self._index_of = (
@@ -289,12 +289,13 @@ def open_reader(
     check_readable(path)
     if path.is_dir():
         return PyavReader(path, scan_image_sequence(path, fps=image_fps))
-    scan = scan_video(path, threads=threads)
+    scan, stream = open_scanned(path, threads=threads)
     if decoder == "torchcodec" or (decoder == "auto" and device != "cpu"):
         from extract.decode_torchcodec import TorchcodecReader
 
+        stream.close()
         return TorchcodecReader(path, scan, device=device, threads=threads)
-    return PyavReader(path, scan, threads=threads)
+    return PyavReader(path, scan, stream, threads=threads)
 
 
 __all__ = ["DecodedFrames", "PyavReader", "VideoReader", "check_indices", "open_reader", "sample_frame_indices"]

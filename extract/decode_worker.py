@@ -149,6 +149,7 @@ def main(arguments: list[str]) -> None:
     """Serve the parent at the other end of the socket whose descriptor is given."""
     socket, beats, parent, max_bytes, limit, opener_name = arguments
     # one thread decodes here, so FFmpeg's messages are safe to collect: they say why a file is broken
+    logging.getLogger("libav").addHandler(logging.NullHandler())
     logging.getLogger("libav").propagate = False
     av.logging.set_level(av.logging.ERROR)
     _beat_into(int(beats))

@@ -15,8 +15,6 @@ from pipeline.errors import VideoError
 from pipeline.status import VideoStatus
 
 _HASH_BLOCK_BYTES = 1 << 20
-PROBE_FRAMES = 8
-"""Frames decoded to know that a video can be decoded; some encrypted ones show a few before they refuse."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def inspect_video(path: str | os.PathLike[str], *, hash_bytes: bool = False, ima
                 found = replace(found, num_bytes=num_bytes, sha256=digest)
         else:
             found = replace(found, num_bytes=stat.st_size, sha256=hash_file(path) if hash_bytes else None)
-            scan = scan_video(path, probe_frames=PROBE_FRAMES)
+            scan = scan_video(path)
     except VideoError as error:
         return replace(found, error=str(error), status=error.status)
     return info_of(scan, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,9 +60,22 @@ class FrameStream:
         self.error: str | None = None
         """Why the frames ended; None at a regular end."""
         self._frames: Iterator[VideoFrame] = self.container.decode(self.stream)
+        self._ahead: deque[VideoFrame] = deque()
+
+    def peek(self, num_frames: int) -> list[VideoFrame]:
+        """Decode ahead and return the next frames without consuming them; fewer where the video ends."""
+        while len(self._ahead) < num_frames and self.error is None:
+            frame = self._decode()
+            if frame is None:
+                break
+            self._ahead.append(frame)
+        return list(self._ahead)[:num_frames]
 
     def next_frame(self) -> VideoFrame | None:
         """Return the next frame; None when there is none, with `error` set if the end came too early."""
+        return self._ahead.popleft() if self._ahead else self._decode()
+
+    def _decode(self) -> VideoFrame | None:
         try:
             frame = next(self._frames, None)
         except DECODE_ERRORS as error:
@@ -72,12 +86,14 @@ class FrameStream:
 
     def seek(self, pts: int) -> None:
         """Go on from the last keyframe at or before `pts`, in units of the time base."""
+        self._ahead.clear()
         self.container.seek(pts, stream=self.stream, backward=True, any_frame=False)
         self._frames = self.container.decode(self.stream)
 
     def close(self) -> None:
         """Close the file."""
         self._frames = iter(())
+        self._ahead.clear()
         self.container.close()
 
     def __enter__(self) -> FrameStream:
@@ -87,16 +103,31 @@ class FrameStream:
         self.close()
 
 
-def scan_video(path: Path, *, probe_frames: int = 1, threads: int = 1) -> VideoScan:
+PROBE_FRAMES = 8
+"""Frames decoded to know that a video can be decoded; some encrypted ones show a few before they refuse."""
+
+
+def scan_video(path: Path, *, threads: int = 1) -> VideoScan:
+    """Look through a video; see :func:`open_scanned`."""
+    scan, frames = open_scanned(path, threads=threads)
+    frames.close()
+    return scan
+
+
+def open_scanned(path: Path, *, threads: int = 1) -> tuple[VideoScan, FrameStream]:
     """Demultiplex a video, decode its first frames, and all of them where packets cannot be taken for frames.
 
     Parameters
     ----------
     path : Path
         A regular file; see :func:`extract.container.check_readable`.
-    probe_frames : int
-        Frames that must decode (or all, in a shorter video) before packets are believed.
     threads : int
+
+    Returns
+    -------
+    scan : VideoScan
+    frames : FrameStream
+        At the first frame, to go on with.
 
     Raises
     ------
@@ -107,29 +138,38 @@ def scan_video(path: Path, *, probe_frames: int = 1, threads: int = 1) -> VideoS
         packets = read_packets(container)
         stream = choose_stream(container)
         format_names, fps_hint = container.format.name, float(stream.average_rate or 0)
-    with FrameStream(path, threads=threads) as frames:
+    frames = FrameStream(path, threads=threads)
+    try:
         codec = frames.stream.codec_context.name
-        first = frames.next_frame()
-        if first is None:
-            raise VideoError(_why_no_frame(packets, frames.error))
-        picture = picture_of(first, frames.stream.sample_aspect_ratio)
         reason = packets.why_count_by_decoding(format_names, codec)
-        stamps = [_stamps(first)]
-        while frames.error is None and (reason or len(stamps) < min(probe_frames, len(packets.pts))):
-            frame = frames.next_frame()
-            if frame is None:
-                break
-            stamps.append(_stamps(frame))
-        ended_early = len(stamps) < min(probe_frames, len(packets.pts))
-        if reason or ended_early or frames.error:
-            pts, dts = (np.array(column, dtype=np.int64) for column in zip(*stamps, strict=True))
-            error = frames.error or packets.error
-            if error:
-                error = f"decoding stops after {len(stamps)} frames: {'encrypted: ' * packets.is_encrypted}{error}"
-            index = index_from_frames(pts, dts, packets, fps_hint, error)
+        num_expected = min(PROBE_FRAMES, len(packets.pts))
+        probed = frames.peek(max(num_expected, 1))
+        if not probed:
+            raise VideoError(_why_no_frame(packets, frames.error))
+        picture = picture_of(probed[0], frames.stream.sample_aspect_ratio)
+        if reason or frames.error or len(probed) < num_expected:
+            index = _count_frames(frames, packets, fps_hint)
+            frames.close()
+            frames = FrameStream(path, threads=threads)
         else:
             index = index_from_packets(packets, fps_hint)
-    return VideoScan(index, picture, codec, format_names, stream_index=frames.stream.index)
+        scan = VideoScan(index, picture, codec, format_names, stream_index=frames.stream.index)
+    except BaseException:
+        frames.close()
+        raise
+    return scan, frames
+
+
+def _count_frames(frames: FrameStream, packets: PacketTable, fps_hint: float) -> FrameIndex:
+    """Decode what is left of a video to know how many frames it has and when they are shown."""
+    stamps = []
+    while (frame := frames.next_frame()) is not None:
+        stamps.append(_stamps(frame))
+    pts, dts = (np.array(column, dtype=np.int64) for column in zip(*stamps, strict=True))
+    error = frames.error or packets.error
+    if error:
+        error = f"decoding stops after {len(stamps)} frames: {'encrypted: ' * packets.is_encrypted}{error}"
+    return index_from_frames(pts, dts, packets, fps_hint, error)
 
 
 def read_packets(container: InputContainer) -> PacketTable:

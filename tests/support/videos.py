@@ -14,9 +14,11 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import Interpolation
 
 _BITS = 10
 _TIME_BASE = Fraction(1, 90000)
+_EXACT = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP  # without it every second column's colour is dropped
 
 
 def numbered_frames(num_frames: int, *, height: int = 48, width: int = 80, seed: int = 0) -> np.ndarray:
@@ -85,7 +87,7 @@ def write_video(
         stream.time_base = time_base
         stream.codec_context.time_base = time_base
         for pixels, time_s in zip(frames, times_s, strict=True):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt, interpolation=_EXACT)
             frame.pts, frame.time_base = round(time_s / time_base), time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
