@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from extract.backbones.interface import Backbone, BackboneInfo
 from extract.backbones.weights import load_strict, read_state_dict, resolve_weights, seeded
-from pipeline.errors import InvalidInputError, ShapeMismatchError
+from pipeline.errors import ShapeMismatchError
 from pipeline.events import OnEvent, ignore
 from pipeline.recipe import (
     BackboneSpec,
@@ -119,7 +119,13 @@ def _info_of(spec: BackboneSpec, path: Path | None) -> BackboneInfo:
         assert path is not None
         return exported_info(spec, path)
     assert isinstance(spec, TransformerBackbone)
-    raise InvalidInputError(f"expected a backbone of kind pytorchvideo or exported, found {spec.kind!r}")
+    if spec.kind == "svt":
+        from extract.backbones.svt import svt_info
+
+        return svt_info(spec)
+    from extract.backbones.videomae import videomae_info
+
+    return videomae_info(spec)
 
 
 def _build(spec: BackboneSpec, info: BackboneInfo, path: Path | None) -> nn.Module:
@@ -128,13 +134,43 @@ def _build(spec: BackboneSpec, info: BackboneInfo, path: Path | None) -> nn.Modu
 
         assert path is not None
         return build_exported(info, path)
-    from extract.backbones.zoo import build_zoo_network, headless
-
+    state = read_state_dict(path, info.weights_network) if path is not None else None
     with seeded(info.weights_seed or 0):
-        network = build_zoo_network(info)
-    if path is not None:
-        load_strict(network, read_state_dict(path), what=info.name)
+        if info.kind == "svt":
+            return _build_svt(info, state)
+        if info.kind == "videomae":
+            return _build_videomae(info, state)
+        return _build_zoo(info, state)
+
+
+def _build_zoo(info: BackboneInfo, state: dict[str, torch.Tensor] | None) -> nn.Module:
+    from extract.backbones.checkpoint_keys import HEAD_KEYS, to_pytorchvideo
+    from extract.backbones.zoo import build_zoo_network, headless, resize_positions
+
+    network = build_zoo_network(info)
+    if state is not None:
+        state = to_pytorchvideo(state, info.model, info.weights_network, what=info.name)
+        state = resize_positions(state, network)
+        load_strict(network, state, what=info.name, except_for=HEAD_KEYS.pattern)
     return headless(network, info).eval()
+
+
+def _build_svt(info: BackboneInfo, state: dict[str, torch.Tensor] | None) -> nn.Module:
+    from extract.backbones.svt import build_svt, svt_state
+
+    network = build_svt(info)
+    if state is not None:
+        load_strict(network, svt_state(state, info), what=info.name)
+    return network.eval()
+
+
+def _build_videomae(info: BackboneInfo, state: dict[str, torch.Tensor] | None) -> nn.Module:
+    from extract.backbones.videomae import build_videomae, is_finetuned, videomae_state
+
+    network = build_videomae(info, finetuned=state is not None and is_finetuned(state))
+    if state is not None:
+        load_strict(network, videomae_state(state, network.state_dict()), what=info.name)
+    return network.eval()
 
 
 def _measure_dim(network: nn.Module, info: BackboneInfo) -> int:

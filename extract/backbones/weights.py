@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import WeightsError
 from pipeline.fingerprint import hash_file
@@ -16,8 +17,10 @@ from pipeline.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-CONTAINER_KEYS = ("model_state", "state_dict", "model", "module", "teacher", "student")
+CONTAINER_KEYS = ("model_state", "state_dict", "model", "module")
 """Under which published checkpoints keep their tensors, in order of preference."""
+TWO_NETWORKS = {"online": "student", "momentum": "teacher"}
+"""Containers of DINO-style checkpoints."""
 
 
 def resolve_weights(weights: WeightsFile, settings: Settings, *, what: str) -> Path:
@@ -47,8 +50,14 @@ def _hash_once(path: str, size_bytes: int, mtime_ns: int) -> str:
     return hash_file(path)
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+def read_state_dict(path: Path, network: Literal["online", "momentum"] = "online") -> dict[str, torch.Tensor]:
     """Read the tensors of a checkpoint: safetensors, or a torch file through ``weights_only=True``.
+
+    Parameters
+    ----------
+    path : Path
+    network : {"online", "momentum"}
+        Of a DINO-style file with both: the student or the teacher.
 
     Returns
     -------
@@ -61,7 +70,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         If the file would need code to be unpickled, is damaged, or holds no tensors.
     """
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    return _unwrap(content, path)
+    return _unwrap(content, path, network)
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:
@@ -90,13 +99,14 @@ def _read_torch(path: Path) -> Any:
         raise WeightsError(f"expected a torch checkpoint at {path}, found something else: {_first_line(err)}") from err
 
 
-def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
+def _unwrap(content: Any, path: Path, network: str) -> dict[str, torch.Tensor]:
     import torch
 
     for _ in range(3):  # {"state_dict": {"model": {...}}} has been seen
         if not isinstance(content, Mapping):
             break
-        inner = next((content[key] for key in CONTAINER_KEYS if isinstance(content.get(key), Mapping)), None)
+        keys = (TWO_NETWORKS[network], *TWO_NETWORKS.values(), *CONTAINER_KEYS)
+        inner = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner
@@ -104,14 +114,26 @@ def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
         tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
         if tensors:
             return tensors
+    places = ", ".join((*CONTAINER_KEYS, *TWO_NETWORKS.values()))
     raise WeightsError(
-        f"expected a mapping of names to tensors in {path} (at the top or under {', '.join(CONTAINER_KEYS)}), "
+        f"expected a mapping of names to tensors in {path} (at the top or under {places}), "
         f"found {type(content).__name__} without any"
     )
 
 
-def load_strict(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, what: str) -> None:
+def load_strict(
+    network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, what: str, except_for: str | None = None
+) -> None:
     """Load every tensor of a network, or none.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    state : mapping of str to Tensor
+    what : str
+        For messages.
+    except_for : str, optional
+        Pattern of the network's own keys that are left as they are: its classifier.
 
     ``num_batches_tracked`` may be absent: it is used in training alone, and
     Caffe2-born checkpoints lack it.
@@ -121,7 +143,8 @@ def load_strict(network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, 
     WeightsError
         With the missing keys, the unexpected keys, and the shapes that differ.
     """
-    expected = network.state_dict()
+    left_out = re.compile(except_for) if except_for else None
+    expected = {k: v for k, v in network.state_dict().items() if not (left_out and left_out.match(k))}
     optional = {key for key in expected if key.endswith("num_batches_tracked")}
     missing = sorted(expected.keys() - state.keys() - optional)
     unexpected = sorted(k for k in state.keys() - expected.keys() if not k.endswith("num_batches_tracked"))

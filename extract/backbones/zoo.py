@@ -11,6 +11,7 @@ from pipeline.errors import MissingDependencyError
 from pipeline.recipe import PytorchVideoBackbone
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -144,3 +145,19 @@ def headless(network: Any, info: BackboneInfo) -> nn.Module:
         ]
         return nn.Sequential(*blocks[:-1], *[layer for layer in head if layer is not None], nn.Flatten(1))
     return nn.Sequential(*blocks[:-1], MeanOverSpaceTime())
+
+
+def resize_positions(state: dict[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
+    """Fit MViT's position embeddings in a checkpoint to the frames and size that a network was built for."""
+    from extract.backbones.positions import resize_grid, square_side
+
+    resized = dict(state)
+    for key, expected in network.state_dict().items():
+        if key not in state or state[key].shape == expected.shape:
+            continue
+        found, wanted = state[key].shape[1], expected.shape[1]
+        if key.endswith("pos_embed_temporal"):
+            resized[key] = resize_grid(state[key], (found, 1, 1), (wanted, 1, 1))
+        elif key.endswith("pos_embed_spatial") and (side := square_side(found)) and (to := square_side(wanted)):
+            resized[key] = resize_grid(state[key], (1, side, side), (1, to, to))
+    return resized
