@@ -168,7 +168,7 @@ def test_frames_of_another_size_come_in_the_size_of_the_first(tmp_path: Path) ->
 @pytest.mark.parametrize("pix_fmt", ["yuv444p", "yuv444p10le", "gray"])
 def test_odd_sizes_depths_and_grey(tmp_path: Path, size: tuple[int, int], pix_fmt: str) -> None:
     frames = numbered_frames(5, height=size[0], width=size[1])
-    path = write_video(tmp_path / "odd.mkv", frames, pix_fmt=pix_fmt, options={"crf": "0"})
+    path = write_video(tmp_path / "odd.mkv", frames, pix_fmt=pix_fmt, options={"qp": "0", "crf": "-1"})
     with open_reader(path) as reader:
         decoded = reader.read(np.arange(5)).frames.astype(int)
     assert decoded.shape == frames.shape
