@@ -26,6 +26,9 @@ from pipeline.errors import AlreadyExistsError, NotFoundError, PipelineError
 
 _FILE = re.compile(r"(.+)-(\d+)\.json\Z")
 
+_held: set[str] = set()
+"""Tokens that this process holds. A file of ours with another one is what a create or delete left that failed."""
+
 
 @cache
 def _host() -> str:
@@ -62,9 +65,11 @@ class Owner:
     """Unix time."""
 
     def is_dead(self, now: float) -> bool:
-        """Whether the claim counts no longer: expired, or its process on this machine is gone."""
+        """Whether the claim counts no longer: expired, its process on this machine gone, or let go by this process."""
         if now >= self.expires_at:
             return True
+        if self.host == _host() and self.pid == os.getpid():
+            return self.token not in _held
         return self.host == _host() and self.started is not None and _started(self.pid) != self.started
 
 
@@ -104,6 +109,7 @@ class Claim:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        _held.discard(self.token)
         if not self.is_lost:
             self._claims._delete(self)
 
@@ -142,10 +148,14 @@ class Claims:
                 return None
             number += 1
         claim = Claim(self, name, number, ttl_s)
+        _held.add(claim.token)
         try:
             self._backend.create(self._key(name, number), self._content(claim))
-        except AlreadyExistsError:
-            return None
+        except PipelineError as err:
+            _held.discard(claim.token)
+            if isinstance(err, AlreadyExistsError):
+                return None
+            raise
         for old in range(max(0, number - 8), number):
             self._backend.delete(self._key(name, old))
         claim._start()

@@ -69,7 +69,7 @@ def commit_geometry(
 def _stored_rows(backend: StorageBackend, key: str, layout: ArrayLayout, shard: int) -> np.ndarray:
     """Return the stored rows, zeros for those that were never written; nothing where the shard is absent or torn."""
     try:
-        rows = open_shard(backend, key, layout, shard)
+        rows = open_shard(backend, key, layout, shard, layout)
     except (NotFoundError, CorruptDataError):
         return np.zeros((0, *layout.row_shape), np.float32)
     stored = np.empty((rows.num_rows, *layout.row_shape), np.float32)

@@ -7,19 +7,20 @@ page cache into the caller's buffer.
 
 from __future__ import annotations
 
-import json
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from pipeline.arrays import read_json
 from pipeline.backend import StorageBackend
 from pipeline.errors import CorruptDataError, NotFoundError
-from pipeline.layout import ArrayLayout
+from pipeline.layout import ArrayLayout, shard_range
 from pipeline.memory import map_file
-from pipeline.schema import ZARR_JSON, shard_key
+from pipeline.schema import shard_key
 from pipeline.shardfile import parse_index
 
+MAX_FOREIGN_CHUNK_BYTES = 1 << 30
+"""Largest chunk of a foreign array that is decoded."""
 COPY_ROW_BYTES = 2048
 """Rows of at least this size are copied one by one; below it numpy's own gather is faster (measured)."""
 
@@ -89,7 +90,9 @@ class ShardRows:
             out[i] = self.row(k)
 
 
-def open_shard(backend: StorageBackend, array: str, layout: ArrayLayout | None, shard: int) -> ShardRows:
+def open_shard(
+    backend: StorageBackend, array: str, layout: ArrayLayout | None, shard: int, expected: ArrayLayout
+) -> ShardRows:
     """Open one shard of an array.
 
     Parameters
@@ -98,6 +101,8 @@ def open_shard(backend: StorageBackend, array: str, layout: ArrayLayout | None, 
         Key of the array's folder.
     layout : ArrayLayout or None
         None: let zarr decode it.
+    expected : ArrayLayout
+        How this version would write it: what the rows of any other form must look like.
 
     Raises
     ------
@@ -107,7 +112,7 @@ def open_shard(backend: StorageBackend, array: str, layout: ArrayLayout | None, 
         If it is torn or its index does not hold.
     """
     if layout is None:
-        return _decode_with_zarr(backend, array, shard)
+        return _decode_with_zarr(backend, array, shard, expected)
     return open_shard_file(backend, shard_key(array, shard, layout.ndim), layout)
 
 
@@ -151,20 +156,27 @@ def _inner_strides(layout: ArrayLayout) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def _decode_with_zarr(backend: StorageBackend, array: str, shard: int) -> ShardRows:
-    """Read one shard of a compressed or otherwise chunked array: zarr sees just its metadata and its one key."""
+def _decode_with_zarr(backend: StorageBackend, array: str, shard: int, expected: ArrayLayout) -> ShardRows:
+    """Read one shard's worth of rows of an array in any form that zarr reads: compressed, or cut in another way."""
     import zarr
     from zarr.errors import BaseZarrError
 
-    content = read_json(backend, f"{array}/{ZARR_JSON}")
-    outer = content["chunk_grid"]["configuration"]["chunk_shape"]
-    start = shard * outer[0]
-    stop = min(start + outer[0], content["shape"][0])
     store: Any = backend.zarr_store(read_only=True)
     try:
         node = zarr.open_array(store, path=array, mode="r")
+        found = (tuple(node.shape[1:]), node.dtype.newbyteorder("="))
+        if found != (expected.row_shape, expected.dtype.newbyteorder("=")):
+            raise CorruptDataError(
+                f"{array}: expected rows {expected.row_shape} {expected.dtype}, found {found[0]} {found[1]}"
+            )
+        if prod(node.chunks) * node.dtype.itemsize > MAX_FOREIGN_CHUNK_BYTES:
+            raise CorruptDataError(
+                f"{array}: expected chunks of at most {MAX_FOREIGN_CHUNK_BYTES} bytes, found {node.chunks}; "
+                "the metadata is damaged or forged"
+            )
+        start, stop = shard_range(shard, expected.shard_rows, int(node.shape[0]))
         rows = np.ascontiguousarray(node[start:stop])
-    except (ValueError, RuntimeError, OSError, BaseZarrError, json.JSONDecodeError) as err:
+    except (ValueError, TypeError, KeyError, RuntimeError, OSError, BaseZarrError) as err:
         raise CorruptDataError(f"{array}: expected shard {shard} to decode, found: {err}") from err
     rows.flags.writeable = False
-    return ShardRows([rows], outer[0], rows.nbytes)
+    return ShardRows([rows], expected.shard_rows, rows.nbytes)

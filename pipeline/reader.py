@@ -186,7 +186,7 @@ class SetReader:
         needed = int(np.flatnonzero(entry.num_valid > 0)[-1]) + 1
         problem: Exception
         try:
-            rows = open_shard(self._backend, array.key, self._layout(array), entry.shard)
+            rows = open_shard(self._backend, array.key, self._layout(array), entry.shard, array.layout)
             if rows.num_rows >= needed:
                 return rows
             problem = CorruptDataError(

@@ -125,7 +125,7 @@ class SetCheck:
         rows: ShardRows | None = None
         kind, what = "wrong checksum", ""
         try:
-            rows = open_shard(self._backend, array.key, self._layouts[array.name], entry.shard)
+            rows = open_shard(self._backend, array.key, self._layouts[array.name], entry.shard, array.layout)
             mismatching = _mismatching(rows, entry, array.name, present)
             if rows.num_rows <= present[-1]:
                 kind = "torn shard"
@@ -234,7 +234,7 @@ class SetCheck:
                 opened = {}
                 for array in self._spec.arrays:
                     try:
-                        rows = open_shard(self._backend, array.key, self._layouts[array.name], shard)
+                        rows = open_shard(self._backend, array.key, self._layouts[array.name], shard, array.layout)
                         bad[_mismatching(rows, base, array.name, present)] = True
                         opened[array.name] = rows
                     except (NotFoundError, CorruptDataError):
