@@ -22,7 +22,7 @@ _PLACES = {
     "search_index": "probe.index",
 }
 
-__all__ = list(_PLACES)  # noqa: PLE0604
+__all__ = list(_PLACES)
 
 
 def __getattr__(name: str) -> Any:

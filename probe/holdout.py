@@ -49,9 +49,18 @@ def group_folds(groups: Sequence[str], targets_NC: np.ndarray, num_folds: int, s
 
 
 def holdout_masks(
-    groups: Sequence[str], targets_NC: np.ndarray, holdout_fraction: float, seed: int
+    groups: Sequence[str], targets_NC: np.ndarray, holdout_fraction: float, seed: int, *, all_folds: bool = True
 ) -> tuple[np.ndarray, str]:
     """Return the held-out rows of each selection run, and how to say it.
+
+    Parameters
+    ----------
+    groups : sequence of str, length N
+    targets_NC : ndarray of shape (N, C), bool
+    holdout_fraction : float
+    seed : int
+    all_folds : bool, default True
+        Hold every fold out once, up to 5,000 rows. False: one fold, whatever the size.
 
     Returns
     -------
@@ -68,7 +77,7 @@ def holdout_masks(
         return np.zeros((0, len(groups)), bool), text
     folds = group_folds(groups, targets_NC, num_folds, seed)
     num_folds = int(folds.max()) + 1
-    if len(groups) <= MAX_ROWS_FOR_ALL_FOLDS:
+    if all_folds and len(groups) <= MAX_ROWS_FOR_ALL_FOLDS:
         masks = np.stack([folds == fold for fold in range(num_folds)])
         return masks, f"{num_folds} folds of the train rows, held out by group"
     masks = (folds == 0)[None]

@@ -12,8 +12,6 @@ from pipeline.errors import ShapeMismatchError
 
 MIN_RELATIVE_STD = 0.05
 """Channels that hardly vary in train are not blown up: their scale is at least this share of the typical one."""
-MAX_CROP_ITEMS = 1 << 16
-"""Up to this many crops an epoch visits each of them; beyond it, one random crop a video."""
 ROWS_PER_PASS = 4096
 
 
@@ -90,25 +88,13 @@ class Input:
             features = (features - self.mean_D) * self.scale_D
         return features, None if self.valid_NV is None or crops is not None else self.valid_NV[rows]
 
-    def training_items(self, *, by_crop: bool) -> int:
-        """Return what an epoch visits: rows, or single crops."""
-        if not by_crop or self.valid_NV is None:
-            return len(self)
-        num_crops = int(self.valid_NV.sum())
-        return num_crops if num_crops <= MAX_CROP_ITEMS else int(self.valid_NV.any(dim=1).sum())
-
     def shuffled(self, generator: torch.Generator, *, by_crop: bool) -> tuple[Tensor, Tensor | None]:
-        """Return the rows (and crops) of one epoch in random order, on the CPU."""
+        """Return the rows of one epoch in random order, on the CPU; with one random valid crop each if `by_crop`."""
+        rows = torch.randperm(len(self), generator=generator)
         if not by_crop or self.valid_NV is None:
-            return torch.randperm(len(self), generator=generator), None
-        valid = self.valid_NV.cpu()
-        if int(valid.sum()) <= MAX_CROP_ITEMS:
-            pairs = torch.nonzero(valid)
-            pairs = pairs[torch.randperm(len(pairs), generator=generator)]
-            return pairs[:, 0], pairs[:, 1]
-        rows = torch.nonzero(valid.any(dim=1))[:, 0]
-        rows = rows[torch.randperm(len(rows), generator=generator)]
-        return rows, torch.multinomial(valid[rows].float(), 1, generator=generator)[:, 0]
+            return rows, None
+        valid = self.valid_NV.cpu()[rows].float()
+        return rows, torch.multinomial(valid, 1, generator=generator)[:, 0]
 
 
 def prepare(train: Input, test: Input) -> tuple[Input, Input]:

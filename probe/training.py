@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,8 @@ MIN_BATCH = 32
 NUM_EVALUATIONS = 20
 """Held-out accuracy is taken this many times over the epochs."""
 ROWS_PER_SCORING = 1024
+MULTIPLICATIONS_PER_THREAD = 1 << 25
+"""A step with less work than this a thread gains nothing from threads, and on a busy machine loses a lot."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ def train_grid(
     ----------
     spec : GridSpec
     train, test : Input
-        (N, D), or (N, V, D) with a mask: then linear and MLP probes learn from
-        single crops and average logits, the attentive probe pools them itself.
+        (N, D), or (N, V, D) with a mask and a valid crop in every row: then
+        linear and MLP probes learn from one random crop of every video an epoch
+        and average the logits of all, the attentive probe pools them itself.
     targets_NC : ndarray of shape (N, C), bool
     groups : sequence of str, length N
     is_multilabel : bool
@@ -118,10 +122,26 @@ def train_grid(
             f"expected targets and groups of {len(train)} rows, found {len(targets_NC)} and {len(groups)}"
         )
     points = spec.points()
-    masks, chosen_on = holdout_masks(groups, targets_NC, spec.holdout_fraction, min(spec.seeds))
+    masks, chosen_on = holdout_masks(
+        groups, targets_NC, spec.holdout_fraction, min(spec.seeds), all_folds=spec.kind == "linear"
+    )
     train, test = prepare(train, test)
     job = _Job(spec, train, torch.from_numpy(np.ascontiguousarray(targets_NC)), is_multilabel, torch.device(device))
     total = spec.epochs * (2 if len(masks) else 1)
+    with few_threads(job.step_work(len(points) * max(1, len(masks)))):
+        return _run(job, spec, points, masks, chosen_on, test, total, on_epoch)
+
+
+def _run(
+    job: _Job,
+    spec: GridSpec,
+    points: list[tuple[float, float, int]],
+    masks: np.ndarray,
+    chosen_on: str,
+    test: Input,
+    total: int,
+    on_epoch: Callable[[int, int], None],
+) -> list[TrainedProbe]:
     if len(masks):
         curves = job.heldout_curves(points, masks, lambda done: on_epoch(done, total))
         chosen = [_choose(spec, points, curves, seed) for seed in spec.seeds]
@@ -145,6 +165,17 @@ def train_grid(
         )
         for choice, (selected, last) in zip(chosen, scores, strict=True)
     ]
+
+
+@contextmanager
+def few_threads(multiplications: int) -> Iterator[None]:
+    """Give torch as many threads as the work of one step can use, and its old number back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, multiplications // MULTIPLICATIONS_PER_THREAD)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -196,6 +227,17 @@ class _Job:
         self.class_N = self.targets_NC.to(torch.uint8).argmax(dim=1)
         self.num_classes = targets_NC.shape[1]
         self.by_crop = train.has_crops and spec.kind != "attentive"
+
+    def step_work(self, num_probes: int) -> int:
+        """Return the multiplications of one forward pass of a batch, roughly."""
+        width = self.spec.hidden_dim if self.spec.kind == "mlp" else self.num_classes
+        per_row = self.train.dim * width * num_probes
+        if self.spec.kind == "attentive":
+            per_row += self.train.features.shape[1] * self.train.dim * num_probes
+        return self._batch_size() * per_row
+
+    def _batch_size(self) -> int:
+        return min(self.spec.batch_size, max(MIN_BATCH, math.ceil(len(self.train) / MIN_STEPS_PER_EPOCH)))
 
     def heldout_curves(
         self, points: list[tuple[float, float, int]], masks_FN: np.ndarray, on_epoch: Callable[[int], None]
@@ -258,14 +300,13 @@ class _Job:
     def _epochs(self, head: Head, optimizer: GridAdamW, learns_FN: Tensor, num_points: int) -> Iterator[int]:
         """Yield after every epoch (counted from 1)."""
         generator = torch.Generator().manual_seed(min(self.spec.seeds))
-        items = self.train.training_items(by_crop=self.by_crop)
-        batch_size = min(self.spec.batch_size, max(MIN_BATCH, math.ceil(items / MIN_STEPS_PER_EPOCH)))
-        num_steps = self.spec.epochs * math.ceil(items / batch_size)
+        batch_size = self._batch_size()
+        num_steps = self.spec.epochs * math.ceil(len(self.train) / batch_size)
         warmup = max(1, round(WARMUP_SHARE * num_steps))
         step = 0
         for epoch in range(1, self.spec.epochs + 1):
             rows, crops = self.train.shuffled(generator, by_crop=self.by_crop)
-            for part in torch.arange(items).split(batch_size):
+            for part in torch.arange(len(self.train)).split(batch_size):
                 at = rows[part].to(self.device)
                 features, valid = self.train.take(at, None if crops is None else crops[part].to(self.device))
                 logits = head(features, valid)
