@@ -84,7 +84,7 @@ def build_svt(info: BackboneInfo, num_layers: int = 12) -> nn.Module:
 
     config = transformers.TimesformerConfig(
         image_size=info.size_px, patch_size=PATCH_PX, num_frames=info.num_frames, num_hidden_layers=num_layers,
-        layer_norm_eps=1e-6, drop_path_rate=0.0, attention_type="divided_space_time",
+        layer_norm_eps=1e-6, attention_type="divided_space_time",
     )  # fmt: skip
     return FramesFirst(transformers.TimesformerModel(config), readout="first")
 
