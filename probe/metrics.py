@@ -11,7 +11,7 @@ import numpy as np
 
 def hits(predicted_Q: np.ndarray, truth_QC: np.ndarray) -> np.ndarray:
     """Return (Q,) bool: the predicted class is (one of) the row's. A row without a class is never hit."""
-    return np.take_along_axis(truth_QC, predicted_Q[:, None], axis=1)[:, 0]
+    return np.take_along_axis(truth_QC, predicted_Q[:, None], axis=1).ravel()
 
 
 def top_k_hits(scores_QC: np.ndarray, truth_QC: np.ndarray, k: int) -> np.ndarray:
@@ -20,7 +20,8 @@ def top_k_hits(scores_QC: np.ndarray, truth_QC: np.ndarray, k: int) -> np.ndarra
     Of equal scores the lower class counts as better. With k of C or more, every row with a class is hit.
     """
     order = np.argsort(-scores_QC, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(truth_QC, order, axis=1).any(axis=1)
+    found: np.ndarray = np.take_along_axis(truth_QC, order, axis=1)
+    return found.sum(axis=1) > 0
 
 
 def class_accuracy(hit_Q: np.ndarray, truth_QC: np.ndarray) -> np.ndarray:
