@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from pipeline.errors import CorruptDataError, FormatError, NotFoundError
 from pipeline.fingerprint import differing_fields
-from probe.page import render_page
-from probe.report_view import FIGURES, METHODS, main_figure, percent, readout_text
+from probe.page import p_text, points, render_page
+from probe.report_view import FIGURES, METHODS, date_text, main_figure, percent, readout_text
 from probe.results import PREDICTIONS_FILE, REPORT_FILE, ProbeReport, ProbeResult
 from probe.statistics import compare_paired
 
@@ -78,8 +78,8 @@ class Comparison:
                 pair.name,
                 _figure_text(pair.a),
                 _figure_text(pair.b),
-                _points(pair.difference),
-                "" if pair.interval is None else f"{pair.interval[0] * 100:+.1f} to {pair.interval[1] * 100:+.1f}",
+                points(pair.difference),
+                "" if pair.interval is None else f"{points(pair.interval[0])} to {points(pair.interval[1])}",
                 "" if pair.p_value is None else p_text(pair.p_value),
                 pair.words,
             )
@@ -314,18 +314,9 @@ def _figure_text(r: ProbeResult | None) -> str:
     return f"{percent(main_figure(r)[1])} [{low * 100:.1f}, {high * 100:.1f}] n={r.used}"
 
 
-def _points(difference: float | None) -> str:
-    return "" if difference is None else f"{difference * 100:+.1f}"
-
-
-def p_text(p_value: float) -> str:
-    """Write a p-value: three digits, or ``< 0.001``."""
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
-
-
 def _describe(run: Run) -> str:
     report = run.report
-    made = f", made {report.created}" if report.created else ""
+    made = f", made {date_text(report.created)}" if report.created else ""
     return f"{run.name} (recipe {report.recipe}, dataset {report.dataset}, snapshot {report.snapshot[:12]}{made})"
 
 
@@ -348,8 +339,10 @@ def _remarks(a: Run, b: Run) -> list[str]:
     splits = [sorted({r.split for r in run.report.results}) for run in (a, b)]
     if splits[0] != splits[1]:
         found.append(f"different splits: {splits[0]} and {splits[1]}")
-    for letter, run in (("A", a), ("B", b)):
-        found += [f"{letter}: {warning}" for warning in (*run.report.warnings, *run.report.chosen_on_test)]
+    of_a, of_b = ([*run.report.warnings, *run.report.chosen_on_test] for run in (a, b))
+    found += [f"A and B: {text}" for text in of_a if text in of_b]
+    found += [f"A: {text}" for text in of_a if text not in of_b]
+    found += [f"B: {text}" for text in of_b if text not in of_a]
     return found
 
 
@@ -360,7 +353,8 @@ def render_comparison(comparison: Comparison) -> str:
         title=f"{comparison.a.name} and {comparison.b.name} compared",
         eyebrow="Comparison",
         c=comparison,
-        points=_points,
+        points=points,
         p_text=p_text,
+        date_text=date_text,
         significance=SIGNIFICANCE,
     )

@@ -96,3 +96,13 @@ def short(digest: str, length: int = 12) -> str:
 def number(value: object) -> str:
     """Write a figure without needless digits."""
     return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def points(difference: float | None) -> str:
+    """Write a difference of two shares in points, with its sign: ``+3.5``; nothing for None."""
+    return "" if difference is None else f"{difference * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def p_text(p_value: float) -> str:
+    """Write a p-value: three digits, or ``< 0.001``."""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from probe import report_view as view
-from probe.page import Frames, render_page
+from probe.page import Frames, p_text, points, render_page
 from probe.results import PairedComparison, ProbeReport, ProbeResult
 from probe.strips import strip_groups
 
@@ -86,7 +86,8 @@ def render_report(report: ProbeReport, frames: Frames | None = None) -> str:
         has_map=any(r.mean_average_precision is not None for r in report.results),
         retrieval=retrieval,
         retrieval_depths=sorted({k for row in retrieval for k in row.r.recall}),
-        comparisons=[comparison_row(c, report.results) for c in report.comparisons],
+        comparisons=comparison_rows(report),
+        made=view.date_text(report.created),
         curves=curves,
         confusions=confusions,
         maps=maps,
@@ -121,26 +122,47 @@ def _only_source(report: ProbeReport) -> str:
     return f", from {report.results[0].crops}/{report.results[0].feature_set}"
 
 
-def comparison_row(pair: PairedComparison, results: Sequence[ProbeResult]) -> dict[str, Any]:
-    """Return a paired comparison in words and formatted figures."""
-    names = {r.id: f"{view.method_text(r)}, {view.readout_text(r)} ({r.protocol})" for r in results}
-    low, high = pair.interval
+def comparison_rows(report: ProbeReport) -> list[dict[str, Any]]:
+    """Return the paired comparisons in words and formatted figures.
+
+    The verdict holds for all of them together: p-values are compared after Holm's correction, because a table of
+    twenty pairs has one below 0.05 by luck.
+    """
+    names = {r.id: f"{view.method_text(r)}, {view.readout_text(r)} ({r.protocol})" for r in report.results}
+    adjusted = holm([pair.p_value for pair in report.comparisons])
+    return [
+        {
+            "a": names.get(pair.a, pair.a),
+            "b": names.get(pair.b, pair.b),
+            "difference": f"{points(pair.difference)} points",
+            "interval": f"{points(pair.interval[0])} to {points(pair.interval[1])}",
+            "p": p_text(pair.p_value),
+            "only_a": pair.only_a,
+            "only_b": pair.only_b,
+            "num_rows": pair.num_rows,
+            "num_groups": pair.num_groups,
+            "words": verdict(pair, p),
+        }
+        for pair, p in zip(report.comparisons, adjusted, strict=True)
+    ]
+
+
+def verdict(pair: PairedComparison, adjusted_p: float) -> str:
+    """Say which is better, if that is clear."""
     if pair.p_value >= SIGNIFICANCE:
-        words = "no clear difference"
-    else:
-        words = "the second is better" if pair.difference > 0 else "the first is better"
-    return {
-        "a": names.get(pair.a, pair.a),
-        "b": names.get(pair.b, pair.b),
-        "difference": f"{pair.difference * 100:+.1f} points",
-        "interval": f"{low * 100:+.1f} to {high * 100:+.1f}",
-        "p": "< 0.001" if pair.p_value < 0.001 else f"{pair.p_value:.3f}",
-        "only_a": pair.only_a,
-        "only_b": pair.only_b,
-        "num_rows": pair.num_rows,
-        "num_groups": pair.num_groups,
-        "words": words,
-    }
+        return "no clear difference"
+    better = "second" if pair.difference > 0 else "first"
+    return f"the {better} is better" if adjusted_p < SIGNIFICANCE else f"perhaps the {better}; not clear among so many"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm 1979: step down, family-wise error rate)."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, p_values[i] * (len(p_values) - rank)))
+        adjusted[i] = largest
+    return adjusted
 
 
 def _coverage(report: ProbeReport) -> list[dict[str, Any]]:
@@ -161,7 +183,7 @@ def provenance(report: ProbeReport) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = [
         ("Recipe", report.recipe),
         ("Dataset", report.dataset),
-        ("Made", report.created),
+        ("Made", view.date_text(report.created)),
         ("Snapshot", report.snapshot),
         ("Fingerprint", report.fingerprint),
         ("Inputs", report.inputs),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from markupsafe import Markup
 
 from probe import charts
 from probe.page import number, percent
-from probe.results import Curve, EmbeddingMap, ProbeReport, ProbeResult
+from probe.results import Curve, EmbeddingMap, LeakCheck, ProbeReport, ProbeResult
 
 METHODS = {
     "knn": "Nearest neighbours",
@@ -112,7 +113,8 @@ def summary(report: ProbeReport) -> str:
     guess = chance(first)
     if guess is not None:
         text += f" of {first.num_classes} classes, chance {percent(guess)}"
-    return text + f". Trained on {first.num_train} videos; {first.excluded} test videos could not be used."
+    rest = f"{first.excluded} test videos could not be used" if first.excluded else "no test video was left out"
+    return f"{text}. Trained on {first.num_train} videos; {rest}."
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ class Remark:
 
 def remarks(report: ProbeReport) -> list[Remark]:
     """Return everything that a reader has to know before believing a number, worst first."""
-    found = [Remark("warn", "Caution", text) for text in report.warnings]
+    # The leak check has a line of its own below, whatever it found.
+    leaks = tuple(f"{leak.crops}/{leak.feature_set}, split {leak.split}:" for leak in report.leaks)
+    found = [Remark("warn", "Caution", text) for text in report.warnings if not text.startswith(leaks or "\0")]
     found += [Remark("bad", "Chosen on test", text) for text in report.chosen_on_test]
     seen = set(report.warnings)
     for result in report.results:
@@ -137,8 +141,7 @@ def remarks(report: ProbeReport) -> list[Remark]:
                 found.append(Remark("warn", "Note", note))
     if not report.chosen_on_test:
         found.append(Remark("good", "Clean", "Nothing was chosen on test videos."))
-    for leak in report.leaks:
-        found.append(_leak_remark(leak.is_clean, leak.num_near, leak.num_same_file, leak.num_shared_groups, leak))
+    found += [_leak_remark(leak) for leak in report.leaks]
     excluded = sum(sum(c.excluded_test.values()) for c in report.coverage[:1])
     if report.coverage and excluded == 0:
         found.append(Remark("good", "Complete", "Every test video of the split was used."))
@@ -148,22 +151,24 @@ def remarks(report: ProbeReport) -> list[Remark]:
     return found
 
 
-def _leak_remark(clean: bool, near: int, same: int, groups: int, leak: object) -> Remark:
-    crops, feature_set, threshold = (getattr(leak, n) for n in ("crops", "feature_set", "threshold"))
-    highest = getattr(leak, "max_similarity")  # noqa: B009
-    if clean:
-        return Remark(
-            "good",
-            "No leak",
-            f"No near-duplicate between train and test in {crops}/{feature_set}: the highest cosine is "
-            f"{highest:.3f}, the threshold {threshold:g}; no file and no group stands on both sides.",
+def _leak_remark(leak: LeakCheck) -> Remark:
+    where = f"{leak.crops}/{leak.feature_set}, split {leak.split}"
+    if leak.num_near or leak.num_same_file:
+        text = (
+            f"{leak.num_near} of {leak.num_test} test videos resemble a train video (cosine of at least "
+            f"{leak.threshold:g} in {where}), {leak.num_same_file} are the same file; they were {leak.action}."
         )
-    return Remark(
-        "bad",
-        "Leak",
-        f"{near} test videos resemble a train video (cosine of at least {threshold:g} in {crops}/{feature_set}), "
-        f"{same} are the same file, {groups} groups stand on both sides; these were {getattr(leak, 'action')}.",  # noqa: B009
-    )
+        badge, level = "Leak", "bad"
+    else:
+        text = (
+            f"No near-duplicate between train and test in {where}: the highest cosine is {leak.max_similarity:.3f}, "
+            f"{leak.threshold:g} would count; no file stands on both sides."
+        )
+        badge, level = ("Shared groups", "warn") if leak.num_shared_groups else ("No leak", "good")
+    if leak.num_shared_groups:
+        count = "One group of videos has" if leak.num_shared_groups == 1 else f"{leak.num_shared_groups} groups have"
+        text += f" {count} videos on both sides of the split."
+    return Remark(level, badge, text)
 
 
 @dataclass(frozen=True)
@@ -330,6 +335,16 @@ def _map_card(m: EmbeddingMap, report: ProbeReport) -> MapCard:
         f"{percent(first + second)} of the variance, so classes that overlap here may still be apart."
     )
     return MapCard(readout[:1].upper() + readout[1:], note, svg, counts)
+
+
+def date_text(created: str) -> str:
+    """Write an ISO time for people: ``21 November 2026, 01:34 UTC``; anything else as it is."""
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    zone = " UTC" if moment.utcoffset() == timedelta(0) else ""
+    return f"{moment.day} {moment:%B %Y, %H:%M}{zone}"
 
 
 def reasons_text(reasons: Iterable[tuple[str, int]]) -> str:

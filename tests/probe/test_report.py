@@ -16,7 +16,7 @@ from PIL import Image
 
 from probe import charts, report_view
 from probe.page import asset, data_uri
-from probe.report import HTML_FILE, comparison_row, provenance, render_report
+from probe.report import HTML_FILE, comparison_rows, holm, provenance, render_report
 from probe.results import Coverage, LeakCheck, PairedComparison, ProbeReport
 from probe.strips import MAX_STRIPS, alternate
 from tests.support.probe_reports import CLASSES, HOSTILE, frame_bytes, frames_of, make_report
@@ -121,7 +121,7 @@ def test_every_result_stands_in_the_page_with_interval_and_coverage() -> None:
         assert f"{result.interval[0] * 100:.1f} % to {result.interval[1] * 100:.1f} %" in text
     assert "2 unreadable" in text
     assert "golf/broken.avi" in text
-    for value in (report.snapshot, report.fingerprint, "2.13.0", "2026-11-21T01:20:00Z"):
+    for value in (report.snapshot, report.fingerprint, "2.13.0", "21 November 2026, 01:20 UTC"):
         assert value in text
 
 
@@ -201,20 +201,45 @@ def test_remarks_tell_the_truth() -> None:
     assert ("good", "Clean") not in badges
     assert ("good", "Complete") in badges
     text = next(r.text for r in remarks if r.badge == "Leak")
-    assert "3 test videos" in text
+    assert "3 of 9 test videos" in text
     assert "excluded" in text
+    assert "2 groups have videos on both sides" in text
+    groups = leak.model_copy(update={"num_near": 0, "num_same_file": 0, "num_shared_groups": 1})
+    remarks = report_view.remarks(report.model_copy(update={"leaks": (groups,)}))
+    assert next(r for r in remarks if r.badge == "Shared groups").level == "warn"
+    warning = f"{leak.crops}/{leak.feature_set}, split 1: of 9 test videos, 3 have a near-duplicate"
+    twice = report.model_copy(update={"leaks": (leak,), "warnings": (warning, "another")})
+    assert [r.text for r in report_view.remarks(twice) if r.badge == "Caution"] == ["another"]
 
 
 def test_a_comparison_in_words() -> None:
     pair = PairedComparison(
-        a="x", b="y", num_rows=10, num_groups=5, difference=0.1, interval=(0.02, 0.2), p_value=4e-4, only_a=1, only_b=3
+        a="x", b="y", num_rows=10, num_groups=5, difference=0.1, interval=(-0.02, 0.2), p_value=4e-4, only_a=1, only_b=3
     )
-    row = comparison_row(pair, ())
-    assert row["words"] == "the second is better"
-    assert row["p"] == "< 0.001"
-    assert row["difference"] == "+10.0 points"
-    assert comparison_row(pair.model_copy(update={"p_value": 0.2}), ())["words"] == "no clear difference"
-    assert comparison_row(pair.model_copy(update={"difference": -0.1}), ())["words"] == "the first is better"
+    others = [pair.model_copy(update=u) for u in ({"p_value": 0.2}, {"difference": -0.1}, {"p_value": 0.04})]
+    rows = comparison_rows(make_report().model_copy(update={"comparisons": (pair, *others)}))
+    assert [row["words"] for row in rows] == [
+        "the second is better",
+        "no clear difference",
+        "the first is better",
+        "perhaps the second; not clear among so many",
+    ]
+    assert rows[0]["p"] == "< 0.001"
+    assert rows[0]["difference"] == "+10.0 points"
+    assert rows[0]["interval"] == "\N{MINUS SIGN}2.0 to +20.0"
+
+
+def test_holm_against_a_worked_example() -> None:
+    # 0.01 * 4, then 0.02 * 3, 0.03 * 2 (0.06, kept monotone), 0.04 * 1 (raised to 0.06).
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_dates_are_written_for_people() -> None:
+    assert report_view.date_text("2026-11-21T01:34:39+00:00") == "21 November 2026, 01:34 UTC"
+    assert report_view.date_text("") == ""
+    assert report_view.date_text("yesterday") == "yesterday"
 
 
 def test_large_confusion_matrices_are_drawn() -> None:
