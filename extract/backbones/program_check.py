@@ -35,6 +35,7 @@ ALLOWED_TARGET = re.compile(
 )
 REFUSED_TARGETS = ("torch.ops.aten.from_file.",)
 """Operators of the allowed families that reach outside memory."""
+STATE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", re.ASCII)
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*", re.ASCII)
 PLAIN_TEXT = re.compile(r"[A-Za-z0-9_.,>: -]{0,200}", re.ASCII)
 SYMBOL = re.compile(r"[su]\d+", re.ASCII)
@@ -115,10 +116,12 @@ def _problem(key: str, text: str) -> str | None:
         return None if _is_size_expression(text) else "expected an arithmetic expression of sizes"
     if key in ("in_spec", "out_spec"):
         return None if _is_plain_spec(text) else "expected tuples, lists and dicts of tensors"
-    if key in ("as_custom_obj", "custom_obj", "class_fqn"):
+    if text in ("as_custom_obj", "custom_obj") or key == "class_fqn":
         return "expected tensors, not custom objects"
     if key in ("as_string", "as_strings"):
         return None if PLAIN_TEXT.fullmatch(text) else "expected a plain word"
+    if key in ("parameter_name", "buffer_name"):  # keys of the state: a bare nn.Sequential has "0.weight"
+        return None if STATE_NAME.fullmatch(text) else "expected the name of a parameter"
     return None if text == "" or NAME.fullmatch(text) else "expected a name"
 
 

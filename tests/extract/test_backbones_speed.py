@@ -1,0 +1,228 @@
+"""Faster forms of a network give the same features; where one cannot be had, a line says why."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from extract.backbones import Backbone, BackboneInfo, load_backbone, optimise
+from extract.backbones.compiling import compiled
+from extract.backbones.pooling import ChannelsLast, LimitedBatch, MeanOverFrames, MeanOverSpaceTime
+from extract.backbones.tuning import fold_batch_norms, tuned, use_python_ints
+from pipeline.events import Event, Note
+from pipeline.recipe import PytorchVideoBackbone
+from pipeline.settings import Settings
+from tests.support.reference_networks import randomise
+
+SHAPE = (3, 3, 4, 16, 16)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _compiler_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+
+
+class Misleading(nn.Module):
+    """Lists its norm before the convolution that does not feed it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Conv3d(6, 6, 1)
+        self.norm = nn.BatchNorm3d(6)
+        self.first = nn.Conv3d(3, 6, (3, 3, 3), padding=1)
+        self.twice = nn.Conv3d(6, 6, 1)
+        self.shared_norm = nn.BatchNorm3d(6)
+        self.act, self.pool = nn.ReLU(), MeanOverSpaceTime()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.act(self.norm(self.first(x))))
+        x = self.shared_norm(self.twice(x))
+        return self.pool(self.shared_norm(self.twice(x)) + x)
+
+
+class ReadsTwice(nn.Module):
+    """Uses a convolution's output beside the norm that it feeds: folding would change it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.pool = nn.Conv3d(3, 6, 1), nn.BatchNorm3d(6), MeanOverSpaceTime()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.pool(self.norm(x) + x)
+
+
+def info(**changes: object) -> BackboneInfo:
+    fields = {"name": "tiny", "kind": "test", "model": "tiny", "readout": "mean", "dim": 6, "compile_gain": 2.0}
+    return BackboneInfo(mean=(0, 0, 0), std=(1, 1, 1), **{**fields, **changes})  # type: ignore[arg-type]
+
+
+def backbone(network: nn.Module) -> Backbone:
+    return Backbone(info(), network, dim=6, device=torch.device("cpu"))
+
+
+def test_folding_follows_the_data_not_the_listing() -> None:
+    network = randomise(Misleading())
+    clips = torch.randn(SHAPE)
+    with torch.inference_mode():
+        expected = network(clips)
+        folded = fold_batch_norms(network, clips)
+        torch.testing.assert_close(folded(clips), expected, rtol=1e-4, atol=1e-5)
+    assert isinstance(folded.norm, nn.Identity)
+    assert isinstance(folded.shared_norm, nn.BatchNorm3d)  # its convolution runs twice: left alone
+
+
+def test_a_change_that_does_not_hold_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    network = randomise(ReadsTwice())
+    clips = torch.randn(SHAPE)
+    with torch.inference_mode():
+        expected = network(clips)
+        with caplog.at_level(logging.WARNING):
+            found = tuned(network, info())
+        torch.testing.assert_close(found(clips), expected)
+    assert "runs as built" in caplog.text
+
+
+def test_a_program_that_fixes_strides_runs_as_built(caplog: pytest.LogCaptureFixture) -> None:
+    class Views(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(x.shape[0], -1)[:, :6]
+
+    network = Views()
+    with caplog.at_level(logging.INFO):
+        assert tuned(network, info(kind="exported")) is network
+    assert "view size is not compatible" in caplog.text
+
+
+def test_pooling_modules_accept_any_strides() -> None:
+    image_network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    clips = torch.randn(2, 3, 4, 9, 7)
+    with torch.inference_mode():
+        expected = torch.stack([image_network(clips[:, :, t]) for t in range(4)], dim=1).mean(1)
+        for layout in (clips, clips.contiguous(memory_format=torch.channels_last_3d), clips.transpose(3, 4)):
+            again = layout if layout.shape == clips.shape else layout.transpose(3, 4)
+            for network in (MeanOverFrames(image_network), MeanOverFrames(ChannelsLast(image_network))):
+                torch.testing.assert_close(network(again), expected, rtol=1e-4, atol=1e-5)
+        limited = LimitedBatch(image_network, 2, 3)
+        for n in range(1, 9):
+            torch.testing.assert_close(
+                limited(clips[:1, :, 0].repeat(n, 1, 1, 1)),
+                image_network(clips[:1, :, 0].repeat(n, 1, 1, 1)),
+                rtol=1e-4,
+                atol=1e-5,
+            )
+
+
+def test_numpy_integers_become_python_integers() -> None:
+    import numpy as np
+
+    network = nn.Conv3d(3, 4, 1)
+    network.stride = (np.int64(1), np.int64(2), 2)
+    use_python_ints(network)
+    assert all(type(v) is int for v in network.stride)
+
+
+def test_little_work_is_not_compiled() -> None:
+    events: list[Event] = []
+    result = optimise(backbone(randomise(Misleading())), SHAPE, 10, events.append)
+    assert not result.compiled
+    assert "would save 0 s" in result.note
+    assert [type(e) for e in events] == [Note]
+
+
+@pytest.fixture
+def _anything_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extract.backbones.compiling.COMPILE_S", 0.0)
+
+
+@pytest.mark.usefixtures("_anything_pays")
+def test_no_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("extract.backbones.compiling.shutil.which", lambda _name: None)
+    tiny = backbone(randomise(Misleading()))
+    with caplog.at_level(logging.INFO):
+        result = optimise(tiny, SHAPE, 10**6)
+    assert not result.compiled
+    assert len(caplog.records) == 1
+    assert "no C++ compiler (g++)" in caplog.text
+    assert tiny(torch.randn(SHAPE)).shape == (3, 6)
+
+
+@pytest.mark.usefixtures("_anything_pays")
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda network, fewest: 1 / 0, "compiling failed with ZeroDivisionError"),
+        (lambda network, fewest: lambda clips: network(clips) + 1, "compiling changed the features"),
+        (lambda network, fewest: lambda clips: sum(network(clips) for _ in range(50)) / 50, "without gain"),
+    ],
+)
+def test_a_compiler_that_fails_leaves_the_network_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, broken: object, message: str
+) -> None:
+    monkeypatch.setattr("extract.backbones.compiling.compiled", broken)
+    tiny = backbone(randomise(Misleading()))
+    clips = torch.randn(SHAPE)
+    before = tiny(clips)
+    result = optimise(tiny, SHAPE, 10**6)
+    assert not result.compiled
+    assert message in result.note
+    assert torch.equal(tiny(clips), before)
+
+
+@pytest.mark.usefixtures("_anything_pays")
+def test_the_first_call_decides_for_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[tuple[int, ...], int]] = []
+    monkeypatch.setattr(
+        "extract.backbones.compiling.optimise",
+        lambda _self, shape, num_crops, _on_event: asked.append((shape, num_crops)),
+    )
+    tiny = Backbone(info(), randomise(Misleading()), dim=6, device=torch.device("cpu"), expected_crops=77)
+    for shape in (SHAPE, (1, 3, 4, 16, 16), (2, 3, 4, 8, 8)):
+        tiny(torch.randn(shape))
+    assert asked == [(SHAPE, 77), ((2, 3, 4, 8, 8), 77)]
+
+
+def test_compiled_takes_any_batch_and_layout_without_compiling_anew() -> None:
+    """With the graph run as it is: what torch.compile would compile for is what is counted."""
+    graphs = 0
+
+    def count(module: torch.fx.GraphModule, _inputs: list[Tensor]) -> object:
+        nonlocal graphs
+        graphs += 1
+        return module.forward
+
+    network = tuned(randomise(Misleading()), info())
+    clips = torch.randn(9, 3, 4, 16, 16)
+    original = torch.compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda function, **options: original(function, backend=count, **options))
+        run = compiled(network, fewest=4)
+    with torch.inference_mode():
+        expected = network(clips)
+        for layout in (clips, clips.contiguous(memory_format=torch.channels_last_3d), clips.clone()):
+            for num_crops in (4, 9, 1, 5):
+                found = run(layout[:num_crops])
+                torch.testing.assert_close(found, expected[:num_crops], rtol=1e-4, atol=1e-5)
+    assert graphs == 1
+
+
+@pytest.mark.slow
+def test_x3d_compiles_and_keeps_its_features(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    spec = PytorchVideoBackbone(kind="pytorchvideo", model="x3d_xs", weights={"random": 0})
+    x3d = load_backbone(spec, Settings())
+    clips = torch.randn(8, 3, 4, 160, 160)
+    before = x3d(clips)
+    result = optimise(x3d, tuple(clips.shape), 10**7)
+    assert result.compiled or "without gain" in result.note, result.note  # a busy machine may see no gain
+    for num_crops in (8, 3, 1):
+        torch.testing.assert_close(x3d(clips[:num_crops]), before[:num_crops], rtol=1e-4, atol=1e-6)
