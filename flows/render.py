@@ -8,6 +8,16 @@ from pipeline import FeatureStore
 from pipeline.settings import Settings
 
 
-def probe_options(store: FeatureStore, settings: Settings) -> dict[str, Any]:
-    """Return the keyword arguments that `run_probe` gets from outside its own room."""
-    return {}
+def probe_options(dataset: str, store: FeatureStore, settings: Settings) -> dict[str, Any]:
+    """Return the keyword arguments that `run_probe` gets from outside its own room.
+
+    Returns
+    -------
+    dict
+        ``frames``: row -> JPEG files of the video, where the dataset exists already.
+    """
+    if dataset not in store.datasets():
+        return {}
+    from extract.thumbnails import catalogue_thumbnails
+
+    return {"frames": catalogue_thumbnails(store.dataset(dataset).videos, settings)}

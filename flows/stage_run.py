@@ -34,7 +34,7 @@ def run_stage(stage: str, recipe: str, where: Where) -> dict[str, Any]:
     plan = verbs.plan(loaded, store, settings)
     create_markdown_artifact(plan_markdown(plan), key=artifact_key("plan", loaded.name, stage))
     with RunListener(f"{stage} of {loaded.name}") as listener:
-        extra = probe_options(store, settings) if stage == "probe" else {}
+        extra = probe_options(loaded.dataset.name, store, settings) if stage == "probe" else {}
         report = verbs.run(plan, store, settings, listener, **extra)
     publish(report)
     return summary_of(report)
