@@ -27,7 +27,6 @@ from pipeline.recipe.dataset import DatasetSpec
 from pipeline.reports import SkippedVideo, StageReport
 from pipeline.schema import CATALOGUE_SCHEMA
 from pipeline.settings import Settings
-from pipeline.status import VideoStatus
 
 if TYPE_CHECKING:
     from pipeline import FeatureStore
@@ -191,14 +190,14 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
         appended = dataset.append_videos(_as_table(videos, infos, annotations))
         did["videos_new"] += appended.num_new
         did["videos_known"] += appended.num_known
-        unreadable = [(k, info) for k, info in enumerate(infos) if info.error]
-        did["videos_unreadable"] += len(unreadable)
-        for k, info in unreadable:
-            failed = VideoFailed("catalog", appended.first_row + k, videos[k].video_id, info.status, info.error or "")
-            on_event(failed)
-            skipped.append(
-                SkippedVideo(row=failed.row, video_id=failed.video_id, status=failed.status, error=failed.error)
-            )
+        added = dataset.videos["video_id"].slice(appended.first_row, appended.num_new).to_pylist()
+        row_of = {video_id: appended.first_row + k for k, video_id in enumerate(added)}
+        for video, info in zip(videos, infos, strict=True):
+            row = row_of.get(video.video_id)  # None: another run was faster
+            if info.error and row is not None:
+                on_event(VideoFailed("catalog", row, video.video_id, info.status, info.error))
+                skipped.append(SkippedVideo(row=row, video_id=video.video_id, status=info.status, error=info.error))
+        did["videos_unreadable"] = len(skipped)
     seconds = time.monotonic() - started
     summary = ", ".join(f"{count} {name.removeprefix('videos_')}" for name, count in did.items())
     on_event(StageFinished("catalog", f"{plan.dataset.name}: {summary}", seconds))
@@ -292,6 +291,3 @@ def _as_table(videos: Sequence[ListedVideo], infos: Sequence[VideoInfo], annotat
     ]
     fields = [field for field in CATALOGUE_SCHEMA if field.name not in ("row", "added_at")]
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
-
-
-__all__ = ["COMMIT_VIDEOS", "CatalogPlan", "KnownVideo", "VideoStatus", "plan_catalog", "run_catalog"]
