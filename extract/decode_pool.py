@@ -12,13 +12,12 @@ the video tried once more in the fresh process; then it is `unreadable`.
 
 from __future__ import annotations
 
-import mmap
+import math
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +25,7 @@ from typing import Any, Self
 import numpy as np
 
 from extract.decode import DecodedFrames, check_indices
+from extract.frame_memory import FrameMemory
 from extract.inspect import VideoInfo
 from extract.worker_process import WorkerFailedError, WorkerProcess
 from pipeline.errors import InvalidInputError, SetupError, VideoError
@@ -82,21 +82,25 @@ class PooledReader:
         return answer[1], answer[2]
 
     def _read(self, indices: np.ndarray) -> DecodedFrames:
-        _, found, shape, error = self._ask("read", indices=indices)
-        num_bytes = int(np.prod(shape, dtype=np.int64))
-        if num_bytes == 0:
-            return DecodedFrames(found, np.empty(shape, np.uint8), error)
         assert self._worker is not None
+        pool = self._pool
+        shape = (len(indices), self.height, self.width, 3)
+        num_bytes = math.prod(shape)
+        if num_bytes == 0:
+            return DecodedFrames(indices, np.empty(shape, np.uint8), self.info.stops_early)
+        if num_bytes > pool._max_bytes:
+            raise VideoError(
+                f"its {shape[0]} wanted frames of {shape[2]}x{shape[1]} px take {num_bytes / 2**30:.1f} GiB, more than "
+                f"the {pool._max_bytes / 2**30:.1f} GiB that one video may"
+            )
+        buffer = pool._memory.take(num_bytes)
         try:
-            descriptor = recv_handle(self._worker.connection)
-        except (OSError, EOFError, RuntimeError):
-            raise WorkerFailedError("the decoding process ended while handing over frames") from None
-        try:
-            memory = mmap.mmap(descriptor, num_bytes)  # lives as long as the array
-        finally:
-            os.close(descriptor)
-        frames = np.frombuffer(memory, np.uint8).reshape(shape)
-        return DecodedFrames(found, frames[: len(found)], error)
+            answer = self._worker.read_into(buffer, indices, timeout_s=pool.timeout_s, limit_s=self._limit_s)
+            _, found, error = _checked(answer)
+        except BaseException:
+            pool._memory.give_back(buffer)
+            raise
+        return DecodedFrames(found, pool._memory.lend(buffer, shape)[: len(found)], error)
 
     def _ask(self, verb: str, **arguments: Any) -> tuple:
         assert self._worker is not None
@@ -176,6 +180,7 @@ class DecodePool:
         self._max_bytes = max_bytes or max(memory // (3 * self.num_workers), 1 << 30)
         uses_torch = options.get("decoder") == "torchcodec" or options.get("device", "cpu") != "cpu"
         self._memory_limit = 0 if uses_torch else self._max_bytes + max(memory // (3 * self.num_workers), 4 << 30)
+        self._memory = FrameMemory(max(memory // 16, 64 << 20))
         self._idle: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue()
         for _ in range(self.num_workers):
             self._idle.put(None)  # started when first needed
@@ -258,12 +263,7 @@ class DecodePool:
             yield waiting.get().result()
 
     def _ask(self, worker: WorkerProcess, verb: str, limit_s: float, **arguments: Any) -> tuple:
-        answer = worker.ask(verb, timeout_s=self.timeout_s, limit_s=limit_s, **arguments)
-        if answer[0] == "failed":
-            raise VideoError(answer[1], answer[2])
-        if answer[0] == "refused":
-            raise InvalidInputError(answer[1])
-        return answer
+        return _checked(worker.ask(verb, timeout_s=self.timeout_s, limit_s=limit_s, **arguments))
 
     def _limit_s(self, path: str) -> float:
         try:
@@ -312,6 +312,7 @@ class DecodePool:
             workers, self._workers = list(self._workers), set()
         for worker in workers:
             worker.stop()
+        self._memory.close()
 
     def __enter__(self) -> Self:
         return self
@@ -320,6 +321,15 @@ class DecodePool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _checked(answer: tuple) -> tuple:
+    """Turn the answers that tell of an error into that error."""
+    if answer[0] == "failed":
+        raise VideoError(answer[1], answer[2])
+    if answer[0] == "refused":
+        raise InvalidInputError(answer[1])
+    return answer
 
 
 def num_cores() -> int:

@@ -1,25 +1,25 @@
 """The process that touches video bytes: opens, inspects and decodes for its parent, and may die doing so.
 
 Started by :mod:`extract.decode_pool` as ``python -m extract.decode_worker``.
-Requests and answers travel over a socket, frames in an anonymous memory file
-whose descriptor is handed over, so that nothing is copied and nothing is left
-behind when either side is killed.
+Requests and answers travel over a socket, frames in memory that the parent
+lends, so that nothing is copied and nothing is left behind when either side is
+killed.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+import math
 import mmap
 import os
 import struct
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import send_handle
+from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,11 @@ import numpy as np
 
 from extract import heartbeat
 from extract.decode import VideoReader
+from extract.frame_memory import MappedBuffers
 from extract.inspect import inspect_video
 from pipeline.errors import InvalidInputError, VideoError
 
 _PARENT_CHECK_S = 2.0
-
-
-def create_memory_file(num_bytes: int) -> int:
-    """Return the descriptor of an unnamed file of this size that lives in memory where the system can."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("scale-frames", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, num_bytes)
-    return descriptor
 
 
 class Worker:
@@ -51,7 +41,7 @@ class Worker:
     def __init__(self, connection: Connection, opener: Callable[..., VideoReader], max_bytes: int) -> None:
         self._connection = connection
         self._opener = opener
-        self._max_bytes = max_bytes
+        self._buffers = MappedBuffers(max_bytes)
         self._reader: VideoReader | None = None
 
     def serve(self) -> None:
@@ -69,8 +59,7 @@ class Worker:
                 answer = ("refused", str(error), "")
             except MemoryError:
                 answer = ("failed", "not enough memory for its frames", "unreadable")
-            if answer is not None:
-                self._connection.send(answer)
+            self._connection.send(answer)
 
     def _do_open(self, path: str, options: dict[str, Any]) -> tuple:
         self._do_close()
@@ -79,33 +68,14 @@ class Worker:
         facts = (reader.info, reader.frame_times_s, reader.decoder_name, reader.decoder_version)
         return ("opened", facts, (reader.height, reader.width))
 
-    def _do_read(self, indices: np.ndarray) -> tuple | None:
+    def _do_read(self, indices: np.ndarray, number: int, num_bytes: int, is_new: bool) -> tuple:
+        descriptor = recv_handle(self._connection) if is_new else None
         reader = self._reader
         assert reader is not None
         shape = (len(indices), reader.height, reader.width, 3)
-        num_bytes = int(np.prod(shape, dtype=np.int64))
-        if num_bytes > self._max_bytes:
-            raise VideoError(
-                f"its {shape[0]} wanted frames of {shape[2]}x{shape[1]} px take {num_bytes / 2**30:.1f} GiB, more than "
-                f"the {self._max_bytes / 2**30:.1f} GiB that a decoding process may use"
-            )
-        if num_bytes == 0:
-            decoded = reader.read(indices)
-            return ("frames", decoded.indices, shape, decoded.error)
-        descriptor = create_memory_file(num_bytes)
-        try:
-            with mmap.mmap(descriptor, num_bytes) as memory:
-                out = np.frombuffer(memory, np.uint8).reshape(shape)
-                decoded = reader.read(indices, out)
-                if len(decoded.frames) and decoded.frames.base is not out and not np.shares_memory(decoded.frames, out):
-                    out[: len(decoded.frames)] = decoded.frames
-                answer = ("frames", decoded.indices, shape, decoded.error)
-                del out, decoded
-            self._connection.send(answer)
-            send_handle(self._connection, descriptor, os.getppid())
-        finally:
-            os.close(descriptor)
-        return None
+        out = self._buffers.map(number, num_bytes, descriptor)[: math.prod(shape)].reshape(shape)
+        decoded = reader.read(indices, out)
+        return ("frames", decoded.indices, decoded.error)
 
     def _do_inspect(self, path: str, image_fps: float) -> tuple:
         return ("info", inspect_video(Path(path), hash_bytes=True, image_fps=image_fps))

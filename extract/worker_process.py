@@ -11,9 +11,12 @@ import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import send_handle
 from typing import Any
 
-from extract.decode_worker import create_memory_file
+import numpy as np
+
+from extract.frame_memory import BufferOrder, SharedBuffer, create_memory_file
 
 _START_TIMEOUT_S = 120.0
 _POLL_S = 1.0
@@ -42,8 +45,29 @@ class WorkerProcess:
         os.close(beats)
         self.connection = Connection(ours.detach())
         self._is_ready = False
+        self._mapped = BufferOrder(max_bytes)
 
-    def ask(self, verb: str, *, timeout_s: float, limit_s: float, **arguments: Any) -> Any:
+    def read_into(self, buffer: SharedBuffer, indices: np.ndarray, *, timeout_s: float, limit_s: float) -> Any:
+        """Have frames of the opened video written into a buffer; see :meth:`ask`."""
+        is_new = buffer.number not in self._mapped
+        self._mapped.use(buffer.number, buffer.num_bytes)
+        answer = self.ask(
+            "read",
+            timeout_s=timeout_s,
+            limit_s=limit_s,
+            descriptor=buffer.descriptor if is_new else None,
+            indices=indices,
+            number=buffer.number,
+            num_bytes=buffer.num_bytes,
+            is_new=is_new,
+        )
+        if answer[0] == "failed":
+            self._mapped.forget(buffer.number)
+        return answer
+
+    def ask(
+        self, verb: str, *, timeout_s: float, limit_s: float, descriptor: int | None = None, **arguments: Any
+    ) -> Any:
         """Send a request and wait for the answer.
 
         Raises
@@ -56,6 +80,8 @@ class WorkerProcess:
             self._is_ready = True
         try:
             self.connection.send((verb, arguments))
+            if descriptor is not None:
+                send_handle(self.connection, descriptor, self.process.pid)
         except OSError:
             raise WorkerFailedError(self._how_it_died()) from None
         return self._receive(timeout_s, limit_s)
