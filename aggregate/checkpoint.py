@@ -76,7 +76,7 @@ class CheckpointFolder:
         partial.mkdir()
         save_file({name: _storable(tensor) for name, tensor in tensors.items()}, partial / TENSORS)
         content = {**state, "step": step, "identity": self.identity, "sha256": hash_file(partial / TENSORS)}
-        (partial / STATE).write_text(json.dumps(content, sort_keys=True), encoding="utf-8")
+        (partial / STATE).write_text(json.dumps(content), encoding="utf-8")
         for path in (partial / TENSORS, partial / STATE, partial):
             _fsync(path)
         if final.exists():
@@ -98,7 +98,7 @@ class CheckpointFolder:
                 if state.get("identity") != self.identity or state.get("sha256") != hash_file(folder / TENSORS):
                     continue
                 return Checkpoint(load_file(folder / TENSORS), state)
-            except (OSError, ValueError, SafetensorError):
+            except (OSError, ValueError, AttributeError, SafetensorError):
                 continue
         return None
 

@@ -36,7 +36,7 @@ def encode_sets(
     num_rows = num_videos * num_sets
     hide = masked and batch.num_masked > 0
     wanted = None if tokens == "all" else batch.masked_index if tokens == "masked" else batch.masked_index[:0]
-    set_tokens, kept = (encoder or model)(
+    set_tokens, kept = (model if encoder is None else encoder)(
         batch.features.flatten(0, 1),
         batch.geometry.flatten(0, 1),
         None if batch.all_valid else batch.valid.view(num_rows, num_crops),

@@ -25,7 +25,11 @@ def slow_per_video(raw: np.ndarray, valid: np.ndarray) -> np.ndarray:
         if not ok:
             continue
         out[i, 0] = 1.0 if crop[column("flip")] else -1.0
-        for low, high, at in (("top_px", "bottom_px", (1, 3)), ("left_px", "right_px", (2, 4)), ("start_s", "end_s", (5, 6))):
+        for low, high, at in (
+            ("top_px", "bottom_px", (1, 3)),
+            ("left_px", "right_px", (2, 4)),
+            ("start_s", "end_s", (5, 6)),
+        ):
             first = min(r[column(low)] for r in kept)
             last = max(r[column(high)] for r in kept)
             if last > first:

@@ -58,14 +58,14 @@ def test_released_checkpoints_load_whole_wrapped_or_prefixed():
 
 def test_a_checkpoint_of_something_else_is_refused_by_name():
     state = ReferenceScale(12, 32, p=8, head=16, target=16).state_dict()
-    with pytest.raises(WeightsError, match="found no 'input_projection.weight'"):
+    with pytest.raises(WeightsError, match=r"found no 'input_projection\.weight'"):
         load_reference_state_dict({"conv1.weight": torch.zeros(3)})
     with pytest.raises(WeightsError, match="expected a mapping of tensors"):
         load_reference_state_dict({"student": [1, 2]})
     short = {k: v for k, v in state.items() if k != "norm.bias"} | {"surplus": torch.zeros(1)}
     with pytest.raises(WeightsError, match=r"missing \['norm.bias'\], left over \['surplus'\]"):
         load_reference_state_dict(short)
-    with pytest.raises(WeightsError, match="norm.bias: expected"):
+    with pytest.raises(WeightsError, match=r"norm\.bias: expected"):
         load_reference_state_dict(state | {"norm.bias": torch.zeros(5)})
 
 
@@ -150,7 +150,9 @@ def test_a_masked_crop_hides_its_feature_and_keeps_its_geometry():
 
 def test_gradients_are_right():
     torch.manual_seed(0)
-    spec = ModelSpec(dim=8, num_heads=2, num_layers=2, head_hidden_dim=8, target_hidden_dim=8, projection_dim=8, dropout=0)
+    spec = ModelSpec(
+        dim=8, num_heads=2, num_layers=2, head_hidden_dim=8, target_hidden_dim=8, projection_dim=8, dropout=0
+    )
     model = ScaleModel(3, spec).double().eval()
     x = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
     pos = torch.rand(2, 3, 7, dtype=torch.float64, requires_grad=True)

@@ -1,4 +1,4 @@
-"""The objectives' interface takes SCALE's neighbours as it is: ordered tokens, two streams, a teacher, own parameters."""
+"""The objectives' interface takes SCALE's neighbours as it is: ordered tokens, two streams, a teacher, parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from torch import nn
 from aggregate.encode import encode_sets
 from aggregate.geometry import END_S, START_S
 from aggregate.loader import CropData, ResidentSource
-from aggregate.objectives import Objective, ObjectiveInput, ObjectiveResult, WeightedSum, build_objective, info_nce, unit
+from aggregate.objectives import (
+    Objective,
+    ObjectiveInput,
+    ObjectiveResult,
+    WeightedSum,
+    build_objective,
+    info_nce,
+    unit,
+)
 from aggregate.sets import global_local_sets, time_sorted_sets
 from aggregate.trainer import Trainer
 from pipeline.recipe import ObjectiveSpec, TrainSpec

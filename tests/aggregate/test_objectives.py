@@ -61,7 +61,10 @@ def cosine(a, b) -> float:
 def slow_mcm(model: ScaleModel, batch: SetBatch, tau: float, negatives: str, positives: str) -> float:
     """Loop over every masked crop; its candidates are the distinct valid crops of the batch."""
     _, tokens = model(
-        batch.features.flatten(0, 1), batch.geometry.flatten(0, 1), batch.valid.flatten(0, 1), batch.masked.flatten(0, 1)
+        batch.features.flatten(0, 1),
+        batch.geometry.flatten(0, 1),
+        batch.valid.flatten(0, 1),
+        batch.masked.flatten(0, 1),
     )
     tokens = tokens.view(*batch.shape, -1)
     num_videos, num_sets, num_crops = batch.shape

@@ -29,7 +29,7 @@ def test_disjoint_sets_share_nothing_and_waste_nothing(num_videos, width, set_si
     crops, sets = draw(disjoint_sets(set_size, num_sets), num_videos, width, share, seed)
     for b in range(num_videos):
         dealt = [sets.crops[b, s][sets.valid[b, s]].tolist() for s in range(num_sets)]
-        every = sum(dealt, [])
+        every = [crop for part in dealt for crop in part]
         assert len(every) == len(set(every))
         assert all(crops.valid[b, c] for c in every)
         assert len(every) == min(int(crops.valid[b].sum()), num_sets * set_size)
@@ -69,7 +69,7 @@ def test_time_sorted_sets_ascend(num_videos, width, set_size, share, seed):
         for s in range(2):
             kept = sets.crops[b, s][sets.valid[b, s]]
             assert torch.equal(middle[b, kept], middle[b, kept].sort().values)
-            assert not sets.valid[b, s][len(kept):].any()
+            assert not sets.valid[b, s][len(kept) :].any()
 
 
 @given(**SHAPES)
