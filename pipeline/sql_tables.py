@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.layout import shard_range
-from pipeline.schema import CATALOGUE_SCHEMA, GEOMETRY_COLUMNS, PENDING, STATUS_SCHEMA, geometry_key
+from pipeline.reader import SetReader
+from pipeline.schema import CATALOGUE_SCHEMA, GEOMETRY_COLUMNS, STATUS_SCHEMA
 from pipeline.sql import SqlTable
 
 if TYPE_CHECKING:
@@ -62,26 +64,19 @@ def _ledger(dataset: Dataset) -> Iterator[pa.RecordBatch]:
 
 
 def _geometry(dataset: Dataset) -> Iterator[pa.RecordBatch]:
-    """Yield the crops of one shard after another; never more than that in memory."""
-    import zarr
-
+    """Yield the crops of one shard after another, held to their checksums; never more than that in memory."""
     ids = dataset.videos["video_id"]
     for crops in dataset.crop_sets():
-        done = np.zeros(dataset.num_rows, bool)
-        for feature_set in dataset.feature_sets(crops):
-            status = dataset.status(crops, feature_set)
-            done[status["row"].to_numpy()] |= np.array([s != PENDING for s in status["status"].to_pylist()], bool)
-        if not done.any():
-            continue
-        store = dataset.backend.zarr_store(read_only=True)
-        array = zarr.open_array(store, path=geometry_key(dataset.name, crops), mode="r")
-        for shard in range(dataset.num_shards):
-            start, stop = shard_range(shard, dataset.shard_rows, min(dataset.num_rows, array.shape[0]))
-            if not done[start:stop].any():
-                continue
-            boxes = np.asarray(array[start:stop])
-            drawn = done[start:stop, None] & (boxes[:, :, 1] > boxes[:, :, 0])  # end_s > start_s; NaN and zeros are not
-            local, crop = np.nonzero(drawn)
+        readers = [_geometry_reader(dataset, crops, feature_set) for feature_set in dataset.feature_sets(crops)]
+        for shard in range(dataset.num_shards if readers else 0):
+            start, stop = shard_range(shard, dataset.shard_rows, dataset.num_rows)
+            shape = readers[0].spec.array("geometry").layout.row_shape
+            boxes, found = np.zeros((2, stop - start, *shape), np.float32)
+            for reader in readers:  # what one feature set lacks another may have
+                reader.read(np.arange(start, stop), {"geometry": found})
+                missing = ~boxes.any(axis=(1, 2))
+                boxes[missing] = found[missing]
+            local, crop = np.nonzero(boxes[:, :, 1] > boxes[:, :, 0])  # end_s > start_s: a crop that was drawn
             rows = start + local
             columns = [
                 pa.array([crops] * len(rows), pa.string()),
@@ -91,3 +86,9 @@ def _geometry(dataset: Dataset) -> Iterator[pa.RecordBatch]:
                 *(pa.array(boxes[local, crop, c]) for c in range(len(GEOMETRY_COLUMNS))),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=GEOMETRY_TABLE_SCHEMA)
+
+
+def _geometry_reader(dataset: Dataset, crops: str, feature_set: str) -> SetReader:
+    """Read only the geometry of a feature set: the values stay untouched and unchecked."""
+    whole = dataset._reader(crops, feature_set)
+    return SetReader(dataset.backend, replace(whole.spec, arrays=(whole.spec.array("geometry"),)), whole.ledger)
