@@ -11,7 +11,7 @@ returns the frames asked for in one pass over the file::
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -183,26 +183,54 @@ class PyavReader:
         stream = self._stream
         if stream is None or wanted < self._next:
             stream = self._restart()
-        if self._index_of is not None:
-            keyframes = self.index.keyframes
-            start = int(keyframes[np.searchsorted(keyframes, wanted, side="right") - 1]) if len(keyframes) else 0
-            if start <= wanted and start - self._next >= MIN_FRAMES_SAVED:
-                assert self.index.pts is not None
-                stream.seek(int(self.index.pts[start]))
-                self._next = start
+        start = self._start_before(wanted)
+        if start - self._next >= MIN_FRAMES_SAVED:
+            stream = self._jump(stream, start)
         while True:
             frame = stream.next_frame()
             if frame is None:
                 reason = stream.error or f"the decoder gave no more than {self._next} of {self.num_frames} frames"
                 raise VideoError(f"decoding stopped before frame {wanted}: {reason}")
-            number = self._next
-            if self._index_of is not None:
-                number = self._index_of.get(frame.pts, -1) if frame.pts is not None else -1
-            if number < self._next:  # leading pictures before a keyframe that was jumped to
+            number = self._number(frame)
+            if number < self._next:  # not in the index: a picture that the container hides
                 continue
             self._next = number + 1
-            if number >= wanted:
-                return frame if number == wanted else None
+            if number == wanted:
+                return frame
+            if number > wanted:
+                stream.push_back(frame)
+                self._next = number
+                return None
+
+    def _number(self, frame: av.VideoFrame) -> int:
+        if self._index_of is None:
+            return self._next
+        return self._index_of.get(frame.pts, -1) if frame.pts is not None else -1
+
+    def _start_before(self, wanted: int) -> int:
+        """Return the last frame up to `wanted` at which decoding can start; 0 where jumping is not safe."""
+        if self._index_of is None:
+            return 0
+        place = int(np.searchsorted(self.index.keyframes, wanted, side="right"))
+        return int(self.index.keyframes[place - 1]) if place else 0
+
+    def _jump(self, stream: FrameStream, start: int) -> FrameStream:
+        """Seek to frame `start`; where the container does not lead there, go back to decoding from the beginning."""
+        assert self.index.pts is not None
+        try:
+            stream.seek(int(self.index.pts[start]))
+            while (frame := stream.next_frame()) is not None:
+                number = self._number(frame)
+                if number == start:
+                    stream.push_back(frame)
+                    self._next = start
+                    return stream
+                if number > start:
+                    break
+        except DECODE_ERRORS:
+            pass  # a container whose index is broken can still be read from the beginning
+        self.scan = replace(self.scan, index=replace(self.index, keyframes=np.zeros(0, np.int64)))
+        return self._restart()
 
     def _image(self, wanted: int) -> av.VideoFrame:
         file = self.scan.files[wanted]

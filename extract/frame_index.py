@@ -30,7 +30,7 @@ class PacketTable:
     durations: np.ndarray
     """(n,) int64, 0 where unknown."""
     keyframes: np.ndarray
-    """(n,) bool."""
+    """(n,) bool: decoding may start here and gives exact frames from this one on."""
     time_base_s: float
     num_discarded: int = 0
     """Packets that an edit list hides."""

@@ -102,7 +102,11 @@ class RgbConverter:
 
 def _orientation(frame: VideoFrame) -> tuple[int, bool]:
     side_data: Any
-    for side_data in frame.side_data:
+    try:
+        everything = list(frame.side_data)
+    except ValueError:  # PyAV does not know every kind that its FFmpeg hands out; the angle can be had without
+        return round(frame.rotation / 90) % 4, False
+    for side_data in everything:
         if side_data.type.name == "DISPLAYMATRIX":
             matrix = np.frombuffer(bytes(side_data)[:36], dtype=np.int32)  # rows (a, b, u), (c, d, v), (x, y, w)
             a, b, c, d = (float(matrix[k]) for k in (0, 1, 3, 4))

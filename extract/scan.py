@@ -29,6 +29,7 @@ from extract.frame_index import (
     index_from_packets,
 )
 from extract.picture import Picture, picture_of
+from extract.random_access import length_field_bytes, starts_cleanly
 from pipeline.errors import VideoError
 
 
@@ -74,6 +75,10 @@ class FrameStream:
     def next_frame(self) -> VideoFrame | None:
         """Return the next frame; None when there is none, with `error` set if the end came too early."""
         return self._ahead.popleft() if self._ahead else self._decode()
+
+    def push_back(self, frame: VideoFrame) -> None:
+        """Make a frame the next one again."""
+        self._ahead.appendleft(frame)
 
     def _decode(self) -> VideoFrame | None:
         try:
@@ -154,6 +159,9 @@ def open_scanned(path: Path, *, threads: int = 1) -> tuple[VideoScan, FrameStrea
         else:
             index = index_from_packets(packets, fps_hint)
         scan = VideoScan(index, picture, codec, format_names, stream_index=frames.stream.index)
+    except DECODE_ERRORS as error:
+        frames.close()
+        raise VideoError(f"cannot be decoded: {describe_error(error)}") from None
     except BaseException:
         frames.close()
         raise
@@ -181,6 +189,8 @@ def read_packets(container: InputContainer) -> PacketTable:
         If the container has no video stream.
     """
     stream = choose_stream(container)
+    is_h264 = stream.codec_context.name == "h264"
+    nal_length_bytes = length_field_bytes(stream.codec_context.extradata) if is_h264 else 0
     rows: list[tuple[int, int, bool]] = []
     discarded = tiny = 0
     missing = encrypted = corrupt = False
@@ -199,7 +209,8 @@ def read_packets(container: InputContainer) -> PacketTable:
             corrupt |= packet.is_corrupt
             missing |= packet.pts is None
             stamp = packet.pts if packet.pts is not None else packet.dts
-            rows.append((MISSING if stamp is None else stamp, packet.duration or 0, packet.is_keyframe))
+            is_start = packet.is_keyframe and (not is_h264 or starts_cleanly(packet, nal_length_bytes))
+            rows.append((MISSING if stamp is None else stamp, packet.duration or 0, is_start))
     except DECODE_ERRORS as raised:
         error = describe_error(raised)
     return PacketTable(
