@@ -169,7 +169,7 @@ def _coverage(report: ProbeReport) -> list[dict[str, Any]]:
     return [
         {
             "c": c,
-            "readout": view.READOUTS.get(c.readout, c.readout),
+            "readout": view.readout_name(c.readout),
             "where": f"{c.crops}/{c.feature_set}",
             "train_reasons": view.reasons_text(c.excluded_train.items()),
             "test_reasons": view.reasons_text(c.excluded_test.items()),
@@ -194,11 +194,9 @@ def provenance(report: ProbeReport) -> list[tuple[str, str]]:
         facts.append((f"Features {crops}/{feature_set}", digest))
     for name, digest in sorted({(r.embedding, r.embedding_fingerprint or "") for r in report.results if r.embedding}):
         facts.append((f"Embedding {name}", digest))
-    machine = report.details.get("machine")
-    if isinstance(machine, dict):
-        machine = ", ".join(f"{name} {value}" for name, value in machine.items())
-    facts.append(("Machine", str(machine or "")))
-    facts.append(("Versions", ", ".join(f"{name} {value}" for name, value in sorted(report.versions.items()))))
+    versions = dict(report.versions)
+    facts.append(("Machine", versions.pop("machine", "")))
+    facts.append(("Versions", ", ".join(f"{name} {value}" for name, value in sorted(versions.items()))))
     if report.seconds:
         facts.append(("Time", f"{report.seconds:.1f} s"))
     return [(name, value) for name, value in facts if value]

@@ -53,9 +53,17 @@ def method_text(result: ProbeResult) -> str:
     return f"{text}, k = {result.k}" if result.k is not None and result.probe == "knn" else text
 
 
+def readout_name(readout: str, embedding: str | None = None) -> str:
+    """Return a readout in words; ``cls:other`` and an embedding that is not called `scale` name the embedding."""
+    kind, _, suffix = readout.partition(":")
+    name = suffix or embedding or ""
+    text = READOUTS.get(kind, kind)
+    return f"{text} {name}" if name and name != "scale" and kind in ("cls", "joined") else text
+
+
 def readout_text(result: ProbeResult) -> str:
     """Return what was classified, in words."""
-    return READOUTS.get(result.readout, result.readout)
+    return readout_name(result.readout, result.embedding)
 
 
 def detail_text(result: ProbeResult, *, with_features: bool = True) -> str:
@@ -321,7 +329,7 @@ def _map_card(m: EmbeddingMap, report: ProbeReport) -> MapCard:
         for p in m.points
     ]
     first, second = m.explained
-    readout = READOUTS.get(m.readout, m.readout)
+    readout = readout_name(m.readout)
     svg = charts.scatter_map(
         points,
         label=f"Map of {len(points)} videos of {len(labels)} classes, {readout} of {m.crops}/{m.feature_set}, on the "

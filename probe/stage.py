@@ -16,6 +16,7 @@ from pipeline.fingerprint import fingerprint
 from pipeline.recipe import Recipe
 from probe.readouts import embedding_sets, probe_targets
 from probe.results import PREDICTIONS_FILE, REPORT_FILE, ProbeReport
+from probe.threads import num_threads
 
 if TYPE_CHECKING:
     from pipeline import Dataset, FeatureStore
@@ -296,4 +297,5 @@ def _with_details(report: ProbeReport, ds: Dataset, name: str) -> ProbeReport:
 
 def _versions() -> Mapping[str, str]:
     names = ("scale-pipeline", "torch", "faiss-cpu", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    machine = f"{platform.system()} {platform.machine()}, {num_threads()} threads"
+    return {"python": platform.python_version(), "machine": machine} | {name: version(name) for name in names}

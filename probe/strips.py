@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from probe.index_search import SearchHit
 from probe.page import Frames, data_uri, render_page
-from probe.report_view import READOUTS
+from probe.report_view import readout_name
 from probe.results import NeighbourStrip, ProbeReport
 
 MAX_STRIPS = 12
@@ -99,7 +99,7 @@ def strip_groups(report: ProbeReport, frames: Frames | None) -> list[StripGroup]
     result = []
     for i, ((crops, feature_set, readout), members) in enumerate(groups.items()):
         shown = alternate(members)[:MAX_STRIPS]
-        title = READOUTS.get(readout, readout)
+        title = readout_name(readout)
         result.append(
             StripGroup(
                 anchor=f"strips-{i}",

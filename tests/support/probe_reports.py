@@ -173,8 +173,7 @@ def make_report(
             "The backbone is untrained: weights drawn with seed 0. These numbers say nothing about the method." + bad,
         ),
         recipe_content={"name": "jhmdb12-mobilenet" + bad, "probes": [{"kind": "knn", "k": [1, 5, 10, 20]}]},
-        versions={"python": "3.11.2", "torch": "2.13.0", "faiss": "1.15.1" + bad},
-        details={"machine": {"system": "Linux", "cores": 2}},
+        versions={"machine": "Linux x86_64, 2 threads", "python": "3.11.2", "torch": "2.13.0", "faiss": "1.15.1" + bad},
     )
 
 
