@@ -59,7 +59,6 @@ def exported_info(spec: ExportedBackbone, path: Path) -> BackboneInfo:
         num_frames=_fixed("num_frames", frames, spec.num_frames, path),
         size_px=_fixed("size_px", height, spec.size_px, path),
         input=spec.input,
-        compile_gain=1.6,
     )
 
 

@@ -72,7 +72,7 @@ class BackboneInfo:
     weights_seed: int | None = None
     weights_network: Literal["online", "momentum"] = "online"
     frames_multiple: int = 1
-    compile_gain: float = 1.1
+    compile_gain: float = 1.05
 
     @property
     def is_trained(self) -> bool:

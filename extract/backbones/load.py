@@ -84,8 +84,8 @@ def load_backbone(
     from extract.backbones.tuning import tuned
 
     info, path = _describe(spec, settings)
-    network = tuned(_build(spec, info, path).requires_grad_(False), info)
     device = torch.device(device)
+    network = tuned(_build(spec, info, path).requires_grad_(False), info, device.type)
     return Backbone(
         info,
         network.to(device),

@@ -44,7 +44,7 @@ class ZooModel:
     frames_multiple: int = 1
     per_frame: bool = False
     readout: str = "mean over space and time before the classifier"
-    compile_gain: float = 1.1
+    compile_gain: float = 1.05
 
 
 _MVIT_READOUT = "class token after the last norm"
@@ -54,10 +54,10 @@ ZOO: dict[str, ZooModel] = {
     "c2d_r50": ZooModel(2048, 8, 224),
     "i3d_r50": ZooModel(2048, 8, 224),
     "slowfast_r50": ZooModel(2304, 32, 224, frames_multiple=4),
-    "x3d_xs": ZooModel(2048, 4, 160, compile_gain=1.5),
-    "x3d_s": ZooModel(2048, 13, 160, compile_gain=1.5),
-    "x3d_m": ZooModel(2048, 16, 224, compile_gain=1.5),
-    "x3d_l": ZooModel(2048, 16, 312, compile_gain=1.5),
+    "x3d_xs": ZooModel(2048, 4, 160),
+    "x3d_s": ZooModel(2048, 13, 160),
+    "x3d_m": ZooModel(2048, 16, 224),
+    "x3d_l": ZooModel(2048, 16, 312),
     "r2plus1d_r50": ZooModel(2048, 16, 224),
     "csn_r101": ZooModel(2048, 32, 224),
     "mvit_base_16": ZooModel(768, 1, 224, fixed=True, per_frame=True, readout=_MVIT_READOUT + ", mean over frames"),

@@ -204,7 +204,13 @@ def test_compiled_takes_any_batch_and_layout_without_compiling_anew() -> None:
     clips = torch.randn(9, 3, 4, 16, 16)
     original = torch.compile
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "compile", lambda function, **options: original(function, backend=count, **options))
+        patch.setattr(
+            torch,
+            "compile",
+            lambda function, fullgraph, dynamic, options: original(
+                function, backend=count, fullgraph=True, dynamic=dynamic
+            ),
+        )
         run = compiled(network, fewest=4)
     with torch.inference_mode():
         expected = network(clips)
