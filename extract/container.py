@@ -126,22 +126,25 @@ def _refuse_playlists(path: Path) -> None:
 
 
 def choose_stream(container: InputContainer) -> VideoStream:
-    """Return the first video stream that is not a cover picture.
+    """Return the first video stream that is not a picture beside the video and has a decoder.
 
     Raises
     ------
     VideoError
         If there is none, saying what there is instead.
     """
-    pictures = 0
+    others: set[str] = {stream.type for stream in container.streams if stream.type != "video"}
     for stream in container.streams.video:
-        if stream.disposition & type(stream.disposition).attached_pic:
-            pictures += 1
+        beside = type(stream.disposition)
+        if stream.disposition & (beside.attached_pic | beside.timed_thumbnails):
+            others.add("a cover picture")
+        elif stream.codec_context is None:
+            others.add("video of an unknown codec")
         else:
             return stream
-    kinds = sorted({stream.type for stream in container.streams if stream.type != "video"})
-    cover = " and a cover picture" if pictures else ""
-    raise VideoError(f"no video stream: only {', '.join(kinds)}{cover}" if kinds or cover else "no stream of any kind")
+    if not others:
+        raise VideoError("no stream of any kind")
+    raise VideoError(f"no video stream: only {' and '.join(sorted(others))}")
 
 
 def prepare_decoder(stream: VideoStream, *, threads: int) -> None:
@@ -150,11 +153,9 @@ def prepare_decoder(stream: VideoStream, *, threads: int) -> None:
     Raises
     ------
     VideoError
-        If the stream has no decoder, or its frames are larger than `MAX_FRAME_PIXELS`.
+        If its frames are larger than `MAX_FRAME_PIXELS`.
     """
     context: Any = stream.codec_context
-    if context is None:
-        raise VideoError("no decoder for its video stream")
     if (context.width or 0) * (context.height or 0) > MAX_FRAME_PIXELS:
         raise VideoError(
             f"frames of {context.width}x{context.height} px are larger than the {MAX_FRAME_PIXELS} pixels allowed"

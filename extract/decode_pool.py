@@ -301,7 +301,12 @@ class DecodePool:
         return self._start()
 
     def _give_back(self, worker: WorkerProcess) -> None:
-        self._idle.put(worker)
+        if worker.process.poll() is None:
+            self._idle.put(worker)
+            return
+        with self._lock:
+            self._workers.discard(worker)
+        self._idle.put(None)
 
     def close(self) -> None:
         """End all workers; work in flight fails."""

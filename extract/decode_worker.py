@@ -13,6 +13,7 @@ import logging
 import math
 import mmap
 import os
+import signal
 import struct
 import sys
 import threading
@@ -117,6 +118,7 @@ def _limit_memory(max_bytes: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Serve the parent at the other end of the socket whose descriptor is given."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent ends us
     socket, beats, parent, max_bytes, limit, opener_name = arguments
     # one thread decodes here, so FFmpeg's messages are safe to collect: they say why a file is broken
     logging.getLogger("libav").addHandler(logging.NullHandler())

@@ -46,6 +46,8 @@ class PacketTable:
         """Say why packets cannot be taken for frames here; None when they can."""
         if self.error or self.is_corrupt:
             return "broken packets"
+        if self.time_base_s <= 0:
+            return "no time base"
         if self.has_missing or len(np.unique(self.pts)) < len(self.pts):
             return "missing or repeated timestamps"
         if self.is_encrypted:
@@ -128,7 +130,12 @@ def index_from_frames(
     num_frames = len(frame_pts)
     shown = np.sort(packets.pts[packets.pts != MISSING])
     for candidate in (frame_pts, _fill_last(frame_dts), shown[:num_frames]):
-        if len(candidate) == num_frames and MISSING not in candidate and (np.diff(candidate) > 0).all():
+        if (
+            packets.time_base_s > 0
+            and len(candidate) == num_frames
+            and MISSING not in candidate
+            and (np.diff(candidate) > 0).all()
+        ):
             times_s, start_s = _relative_seconds(candidate, packets.time_base_s)
             break
     else:

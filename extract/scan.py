@@ -139,10 +139,13 @@ def open_scanned(path: Path, *, threads: int = 1) -> tuple[VideoScan, FrameStrea
     VideoError
         If no frame can be decoded, with the reason.
     """
-    with open_container(path) as container:
-        packets = read_packets(container)
-        stream = choose_stream(container)
-        format_names, fps_hint = container.format.name, float(stream.average_rate or 0)
+    try:
+        with open_container(path) as container:
+            packets = read_packets(container)
+            stream = choose_stream(container)
+            format_names, fps_hint = container.format.name, float(stream.average_rate or 0)
+    except DECODE_ERRORS as error:
+        raise VideoError(f"cannot be read: {describe_error(error)}") from None
     frames = FrameStream(path, threads=threads)
     try:
         codec = frames.stream.codec_context.name

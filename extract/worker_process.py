@@ -105,6 +105,9 @@ class WorkerProcess:
             return self.connection.recv()
         except (EOFError, OSError):
             raise WorkerFailedError(self._how_it_died()) from None
+        except BaseException:  # interrupted: an answer would still come, and be taken for that to the next question
+            self.kill()
+            raise
 
     def _count(self) -> int:
         return int(struct.unpack_from("<Q", self._beats, 0)[0])

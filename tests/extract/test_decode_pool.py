@@ -168,6 +168,27 @@ def test_a_crash_of_inspection_is_a_row_with_a_reason(pool: DecodePool, video: P
     assert pool.inspect(video).num_frames == 40
 
 
+def test_an_interrupted_question_is_not_answered_to_the_next(named) -> None:
+    with DecodePool(1, timeout_s=30, opener=BAD) as pool:
+        with pool.open_reader(named("slow")) as reader:
+            worker = reader._worker
+            assert worker is not None
+            worker.connection.poll = lambda timeout: (_ for _ in ()).throw(KeyboardInterrupt)
+            with pytest.raises(KeyboardInterrupt):
+                reader.read(WANTED)
+        with pool.open_reader(named("good")) as reader:
+            assert [frame_number(frame) for frame in reader.read(WANTED[1:]).frames] == WANTED[1:].tolist()
+            assert reader.attempts == 1
+
+
+def test_workers_leave_ctrl_c_to_their_parent(pool: DecodePool, video: Path) -> None:
+    with pool.open_reader(video) as reader:
+        assert reader._worker is not None
+        reader._worker.process.send_signal(signal.SIGINT)
+        assert len(reader.read(WANTED).frames) == 3
+        assert reader.attempts == 1
+
+
 def test_inspection_keeps_order_and_takes_any_number(pool: DecodePool, video: Path, tmp_path: Path) -> None:
     paths = [video, tmp_path / "none.mp4"] * 20
     assert [info.num_frames for info in pool.inspect_all(paths)] == [40, 0] * 20

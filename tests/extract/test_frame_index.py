@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +82,7 @@ def test_packets_are_believed_only_when_nothing_is_odd() -> None:
     sound = packets([0, 1, 2])
     assert why(sound) is None
     assert why(sound, formats="mpegts") is not None
+    assert why(replace(sound, time_base_s=0.0)) == "no time base"
     assert why(packets([0, 1, 1])) == "missing or repeated timestamps"
     assert why(packets([0, 1], has_missing=True)) is not None
     assert why(packets([0, 1], num_tiny=1), codec="mpeg4") == "packed frames"
