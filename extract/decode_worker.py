@@ -18,6 +18,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
@@ -60,6 +61,8 @@ class Worker:
                 answer = ("refused", str(error), "")
             except MemoryError:
                 answer = ("failed", "not enough memory for its frames", "unreadable")
+            except Exception as error:  # a defect of ours must cost this video, not the run; its row says where
+                answer = ("failed", _where(error), "unreadable")
             self._connection.send(answer)
 
     def _do_open(self, path: str, options: dict[str, Any]) -> tuple:
@@ -85,6 +88,12 @@ class Worker:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+
+def _where(error: Exception) -> str:
+    """Say in one line what went wrong and where in our code."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"a defect of the reader: {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
 
 
 def _watch_parent(parent: int) -> None:

@@ -135,6 +135,15 @@ def test_what_fails_once_is_tried_again_in_a_fresh_process(named, name: str) -> 
         assert reader.attempts == 2
 
 
+def test_a_defect_of_ours_costs_one_video_and_says_where(named, capfd: pytest.CaptureFixture[str]) -> None:
+    with DecodePool(1, opener=BAD) as pool:
+        for name in ("defect", "open-defect"):
+            with pytest.raises(VideoError, match=r"KeyError: 'a defect of ours' \(bad_decoders.py:"):
+                pool.submit(named(name), WANTED).result(60)
+        assert len(pool.submit(named("good"), WANTED).result(60).frames) == 3
+    assert capfd.readouterr().err == ""
+
+
 def test_slow_is_not_stuck(named) -> None:
     with DecodePool(1, timeout_s=0.6, opener=BAD) as pool, pool.open_reader(named("slow")) as reader:
         assert len(reader.read(WANTED).frames) == 3
