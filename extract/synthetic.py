@@ -72,7 +72,7 @@ def draw_frames(motion: Motion, *, num_frames: int, seed: int) -> Iterator[np.nd
         off_x, off_y = x - (centre_x + dx * reach_px), y - (centre_y + dy * reach_px)
         distance = np.hypot(off_x, off_y) if is_round else np.maximum(abs(off_x), abs(off_y))
         cover = np.clip(radius_px * size - distance + 0.5, 0, 1)[..., None]
-        frame = background * (1 - cover) + colour * cover + rng.normal(0, 4, (HEIGHT_PX, WIDTH_PX, 1))
+        frame = background * (1 - cover) + colour * cover + rng.normal(0, 2, (HEIGHT_PX, WIDTH_PX, 1))
         yield np.clip(frame, 0, 255).astype(np.uint8)
 
 

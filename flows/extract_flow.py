@@ -21,7 +21,8 @@ def extract(recipe: RecipeName, where: Where = Where(), options: ExtractOptions 
     shards = plan_shards(recipe, where, options)
     # A Dask cluster spreads the shards itself; elsewhere tasks of a few shards keep retries fine-grained.
     step = len(shards) or 1 if options.dask else options.shards_per_task
-    groups = [shards[i : i + step] for i in range(0, len(shards), step)] or [[]]
+    groups: list[list[int] | None] = [shards[i : i + step] for i in range(0, len(shards), step)]
+    groups = groups or [options.shards]  # nothing is missing: one look that says what was skipped
     reports = [StageReport.model_validate(extract_shards(recipe, where, options, group)) for group in groups]
     report = merge_reports(reports)
     publish(report)
@@ -40,12 +41,12 @@ def plan_shards(recipe: str, where: Where, options: ExtractOptions) -> list[int]
 
 
 @task(name="extract-shards", task_run_name="shards {shards}")
-def extract_shards(recipe: str, where: Where, options: ExtractOptions, shards: list[int]) -> dict[str, Any]:
+def extract_shards(recipe: str, where: Where, options: ExtractOptions, shards: list[int] | None) -> dict[str, Any]:
     """Extract these shards; what another worker finished meanwhile is skipped."""
     from extract.stage import plan_extract, run_extract
 
     loaded, store, settings = open_run(recipe, where, dask=options.dask)
     plan = plan_extract(loaded, store, settings, shards=shards, retry=tuple(options.retry_statuses))
-    with RunListener(f"extract of {loaded.name}, {len(shards)} shards") as listener:
+    with RunListener(f"extract of {loaded.name}, shards {shards or 'all'}") as listener:
         report = run_extract(plan, store, settings, on_event=listener)
     return report.model_dump(mode="json", include=set(StageReport.model_fields))
