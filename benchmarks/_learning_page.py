@@ -27,7 +27,7 @@ def write_page(cache: Path) -> None:
             begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
             stamp = (
                 f"Measured {datetime.now(UTC).date().isoformat()} at commit {commit()} on {machine()}, "
-                f"torch {version('torch')}, one thread.\n"
+                f"torch {version('torch')}.\n"
             )
             block = f"{begin}\n{stamp}\n{tables}{end}"
             text = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _m, b=block: b, text, flags=re.S)

@@ -35,7 +35,9 @@ CACHE = Path.home() / ".cache" / "scale-pipeline" / "ablation"
 NUM_TRAIN, NUM_TEST = 512, 400
 SMALL = {"dim": 48, "num_heads": 3, "head_hidden_dim": 128, "target_hidden_dim": 128, "projection_dim": 64}
 GENERATED = {"epochs": 60, "batch_size": 64, "learning_rate": 1.5e-3, "set_size": 6, "model": SMALL}
-JHMDB = {"epochs": 60, "batch_size": 72, "learning_rate": 3e-4, "set_size": 8, "model": {}}
+LIGHT = {"head_hidden_dim": 512, "target_hidden_dim": 512}
+"""Narrower projection heads than the released ones: a quarter of the time on two cores."""
+JHMDB = {"epochs": 60, "batch_size": 72, "learning_rate": 3e-4, "set_size": 8, "model": LIGHT}
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Row:
     data: dict[str, Any] = field(default_factory=dict)
     """Changes to LatentActions."""
     num_seeds: int = 3
+    """Of the generated data; the other factors take two on real videos."""
 
 
 def rows_of_tables(*, generated: bool) -> Iterator[Row]:
@@ -248,13 +251,15 @@ def main() -> None:
     parser.add_argument("--dataset", default="jhmdb12")
     parser.add_argument("--split", default="1")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1 if args.what == "generated" else 2)
     if args.what == "report":
         write_page(CACHE)
         return
     generated = args.what == "generated"
     wanted = set(filter(None, args.only.split(",")))
     rows = [r for r in rows_of_tables(generated=generated) if not wanted or r.table in wanted]
+    if not generated:
+        rows = [r if r.table == "main" else replace(r, num_seeds=2) for r in rows]
     if generated:
         run_rows("generated", rows, GENERATED, load_generated, args.minutes)
     else:
