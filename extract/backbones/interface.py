@@ -100,8 +100,9 @@ class BackboneInfo:
 class Backbone:
     """A frozen network on a device.
 
-    Made by :func:`extract.backbones.load_backbone`. Safe to call from one
-    thread at a time. Its attributes are those of :class:`BackboneInfo`, with
+    Made by :func:`extract.backbones.load_backbone`. Several threads may call
+    it, once the first call for a size of crop, which may compile, has
+    returned. Its attributes are those of :class:`BackboneInfo`, with
     `dim` known.
 
     Parameters

@@ -120,8 +120,8 @@ def _problem(key: str, text: str) -> str | None:
         return "expected tensors, not custom objects"
     if key in ("as_string", "as_strings"):
         return None if PLAIN_TEXT.fullmatch(text) else "expected a plain word"
-    if key in ("parameter_name", "buffer_name"):  # keys of the state: a bare nn.Sequential has "0.weight"
-        return None if STATE_NAME.fullmatch(text) else "expected the name of a parameter"
+    if key in ("fqn", "parameter_name", "buffer_name"):  # names of modules and state: nn.Sequential has "0", "0.weight"
+        return None if text == "" or STATE_NAME.fullmatch(text) else "expected the name of a parameter"
     return None if text == "" or NAME.fullmatch(text) else "expected a name"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -45,7 +46,7 @@ def tuned(network: nn.Module, info: BackboneInfo, device_type: str = "cpu") -> n
     try:
         with torch.inference_mode():
             expected = network(example)
-            candidate = fold_batch_norms(copy.deepcopy(network), example)
+            candidate = fold_batch_norms(_copied(network), example)
             if device_type == "cpu":
                 _fuse_programs(candidate)
             candidate = _with_channels_last(candidate)
@@ -135,6 +136,12 @@ def _replace(places: dict[int, tuple[nn.Module, str]], old: nn.Module, new: nn.M
     parent, name = places[id(old)]
     parent._modules[name] = new
     places[id(new)] = (parent, name)
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():  # torch's own copy of a program's specification warns of torch's own class
+        warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)
+        return copy.deepcopy(network)
 
 
 def _fuse_programs(network: nn.Module) -> None:

@@ -105,6 +105,8 @@ def _unwrap(content: Any, path: Path, network: str) -> dict[str, torch.Tensor]:
     for _ in range(3):  # {"state_dict": {"model": {...}}} has been seen
         if not isinstance(content, Mapping):
             break
+        if network == "momentum" and "student" in content and "teacher" not in content:
+            raise WeightsError(f"expected the momentum copy (`teacher`) in {path}, found `student` alone")
         keys = (TWO_NETWORKS[network], *TWO_NETWORKS.values(), *CONTAINER_KEYS)
         inner = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), None)
         if inner is None:

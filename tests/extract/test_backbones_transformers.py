@@ -71,6 +71,9 @@ def test_dino_files_hold_two_networks(tmp_path: Path) -> None:
     torch.save({"student": {"backbone.a": torch.ones(1)}, "teacher": {"backbone.a": torch.zeros(1)}, "epoch": 1}, path)
     assert read_state_dict(path, "online")["backbone.a"] == 1
     assert read_state_dict(path, "momentum")["backbone.a"] == 0
+    torch.save({"student": {"backbone.a": torch.ones(1)}}, path)
+    with pytest.raises(WeightsError, match="`student` alone"):
+        read_state_dict(path, "momentum")
 
 
 @needs_transformers
