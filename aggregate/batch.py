@@ -6,6 +6,7 @@ Legend: B = videos, W = stored crops a video, S = sets, V = crops a set, N = sco
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class CropBatch:
     @property
     def raw_geometry(self) -> Tensor:
         """(B, W, 9) float32 on the CPU."""
-        return self.pool_raw_geometry[self.pool_positions]
+        return self.pool_raw_geometry.index_select(0, self.pool_positions)
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class SetBatch:
         (B, S, V, D) float: the frozen features.
     geometry : Tensor
         (B, S, V, 7) float32.
-    raw_geometry : Tensor
-        (B, S, V, 9) float32: seconds and source pixels, for objectives on order and overlap.
+    stored_raw_geometry, stored_index : Tensor
+        (P, W, 9) float32 and (B * S * V,) int64 on the CPU: where `raw_geometry` is gathered from.
     valid, masked : Tensor
         (B, S, V) bool. Only valid crops are masked.
     all_valid : bool
@@ -80,7 +81,8 @@ class SetBatch:
 
     features: Tensor
     geometry: Tensor
-    raw_geometry: Tensor
+    stored_raw_geometry: Tensor
+    stored_index: Tensor
     valid: Tensor
     masked: Tensor
     all_valid: bool
@@ -96,6 +98,12 @@ class SetBatch:
         """(B, S, V)."""
         num_videos, num_sets, num_crops = self.valid.shape
         return num_videos, num_sets, num_crops
+
+    @cached_property
+    def raw_geometry(self) -> Tensor:
+        """(B, S, V, 9) float32 on the device: seconds and source pixels, for objectives on order and overlap."""
+        raw = self.stored_raw_geometry.flatten(0, 1).index_select(0, self.stored_index)
+        return _send(raw.view(*self.valid.shape, -1), self.valid.device)
 
     @property
     def set_valid(self) -> Tensor:
@@ -134,14 +142,14 @@ def make_set_batch(batch: CropBatch, sets: SetIndex, masked: Tensor, device: tor
     index = _send(flat, device)
     shape = sets.crops.shape
     target_index, target_of_token = _distinct_targets(sets)
-    raw = batch.pool_raw_geometry.flatten(0, 1)[flat].view(*shape, -1)
     features = batch.pool_features.flatten(0, 1).index_select(0, index).view(*shape, -1)
     if not features.is_floating_point() or features.dtype == torch.float16:
         features = features.float()
     return SetBatch(
         features=features,
         geometry=batch.pool_geometry.flatten(0, 1).index_select(0, index).view(*shape, -1),
-        raw_geometry=_send(raw, device),
+        stored_raw_geometry=batch.pool_raw_geometry,
+        stored_index=flat,
         valid=_send(sets.valid, device),
         masked=_send(masked, device),
         all_valid=bool(sets.valid.all()),

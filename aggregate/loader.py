@@ -182,9 +182,9 @@ class ResidentSource:
                 self._geometry,
                 self._raw,
                 chosen,
-                self._valid[chosen],
-                self._video_ids[chosen],
-                self._group_ids[chosen],
+                self._valid.index_select(0, chosen),
+                self._video_ids.index_select(0, chosen),
+                self._group_ids.index_select(0, chosen),
             )
 
 

@@ -208,7 +208,8 @@ def test_padding_with_invalid_crops_changes_no_loss():
     wide = SetBatch(
         features=torch.cat((batch.features, torch.full((5, 2, 2, 8), torch.nan)), 2),
         geometry=torch.cat((batch.geometry, torch.zeros(5, 2, 2, 7)), 2),
-        raw_geometry=torch.cat((batch.raw_geometry, torch.zeros(5, 2, 2, 9)), 2),
+        stored_raw_geometry=batch.stored_raw_geometry,
+        stored_index=torch.zeros(50, dtype=torch.int64),
         valid=torch.cat((batch.valid, torch.zeros(5, 2, 2, dtype=torch.bool)), 2),
         masked=torch.cat((batch.masked, torch.zeros(5, 2, 2, dtype=torch.bool)), 2),
         all_valid=False,
