@@ -42,10 +42,8 @@ def encode_video(work: VideoWork, decoded: VideoFrames, frames: torch.Tensor, en
         for view in dict.fromkeys(view_of(s) for s in seeing):
             sharing = [s for s in seeing if view_of(s) == view]
             plans.append((picked, view, sharing))
-    work.expect(1)  # held until everything is announced, so that the video cannot finish early
     for picked, view, sharing in plans:
         _encode_view(work, picked, view, sharing, frames, encoder, rates)
-    work.settle(1)
 
 
 def view_of(shard: TargetShard) -> View:

@@ -2,11 +2,12 @@
 
 ::
 
-    main thread ── jobs ──> decoding pool ── frames ──> encoding threads ── shards ──> writing thread
-        ^  claims shards, keeps `slots` videos in flight, passes events on                 |
-        └──────────────────────────── events, errors ──────────────────────────────────────┘
+    main thread ── videos ──> decoding threads ── frames ──> encoding threads ── shards ──> writing thread
+        ^  claims shards,        one decoding process          cut, batch, run the             |
+        |  passes events on      each                          networks                        |
+        └──────────────────────────────── events, errors ──────────────────────────────────────┘
 
-Memory is bounded by the slots (decoded videos) and by the shards between the
+Memory is bounded by a budget for decoded frames and by the shards between the
 first and the last video in flight; it does not grow with the number of videos.
 """
 
@@ -15,19 +16,21 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from extract.cutting import encode_video
+from extract.decode import VideoReader
 from extract.encode import Encoder
+from extract.memory import DEFAULT_MEMORY_BYTES, ByteBudget, keep_freed_memory
 from extract.rates import Rates
 from extract.shard_work import TargetShard, VideoWork
 from extract.upload import FrameUploader
-from extract.video_job import VideoFrames, VideoJob, failed_video
-from pipeline.errors import AlreadyExistsError, VideoError
+from extract.video_job import VideoFrames, read_video
+from pipeline.errors import AlreadyExistsError
 from pipeline.events import Event, Note, OnEvent, Progress, ShardFinished, VideoFailed
 from pipeline.reports import SkippedVideo
 from pipeline.status import VideoStatus
@@ -39,12 +42,12 @@ _POLL_S = 0.05
 
 
 class FrameSource(Protocol):
-    """Whatever decodes videos: a pool of processes, or a thread in tests."""
+    """Whatever opens videos: a pool of processes, or this process itself in tests. Called from many threads."""
 
     num_workers: int
 
-    def submit(self, job: VideoJob) -> Future[VideoFrames]:
-        """Start decoding; the future never fails for a bad video."""
+    def open_reader(self, path: str) -> VideoReader:
+        """Open one video; waits for a free worker."""
 
 
 @dataclass
@@ -85,6 +88,10 @@ class Engine:
         Called from the thread that calls :meth:`run` only.
     total : int
         Videos to come, for progress.
+    events : queue, optional
+        Where other threads may put events to be passed on.
+    memory_bytes : int
+        Decoded frames that may wait at once.
     """
 
     def __init__(
@@ -97,6 +104,8 @@ class Engine:
         rates: Rates,
         on_event: OnEvent,
         total: int,
+        events: queue.SimpleQueue[Event] | None = None,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
     ) -> None:
         self.tally = Tally()
         self._source = source
@@ -106,11 +115,11 @@ class Engine:
         self._rates = rates
         self._on_event = on_event
         self._total = total
-        self._num_slots = source.num_workers + num_threads + 2
-        self._slots = threading.Semaphore(self._num_slots)
-        self._decoded: queue.SimpleQueue[tuple[VideoWork, Future[VideoFrames]] | None] = queue.SimpleQueue()
+        self._jobs: queue.Queue[VideoWork | None] = queue.Queue(maxsize=source.num_workers)
+        self._decoded: queue.SimpleQueue[tuple[VideoWork, VideoFrames] | None] = queue.SimpleQueue()
+        self._memory = ByteBudget(memory_bytes)
         self._to_write: queue.SimpleQueue[TargetShard | None] = queue.SimpleQueue()
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._events = events if events is not None else queue.SimpleQueue()
         self._error: BaseException | None = None
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -132,36 +141,60 @@ class Engine:
             written first, the others dropped and their claims released; the
             same holds for an interrupt.
         """
-        encoders = [threading.Thread(target=self._encode_loop, name=f"encode-{i}") for i in range(self._num_threads)]
-        writer = threading.Thread(target=self._write_loop, name="write")
-        for thread in (*encoders, writer):
-            thread.start()
+        decoders = self._threads(self._decode_loop, "decode", self._source.num_workers)
+        encoders = self._threads(self._encode_loop, "encode", self._num_threads)
+        writers = self._threads(self._write_loop, "write", 1)
         try:
             for shard in shards:
                 self._open(shard)
                 for work in shard.works:
-                    self._take_slot()
-                    self._submit(work)
-            for _ in range(self._num_slots):  # every video has been cut into crops
-                self._take_slot()
-            for _ in encoders:
-                self._decoded.put(None)
-            for thread in encoders:
-                self._join(thread)
-            self._to_write.put(None)
-            self._join(writer)
+                    self._put(work)
+            self._end(decoders, self._jobs)
+            self._end(encoders, self._decoded)
+            self._end(writers, self._to_write)
         finally:
             self._stopping.set()
-            for _ in encoders:
-                self._decoded.put(None)
-            for thread in encoders:
-                thread.join()
-            self._to_write.put(None)
-            writer.join()
+            self._memory.close()
+            self._drain_jobs()
+            for threads, channel in ((decoders, self._jobs), (encoders, self._decoded), (writers, self._to_write)):
+                for _ in threads:
+                    channel.put(None)
+                for thread in threads:
+                    thread.join()
             for stack in self._stacks.values():
                 stack.close()
             self._pass_events_on()
         self._check()
+
+    def _threads(self, loop: Callable[[], None], name: str, count: int) -> list[threading.Thread]:
+        threads = [threading.Thread(target=self._guarded, args=(loop,), name=f"{name}-{i}") for i in range(count)]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as err:
+            self._fail(err)
+
+    def _end(self, threads: Sequence[threading.Thread], channel: Any) -> None:
+        """Let threads finish what waits in their channel, and end."""
+        for _ in threads:
+            self._put_into(channel, None)
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(_POLL_S)
+                self._pass_events_on()
+                self._check()
+
+    def _drain_jobs(self) -> None:
+        """Make room for the signals that end the decoding threads."""
+        while True:
+            try:
+                self._jobs.get_nowait()
+            except queue.Empty:
+                return
 
     def _open(self, shard: OpenShard) -> None:
         for part in shard.parts:
@@ -169,14 +202,42 @@ class Engine:
             stack.enter_context(part.claim)
             self._stacks[id(part)] = stack
 
-    def _submit(self, work: VideoWork) -> None:
+    def _put(self, work: VideoWork) -> None:
         work.on_done = self._finish_video
-        if not work.needs_frames:
-            future: Future[VideoFrames] = Future()
-            future.set_result(work.without_frames())
-        else:
-            future = self._source.submit(work.job)
-        future.add_done_callback(lambda done, work=work: self._decoded.put((work, done)))  # type: ignore[misc]
+        self._put_into(self._jobs, work)
+
+    def _put_into(self, channel: Any, item: Any) -> None:
+        while True:
+            self._pass_events_on()
+            self._check()
+            try:
+                channel.put(item, timeout=_POLL_S)
+                return
+            except queue.Full:
+                continue
+
+    # ---- decoding threads
+
+    def _decode_loop(self) -> None:
+        while (work := self._jobs.get()) is not None:
+            if self._stopping.is_set():
+                continue
+            if work.needs_frames:
+                outcome = read_video(
+                    work.job, self._source.open_reader, partial(self._hand_over, work), self._memory.limit // 2
+                )
+            else:
+                outcome = work.without_frames()
+            self._rates.add("decode", outcome.seconds, 0)
+            work.record_outcome(outcome)
+            work.settle(1)
+
+    def _hand_over(self, work: VideoWork, part: VideoFrames) -> None:
+        """Pass frames on to the encoding threads, once there is memory for them."""
+        self._memory.acquire(part.frames.nbytes)
+        self._rates.add("decode", 0.0, len(part.frames))
+        work.expect(1)
+        self._decoded.put((work, part))
 
     # ---- encoding threads
 
@@ -185,29 +246,19 @@ class Engine:
 
         if self._device.type == "cpu":
             torch.set_num_threads(1)
+            keep_freed_memory()
         uploader = FrameUploader(self._device)
-        try:
-            while (item := self._decoded.get()) is not None:
-                work, future = item
-                try:
-                    if not self._stopping.is_set():
-                        self._encode(work, _result_of(work, future), uploader)
-                finally:
-                    self._slots.release()
-            while not self._stopping.is_set() and self._encoder.flush():
-                pass
-        except BaseException as err:
-            self._fail(err)
-
-    def _encode(self, work: VideoWork, decoded: VideoFrames, uploader: FrameUploader) -> None:
-        self._rates.add("decode", decoded.seconds, len(decoded.frames))
-        work.record_outcome(decoded)
-        if len(decoded.frames):
-            frames = uploader.upload(decoded.frames)
-            encode_video(work, decoded, frames, self._encoder, self._rates)
-        else:
-            work.expect(1)
-            work.settle(1)
+        while (item := self._decoded.get()) is not None:
+            work, part = item
+            try:
+                if not self._stopping.is_set():
+                    encode_video(work, part, uploader.upload(part.frames), self._encoder, self._rates)
+                    work.settle(1)
+            finally:
+                self._memory.release(part.frames.nbytes)
+            del item, part
+        while not self._stopping.is_set() and self._encoder.flush():
+            pass
 
     def _finish_video(self, work: VideoWork) -> None:
         work.finish()
@@ -239,11 +290,8 @@ class Engine:
     # ---- writing thread
 
     def _write_loop(self) -> None:
-        try:
-            while (part := self._to_write.get()) is not None:
-                self._write(part)
-        except BaseException as err:
-            self._fail(err)
+        while (part := self._to_write.get()) is not None:
+            self._write(part)
 
     def _write(self, part: TargetShard) -> None:
         seconds = time.perf_counter() - part.started
@@ -279,19 +327,6 @@ class Engine:
 
     # ---- the caller's thread
 
-    def _take_slot(self) -> None:
-        while not self._slots.acquire(timeout=_POLL_S):
-            self._pass_events_on()
-            self._check()
-        self._pass_events_on()
-        self._check()
-
-    def _join(self, thread: threading.Thread) -> None:
-        while thread.is_alive():
-            thread.join(_POLL_S)
-            self._pass_events_on()
-            self._check()
-
     def _pass_events_on(self) -> None:
         while not self._events.empty():
             self._on_event(self._events.get())
@@ -304,10 +339,3 @@ class Engine:
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
-
-
-def _result_of(work: VideoWork, future: Future[VideoFrames]) -> VideoFrames:
-    try:
-        return future.result()
-    except VideoError as error:
-        return failed_video(work.job, str(error), error.status)

@@ -85,7 +85,7 @@ class VideoWork:
         self.shards = tuple(shards)
         self.probe_error = video.get("probe_error")
         self._lock = threading.Lock()
-        self._outstanding = 0
+        self._outstanding = 1  # the decoding itself: a video cannot finish before its outcome is known
         self._outcome: VideoFrames | None = None
         facts = facts_of(video)
         self.crops: dict[str, VideoCrops] = {

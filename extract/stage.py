@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from extract.decode_pool import DecodePool
 from extract.encode import Encoder
 from extract.engine import Engine, OpenShard, Tally
 from extract.find_videos import resolve_video
+from extract.memory import frame_budget_bytes
 from extract.plan import ExtractPlan, ShardPlan, TargetWork, plan_extract
 from extract.rates import Rates
 from extract.shard_work import TargetShard, VideoWork
-from extract.sources import ThreadSource
 from extract.targets import ResolvedTarget
 from pipeline.errors import NoDataError
-from pipeline.events import Note, OnEvent, StageFinished, StageStarted, ignore
+from pipeline.events import Event, Note, OnEvent, StageFinished, StageStarted, ignore
 from pipeline.reports import StageReport
 from pipeline.settings import Settings
 
@@ -128,16 +130,19 @@ class ShardRunner:
         self._settings = settings
         self._on_event = on_event
         self._rates = rates
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._device = pick_device(settings.device)
         self._num_threads = max(1, torch.get_num_threads()) if self._device.type == "cpu" else 1
         self._dataset = store.dataset(plan.recipe.dataset.name)
         self._backbones: dict[str, Backbone] = {
-            name: load_backbone(spec, settings, self._device, expected_crops=plan.num_crops_of(name))
+            name: load_backbone(
+                spec, settings, self._device, expected_crops=plan.num_crops_of(name), on_event=self._events.put
+            )
             for name, spec in plan.recipe.backbones.items()
             if any(t.target.backbone == name for t in plan.targets)
         }
         self._writers = {t.label: self._open_writer(t) for t in plan.targets}
-        self._source = ThreadSource(settings.workers or max(1, self._num_threads // 2))
+        self._source = DecodePool(settings.workers or max(1, self._num_threads // 2))
 
     def __enter__(self) -> ShardRunner:
         return self
@@ -168,6 +173,8 @@ class ShardRunner:
             rates=self._rates,
             on_event=self._on_event,
             total=self._plan.num_videos,
+            events=self._events,
+            memory_bytes=frame_budget_bytes(),
         )
         engine.run(self._claimed_shards(engine.tally))
         for text in encoder.notes:

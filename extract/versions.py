@@ -9,9 +9,9 @@ from pipeline.settings import Settings
 
 def decoder_identity(settings: Settings) -> dict[str, str]:
     """Return name, version and device of the decoder that a run here would use: part of every fingerprint."""
-    import av
+    from extract.decode import PYAV_VERSION
 
-    return {"name": "pyav", "version": f"{av.__version__}/ffmpeg-{av.ffmpeg_version_info}", "device": "cpu"}
+    return {"name": "pyav", "version": PYAV_VERSION, "device": "cpu"}
 
 
 def tool_versions() -> dict[str, str]:

@@ -6,8 +6,8 @@ No torch here: workers that only decode must start fast and stay small.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from pipeline.recipe.crops import CropPolicyBase
 from pipeline.status import VideoStatus
 
 NOT_DECODED = -1
+
+DEFAULT_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,11 @@ class VideoFrames:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def plan_reads(
-    job: VideoJob, frame_times_s: np.ndarray
-) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray | None]]]:
+Picks = tuple[np.ndarray, np.ndarray | None]
+"""Frame numbers that the crops of a request show, and the ones before them."""
+
+
+def plan_reads(job: VideoJob, frame_times_s: np.ndarray) -> tuple[np.ndarray, list[Picks]]:
     """Return the union of the frames that all requests need, and each request's frames.
 
     Returns
@@ -91,7 +95,7 @@ def plan_reads(
     picks : list of (current, previous)
         Frame numbers of the video, (n, len(positions)) each.
     """
-    picks: list[tuple[np.ndarray, np.ndarray | None]] = []
+    picks: list[Picks] = []
     for request in job.requests:
         frames = pick_frames(request.geometry, request.policy, frame_times_s, job.duration_s)
         current = frames[:, list(request.positions)]
@@ -104,47 +108,105 @@ def plan_reads(
 def read_video(
     job: VideoJob,
     open_reader: Callable[[str], VideoReader],
-    allocate: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+    deliver: Callable[[VideoFrames], None],
+    max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> VideoFrames:
-    """Decode one video for all its requests in one pass. Bad videos come back with a status, never as an exception.
+    """Decode one video for all its requests.
+
+    One pass over the union of the frames that all crops need. Where that
+    union is larger than `max_bytes` (long crops of large frames), crops are
+    read in several groups, in the order of their starts.
 
     Parameters
     ----------
     job : VideoJob
     open_reader : callable
         Gives the reader of a path.
-    allocate : callable, optional
-        Gives the uint8 array of a shape that frames are decoded into; None: new memory.
+    deliver : callable
+        Takes the decoded frames, group by group; may wait for memory.
+    max_bytes : int
+        Frames in one group at most, unless a single crop needs more.
+
+    Returns
+    -------
+    VideoFrames
+        The outcome for the video as a whole, without frames. Bad videos come back with a status, never as an exception.
     """
     started = time.perf_counter()
+    waited_s = 0.0
+    num_wanted, num_found, error = 0, 0, None
+    versions: dict[str, str] = {}
     try:
         with open_reader(job.path) as reader:
             if reader.num_frames == 0:
                 raise VideoError("no frame could be decoded")
-            wanted, picks = plan_reads(job, reader.frame_times_s)
-            out = None if allocate is None else allocate((len(wanted), reader.height, reader.width, 3))
-            decoded = reader.read(wanted) if out is None else reader.read(wanted, out)
-            versions = {"decoder": f"{reader.decoder_name} {reader.decoder_version}"}
-    except VideoError as error:
-        return failed_video(job, str(error), error.status, time.perf_counter() - started)
-    if len(wanted) and not len(decoded.indices):
-        return failed_video(
-            job, decoded.error or "no frame could be decoded", VideoStatus.UNREADABLE, time.perf_counter() - started
-        )
+            versions["decoder"] = f"{reader.decoder_name} {reader.decoder_version}"
+            frame_bytes = reader.height * reader.width * 3
+            for group in _groups(job, reader.frame_times_s, max(1, max_bytes // max(frame_bytes, 1))):
+                wanted, picks = plan_reads(group, reader.frame_times_s)
+                begun = time.perf_counter()
+                decoded = reader.read(wanted)
+                num_wanted, num_found = num_wanted + len(wanted), num_found + len(decoded.indices)
+                error = error or decoded.error
+                part = _located(group, picks, decoded, time.perf_counter() - begun)
+                begun = time.perf_counter()
+                deliver(part)
+                waited_s += time.perf_counter() - begun
+    except VideoError as failed:
+        if not num_found:
+            return failed_video(job, str(failed), failed.status, time.perf_counter() - started - waited_s)
+        error = error or str(failed)
+    seconds = time.perf_counter() - started - waited_s
+    if num_wanted and not num_found:
+        return failed_video(job, error or "no frame could be decoded", VideoStatus.UNREADABLE, seconds)
+    if error is None and num_found < num_wanted:
+        error = f"the decoder passed over {num_wanted - num_found} frames"
+    status = VideoStatus.OK if error is None else VideoStatus.PARTIAL
+    return VideoFrames(job, np.zeros((0, 0, 0, 3), np.uint8), (), error, status, seconds, versions)
+
+
+def _located(job: VideoJob, picks: list[Picks], decoded: DecodedFrames, seconds: float) -> VideoFrames:
     crops = tuple(
         PickedCrops(request, _locate(current, decoded), None if previous is None else _locate(previous, decoded))
         for request, (current, previous) in zip(job.requests, picks, strict=True)
     )
-    is_partial = decoded.error is not None or len(decoded.indices) < len(wanted)
-    return VideoFrames(
-        job=job,
-        frames=decoded.frames,
-        crops=crops,
-        error=decoded.error or ("the decoder passed over some frames" if is_partial else None),
-        status=VideoStatus.PARTIAL if is_partial else VideoStatus.OK,
-        seconds=time.perf_counter() - started,
-        versions=versions,
-    )
+    return VideoFrames(job=job, frames=decoded.frames, crops=crops, error=decoded.error, seconds=seconds)
+
+
+def _groups(job: VideoJob, frame_times_s: np.ndarray, max_frames: int) -> Iterator[VideoJob]:
+    """Split a job so that no group needs more than `max_frames` frames, unless one crop alone does."""
+    wanted, picks = plan_reads(job, frame_times_s)
+    if len(wanted) <= max_frames:
+        yield job
+        return
+    crops = [
+        (int(current[k].min()), r, k, frames_of(current[k], None if previous is None else previous[k]))
+        for r, (current, previous) in enumerate(picks)
+        for k in range(len(current))
+    ]
+    group: list[tuple[int, int]] = []
+    union: set[int] = set()
+    for _, r, k, frames in sorted(crops, key=lambda crop: crop[:3]):
+        if group and len(union | frames) > max_frames:
+            yield _subset(job, group)
+            group, union = [], set()
+        group.append((r, k))
+        union |= frames
+    yield _subset(job, group)
+
+
+def frames_of(current: np.ndarray, previous: np.ndarray | None) -> set[int]:
+    """Return the frames of one crop as a set."""
+    return set(current.tolist()) | (set() if previous is None else set(previous.tolist()))
+
+
+def _subset(job: VideoJob, group: list[tuple[int, int]]) -> VideoJob:
+    requests = []
+    for r, request in enumerate(job.requests):
+        kept = np.array([k for i, k in group if i == r], dtype=np.int64)
+        if len(kept):
+            requests.append(replace(request, numbers=request.numbers[kept], geometry=request.geometry[kept]))
+    return replace(job, requests=tuple(requests))
 
 
 def failed_video(job: VideoJob, error: str, status: str, seconds: float = 0.0) -> VideoFrames:
