@@ -23,8 +23,8 @@ from torch import Tensor
 
 from extract.backbones import load_backbone
 from extract.backbones.compiling import compiled
+from extract.backbones.layers import MeanOverFrames
 from extract.backbones.load import _build, _describe
-from extract.backbones.pooling import MeanOverFrames
 from extract.backbones.tuning import relative_difference
 from extract.backbones.zoo import ZOO
 from pipeline.fingerprint import hash_file

@@ -72,7 +72,7 @@ def build_exported(info: BackboneInfo, path: Path) -> nn.Module:
     """
     import torch
 
-    from extract.backbones.pooling import LimitedBatch, MeanOverFrames
+    from extract.backbones.layers import LimitedBatch, MeanOverFrames
 
     fewest, most = read_signature(path).batch_range
     try:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from extract.backbones.interface import BackboneInfo
-from extract.backbones.pooling import ChannelsLast, MeanOverFrames
+from extract.backbones.layers import ChannelsLast, ConvolutionWithActivation, MeanOverFrames
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ def tuned(network: nn.Module, info: BackboneInfo, device_type: str = "cpu") -> n
         with torch.inference_mode():
             expected = network(example)
             candidate = fold_batch_norms(_copied(network), example)
-            if device_type == "cpu":
+            if device_type == "cpu" and torch.backends.mkldnn.is_available():
+                fuse_activations(candidate, example)
                 _fuse_programs(candidate)
             candidate = _with_channels_last(candidate)
             difference = relative_difference(candidate(example), expected)
@@ -89,7 +90,7 @@ def fold_batch_norms(network: nn.Module, example: torch.Tensor) -> nn.Module:
     """
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    pairs: list[tuple[Any, Any]] = _fed_by_convolution(network, example)
+    pairs = _fed_by_convolution(network, example)
     places = {id(m): (parent, name) for parent in network.modules() for name, m in parent.named_children()}
     for convolution, norm in pairs:
         _replace(places, convolution, fuse_conv_bn_eval(convolution, norm))
@@ -102,7 +103,19 @@ def fold_batch_norms(network: nn.Module, example: torch.Tensor) -> nn.Module:
     return network
 
 
-def _fed_by_convolution(network: nn.Module, example: torch.Tensor) -> list[tuple[nn.Module, nn.Module]]:
+def fuse_activations(network: nn.Module, example: torch.Tensor) -> None:
+    """Let convolutions apply the activation that follows them, before their output leaves the cache; CPU only."""
+    places = {id(m): (parent, name) for parent in network.modules() for name, m in parent.named_children()}
+    for convolution, activation in _fed_by_convolution(network, example, (nn.ReLU, nn.SiLU)):
+        if convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str):
+            _replace(places, convolution, ConvolutionWithActivation(convolution, activation))
+            _replace(places, activation, nn.Identity())
+
+
+def _fed_by_convolution(
+    network: nn.Module, example: torch.Tensor, kinds: tuple[type[nn.Module], ...] = BATCH_NORMS
+) -> list[tuple[Any, Any]]:
+    """Return convolutions and the modules of some kinds whose input is exactly their output, each used once."""
     made_by: dict[int, nn.Module] = {}
     outputs: list[torch.Tensor] = []  # kept, so that an id is not given twice
     pairs: list[tuple[nn.Module, nn.Module]] = []
@@ -113,7 +126,7 @@ def _fed_by_convolution(network: nn.Module, example: torch.Tensor) -> list[tuple
         outputs.append(output)
         uses[id(module)] += 1
 
-    def before_norm(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def before(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         uses[id(module)] += 1
         if id(inputs[0]) in made_by:
             pairs.append((made_by[id(inputs[0])], module))
@@ -122,8 +135,8 @@ def _fed_by_convolution(network: nn.Module, example: torch.Tensor) -> list[tuple
     for module in network.modules():
         if isinstance(module, CONVOLUTIONS):
             hooks.append(module.register_forward_hook(after_convolution))
-        elif isinstance(module, BATCH_NORMS):
-            hooks.append(module.register_forward_pre_hook(before_norm))
+        elif isinstance(module, kinds):
+            hooks.append(module.register_forward_pre_hook(before))
     try:
         network(example)
     finally:
@@ -148,7 +161,7 @@ def _fuse_programs(network: nn.Module) -> None:
     from extract.backbones.graph_fusing import fuse_convolutions
 
     for module in network.modules():
-        if isinstance(module, torch.fx.GraphModule) and torch.backends.mkldnn.is_available():
+        if isinstance(module, torch.fx.GraphModule):
             fuse_convolutions(module)
 
 

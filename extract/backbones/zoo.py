@@ -118,7 +118,7 @@ def headless(network: Any, info: BackboneInfo) -> nn.Module:
     """
     from torch import nn
 
-    from extract.backbones.pooling import MeanOverFrames, MeanOverSpaceTime
+    from extract.backbones.layers import MeanOverFrames, MeanOverSpaceTime
 
     if info.model.startswith("mvit"):
         from extract.backbones.zoo_layers import ClassToken

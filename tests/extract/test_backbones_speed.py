@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from extract.backbones import Backbone, BackboneInfo, load_backbone, optimise
 from extract.backbones.compiling import compiled
-from extract.backbones.pooling import ChannelsLast, LimitedBatch, MeanOverFrames, MeanOverSpaceTime
+from extract.backbones.layers import ChannelsLast, LimitedBatch, MeanOverFrames, MeanOverSpaceTime
 from extract.backbones.tuning import fold_batch_norms, tuned, use_python_ints
 from pipeline.events import Event, Note
 from pipeline.recipe import PytorchVideoBackbone

@@ -1,4 +1,4 @@
-"""Small modules that turn a network's last activations into one vector a crop."""
+"""Modules around and inside networks: pooling, batches of any size, layout, fused activations."""
 
 from __future__ import annotations
 
@@ -92,3 +92,26 @@ class ChannelsLast(nn.Module):
 
 
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class ConvolutionWithActivation(nn.Module):
+    """A convolution and the ReLU or SiLU after it as one oneDNN call; CPU only.
+
+    Parameters
+    ----------
+    convolution : nn.Conv2d or nn.Conv3d
+        Zero-padded.
+    activation : nn.ReLU or nn.SiLU
+    """
+
+    def __init__(self, convolution: nn.Conv2d | nn.Conv3d, activation: nn.Module) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.geometry = (convolution.padding, convolution.stride, convolution.dilation, convolution.groups)
+        self.activation = "relu" if isinstance(activation, nn.ReLU) else "swish"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return activation(convolution(x))."""
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, self.weight, self.bias, *self.geometry, self.activation, [], ""
+        )
