@@ -100,7 +100,7 @@ def _check_store(settings: Settings) -> Iterator[Finding]:
 
     url = settings.store
     try:
-        backend = open_backend(url, write=True)
+        backend = open_backend(url, writable=True)
     except PipelineError as error:
         yield Finding("store", "fail", str(error), "give a store that can be written with --store or SCALE_STORE")
         return

@@ -37,7 +37,7 @@ def plan_shards(recipe: str, where: Where, options: ExtractOptions) -> list[int]
     loaded, store, settings = open_run(recipe, where, dask=options.dask)
     plan = plan_extract(loaded, store, settings, shards=options.shards, retry=tuple(options.retry_statuses))
     create_markdown_artifact(plan_markdown(plan), key=artifact_key("plan", loaded.name, "extract"))
-    return list(plan.shards)
+    return [shard.shard for shard in plan.shards]
 
 
 @task(name="extract-shards", task_run_name="shards {shards}")

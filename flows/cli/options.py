@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,7 +49,7 @@ def make_settings(
     recipe_dir: Path | None = None,
 ) -> Settings:
     """Return settings from the environment, with the flags that were given on top."""
-    flags = {
+    flags: dict[str, Any] = {
         "store": store,
         "data": data,
         "weights": weights,

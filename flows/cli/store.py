@@ -97,7 +97,7 @@ def pick_features(dataset: Any, text: str | None) -> tuple[str, str]:
 def info(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Describe a store."""
     opened = FeatureStore.open(store)
-    listed = []
+    listed: list[dict[str, Any]] = []
     for name in opened.datasets():
         dataset = opened.dataset(name)
         features = []
@@ -199,13 +199,23 @@ def query(
     held = pick_dataset(FeatureStore.open(store), dataset)
     selection = held.select(where)
     if out is not None:
-        from pipeline.export import write_selection
-
-        wanted = pick_features(held, features) if features or out.suffix in (".npz", ".h5", ".hdf5") else None
-        write_selection(selection, out, features=wanted)
+        _write(selection, out, pick_features(held, features) if features or _holds_arrays(out) else None)
         console.err.print(f"wrote {len(selection)} videos to {out}", markup=False)
         return
     _print_arrow(selection.videos, as_json)
+
+
+def _holds_arrays(out: Path) -> bool:
+    return out.suffix in (".npz", ".h5", ".hdf5")
+
+
+def _write(selection: Any, out: Path, features: tuple[str, str] | None) -> None:
+    from pipeline.export import write_features, write_table
+
+    if features is None:
+        write_table(selection.videos, out)
+    else:
+        write_features(selection, out, *features)
 
 
 def sql(
