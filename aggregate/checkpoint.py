@@ -9,10 +9,11 @@ Nothing is ever unpickled.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,37 @@ class CheckpointFolder:
     def clear(self) -> None:
         """Remove the folder and everything in it; the training is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # the folder of other trainings still in progress
-            self.folder.parent.rmdir()
 
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock beside a training folder, so that two processes never write the same checkpoints.
+
+    The lock is the operating system's: a killed process has let go of it.
+
+    Parameters
+    ----------
+    folder : Path
+    on_wait : callable
+        Called once if another process holds it; this one then waits.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.parent / f"{folder.name}.lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the folder of other trainings still in progress
+                folder.parent.rmdir()
 
 
 def pack_training(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from aggregate.api import pick_device
-from aggregate.checkpoint import CheckpointFolder
+from aggregate.checkpoint import CheckpointFolder, only_one
 from aggregate.metrics import JsonLines, MetricsSink, TensorBoard
 from aggregate.models import CONFIG, METRICS, ONLINE_WEIGHTS, WEIGHTS, encode_config, encode_weights
 from aggregate.rows import choose_rows, make_source
@@ -168,6 +168,32 @@ def run_train(plan: TrainPlan, store: FeatureStore, settings: Settings, on_event
     if plan.is_empty:
         on_event(StageFinished("train", plan.summary(), 0.0))
         return _report(plan, {"models_trained": 0, "models_skipped": 1, "steps": 0}, started, _described(spec))
+
+    def say_waiting() -> None:
+        text = f"another process is training model {spec.name}; waiting for it"
+        on_event(Note("train", text, "warning"))
+
+    with only_one(training_folder(store, settings, plan), say_waiting):
+        again = plan_train(plan.recipe, store, settings, force=plan.force)
+        if again.is_empty:  # the other process has finished it
+            return _report(plan, {"models_trained": 0, "models_skipped": 1, "steps": 0}, started, _described(spec))
+        report = _train(plan, spec, dataset, store, settings, started, on_event)
+    figures = ", ".join(
+        f"{k} {v:.4g}" for k, v in report.details["last"].items() if k.endswith(("loss", "accuracy")) and v is not None
+    )
+    on_event(StageFinished("train", f"model {spec.name}: {report.did['steps']} steps, {figures}", report.seconds))
+    return report
+
+
+def _train(
+    plan: TrainPlan,
+    spec: TrainSpec,
+    dataset: Dataset,
+    store: FeatureStore,
+    settings: Settings,
+    started: float,
+    on_event: OnEvent,
+) -> StageReport:
     device = pick_device(settings.device)
     rows = choose_rows(dataset, spec)
     if rows.num_chosen > len(rows.rows):
@@ -182,9 +208,7 @@ def run_train(plan: TrainPlan, store: FeatureStore, settings: Settings, on_event
     result = Trainer(source, spec, device=device, checkpoints=checkpoints, metrics=sinks, on_event=on_event).fit()
     details = _save(dataset, plan, spec, result, source.num_videos, device)
     checkpoints.clear()
-    report = _report(plan, {"models_trained": 1, "models_skipped": 0, "steps": result.num_steps}, started, details)
-    on_event(StageFinished("train", f"model {spec.name}: {result.num_steps} steps, {_figures(result)}", report.seconds))
-    return report
+    return _report(plan, {"models_trained": 1, "models_skipped": 0, "steps": result.num_steps}, started, details)
 
 
 def training_folder(store: FeatureStore, settings: Settings, plan: TrainPlan) -> Path:
@@ -250,13 +274,6 @@ def _save(
 def _described(spec: TrainSpec) -> dict[str, Any]:
     policy = "all" if spec.rows == "all" else "train"
     return {"model": spec.name, "objective": spec.objective.kind, "rows": policy, "split": spec.split}
-
-
-def _figures(result: TrainResult) -> str:
-    last = result.history[-1] if result.history else {}
-    return ", ".join(
-        f"{k} {v:.4g}" for k, v in last.items() if k.endswith(("loss", "accuracy")) and isinstance(v, float)
-    )
 
 
 def _report(plan: TrainPlan, did: dict[str, int], started: float, details: dict[str, Any]) -> StageReport:

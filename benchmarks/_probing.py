@@ -11,6 +11,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+MIN_SEEDS = 5
+"""Fewer give no interval worth printing."""
+
 
 def knn_accuracy(train: np.ndarray, labels: np.ndarray, test: np.ndarray, truth: np.ndarray, k: int = 20) -> float:
     """Weighted k nearest neighbours, cosine after subtracting the training mean, weights exp(s / 0.07)."""
@@ -31,9 +34,9 @@ def linear_accuracy(train: np.ndarray, labels: np.ndarray, test: np.ndarray, tru
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean and 95 % t-interval over seeds, in per cent."""
+    """Mean and 95 % t-interval over seeds, in per cent; with fewer than five seeds the range instead."""
     x = 100 * np.asarray(values)
-    if len(x) < 2:
-        return f"{x.mean():.1f}"
+    if len(x) < MIN_SEEDS:
+        return f"{x.mean():.1f} ({x.min():.1f} to {x.max():.1f})" if x.min() < x.max() else f"{x.mean():.1f}"
     half = stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
     return f"{x.mean():.1f} ± {half:.1f}"

@@ -52,7 +52,7 @@ class Row:
     """Changes to the base options of TrainSpec, one level deep merged."""
     data: dict[str, Any] = field(default_factory=dict)
     """Changes to LatentActions."""
-    num_seeds: int = 3
+    num_seeds: int = 5
     """Of the generated data; the other factors take two on real videos."""
 
 
@@ -89,7 +89,7 @@ def rows_of_tables(*, generated: bool) -> Iterator[Row]:
         for background in (0.0, 0.3, 1.0):
             for label, kind in (("set", "set"), ("mcm", "mcm"), ("scale", "scale")):
                 data, options = {"background": background}, {"objective": {"kind": kind}}
-                yield Row("background", f"{background}, {label}", options=options, data=data, num_seeds=2)
+                yield Row("background", f"{background}, {label}", options=options, data=data, num_seeds=3)
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

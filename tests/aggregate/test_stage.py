@@ -286,6 +286,36 @@ def test_a_training_that_was_killed_goes_on_from_its_checkpoint(tmp_path, monkey
     assert not folder.exists()
 
 
+def test_two_processes_do_not_train_the_same_model_at_once(tmp_path):
+    """The second waits for the lock, then finds the model there."""
+    import threading
+
+    store, chosen = toy(tmp_path), recipe()
+    plan = plan_train(chosen, store, HERE)
+    waiting, reports, notes = threading.Event(), {}, []
+
+    def note(event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+            waiting.set()
+
+    def train_second() -> None:
+        reports["second"] = run_train(plan, FeatureStore.open(tmp_path / "store", mode="a"), HERE, note)
+
+    second = threading.Thread(target=train_second)
+
+    def start_second(event) -> None:
+        if not second.ident:
+            second.start()
+            assert waiting.wait(30)
+
+    first = run_train(plan, store, HERE, start_second)
+    second.join(30)
+    assert first.did["models_trained"] == 1
+    assert reports["second"].did == {"models_trained": 0, "models_skipped": 1, "steps": 0}
+    assert notes == ["another process is training model scale; waiting for it"]
+
+
 def test_broken_features_stop_training_and_leave_no_model(tmp_path):
     values = np.random.default_rng(0).standard_normal((24, 4, 8)).astype(np.float32)
     store, chosen = toy(tmp_path, values=values, dtype="float32"), recipe()
