@@ -16,6 +16,9 @@ _PARSED_FORMATS = frozenset(
 )
 """Streams that FFmpeg cuts into packets itself: fields may come one by one, timestamps may be made up."""
 
+_LONE_FRAME_S = 0.04
+"""How long a single frame is shown when nothing says so; a video of no length would be neither short nor long."""
+
 _PACKED_CODECS = frozenset({"mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3"})
 _PACKED_MAX_BYTES = 16
 """DivX-style packed B-frames leave dummy packets of a few bytes; some yield a frame, some do not."""
@@ -199,5 +202,5 @@ def _duration(times_s: np.ndarray, last_s: float, fps_hint: float) -> float:
         if len(times_s) > 1:
             last_s = float(np.median(np.diff(times_s)))
         else:
-            last_s = 1.0 / fps_hint if fps_hint > 0 else 0.0
+            last_s = 1.0 / fps_hint if fps_hint > 0 else _LONE_FRAME_S
     return float(times_s[-1]) + last_s

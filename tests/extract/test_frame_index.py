@@ -52,7 +52,7 @@ def test_duration_reaches_the_end_of_the_last_frame() -> None:
     assert index_from_packets(packets([0, 4, 8], durations=[4, 4, 6]), 25).duration_s == 0.14
     assert index_from_packets(packets([0, 4, 8]), 25).duration_s == 0.12  # unknown: as long as the others
     assert index_from_packets(packets([0]), 25).duration_s == 0.04  # alone: the header's rate
-    assert index_from_packets(packets([0]), 0).duration_s == 0.0
+    assert index_from_packets(packets([0]), 0).duration_s == 0.04  # nothing says
     assert index_from_packets(packets([0, 4], durations=[4, 90_000]), 25).duration_s == 0.08  # nonsense
 
 
