@@ -12,12 +12,11 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aggregate.batch import SetBatch, draw_mask, make_set_batch
+from aggregate.batch import CropBatch, SetBatch, draw_mask, make_set_batch
 from aggregate.checkpoint import CheckpointFolder, pack_training, unpack_training
 from aggregate.diagnose import explain_non_finite
 from aggregate.encode import encode_sets
@@ -183,8 +182,10 @@ class Trainer:
                 if (due or now - last_saved >= CHECKPOINT_SECONDS) and step < self.total_steps:
                     self._save(step, loss)
                     last_saved = now
+        if first < self.total_steps:
+            self._check_weights(step, loss)
 
-    def _step(self, step: int, micro: Iterator[Any]) -> tuple[Tensor, dict[str, Tensor], float]:
+    def _step(self, step: int, micro: Iterator[CropBatch]) -> tuple[Tensor, dict[str, Tensor], float]:
         rate = self.spec.learning_rate * rate_factor(step, self.total_steps, self.spec.warmup_fraction)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -207,7 +208,7 @@ class Trainer:
             self._update_average()
         return total, logs, rate
 
-    def _make_batch(self, crops: Any, number: int) -> SetBatch:
+    def _make_batch(self, crops: CropBatch, number: int) -> SetBatch:
         generator = torch.Generator().manual_seed(mix_seed(self.spec.seed, 1, number))
         sets = self.splitter(crops.valid, crops.raw_geometry, generator)
         ratio = self.spec.objective.mask_ratio if self.objective.masks else 0.0
@@ -249,15 +250,20 @@ class Trainer:
     def _non_finite(self, step: int, loss: float, logs: dict[str, Tensor]) -> TrainingError:
         cause = explain_non_finite(self.model, self._batch, logs)
         return TrainingError(
-            f"expected a finite loss, found {loss} at step {step} of {self.total_steps} "
+            f"expected a finite loss and finite weights, found loss {loss} at step {step} of {self.total_steps} "
             f"(epoch {(step - 1) // self.steps_per_epoch}): {cause}"
         )
+
+    def _check_weights(self, step: int, loss: Tensor) -> None:
+        """Refuse to keep weights that a gradient has broken, or (on a GPU, where the look is due later) a loss."""
+        finite = torch.stack([torch.isfinite(p).all() for p in self._parameters()]).all()
+        if not bool(finite & torch.isfinite(loss)):
+            raise self._non_finite(step, float(loss), {})
 
     def _save(self, step: int, loss: Tensor) -> None:
         if self.checkpoints is None:
             return
-        if not bool(torch.isfinite(loss)):  # on a GPU the check may be due later than the checkpoint
-            raise self._non_finite(step, float(loss), {})
+        self._check_weights(step, loss)
         tensors = pack_training(self.model, self.objective, self.optimiser, self.average, self.device)
         self.checkpoints.save(step, tensors, {"history": self.history, "total_steps": self.total_steps})
 

@@ -201,7 +201,8 @@ def test_features_that_are_not_finite_stop_it_with_their_rows():
     data = crops(16, 1.0)
     data.features[3, 2, 0] = torch.nan
     with pytest.raises(
-        TrainingError, match=r"expected a finite loss, found nan at step \d+ of 12.*rows 3\).*scale verify"
+        TrainingError,
+        match=r"expected a finite loss and finite weights, found loss nan at step \d+ of 12.*rows 3\).*scale verify",
     ):
         make_trainer(data).fit()
 
@@ -215,6 +216,24 @@ def test_divergence_stops_it_with_a_reason_and_keeps_the_last_good_checkpoint(tm
         kept.identity = json.loads(path.read_text())["identity"]
         tensors = kept.load_latest().tensors
         assert all(torch.isfinite(v).all() for v in tensors.values() if v.is_floating_point())
+
+
+@pytest.mark.parametrize("at", [4, 12])
+def test_a_broken_gradient_is_never_saved(tmp_path, monkeypatch, at):
+    """The loss is finite, the step is not: neither a checkpoint nor the last step's model goes out."""
+    run = make_trainer(crops(16, 1.0), folder=tmp_path, checkpoint_epochs=1)
+    original = run._step
+
+    def poisoned(step, micro):
+        out = original(step, micro)
+        if step + 1 == at:
+            run.model.norm.weight.data[0] = torch.nan
+        return out
+
+    monkeypatch.setattr(run, "_step", poisoned)
+    with pytest.raises(TrainingError, match=rf"at step {at} of 12 .*parameters norm.weight are not finite"):
+        run.fit()
+    assert sorted(p.name for p in tmp_path.glob("step-*"))[-1] == f"step-{at - 2:09d}"
 
 
 def test_huge_but_finite_features_are_no_nan():
