@@ -1,0 +1,215 @@
+"""The store's reading speed against np.memmap and plain zarr, on the same values in one run.
+
+python benchmarks/store.py [--rows 32768] [--folder DIR] [--short]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks._table import write_results
+from pipeline import FeatureStore, RowStatus
+from pipeline.recipe import RandomPolicy
+from pipeline.selection import FeatureBlock
+
+V, D, BATCH = 16, 768, 512
+CROPS, FEATURES = "train16", "bench"
+
+
+def build(folder: Path, num_rows: int, num_crops: int = V, dim: int = D, shard_rows: int = 256) -> float:
+    """Write a store of random features and, beside it, the same values for np.memmap; return bytes/s of writing."""
+    store = FeatureStore.create(folder / "store")
+    ds = store.create_dataset("bench", shard_rows=shard_rows)
+    ids = [f"videos/{i:08d}.mp4" for i in range(num_rows)]
+    ds.append_videos(pa.table({"video_id": ids, "sha256": [f"{i:064x}" for i in range(num_rows)]}))
+    ds.define_crop_set(CROPS, RandomPolicy(policy="random", num_crops=num_crops))
+    writer = ds.writer(CROPS, FEATURES, {"backbone": "bench"}, dim)
+    flat = np.memmap(folder / "flat.dat", np.float16, "w+", shape=(num_rows, num_crops, dim))
+    rng = np.random.default_rng(0)
+    spent = written = 0.0
+    for task in writer.todo():
+        n = len(task)
+        values = rng.standard_normal((n, num_crops, dim), dtype=np.float32).astype(np.float16)
+        valid = np.ones((n, num_crops), bool)
+        geometry = np.ones((n, num_crops, 9), np.float32)
+        lines = [RowStatus(row, "ok") for row in task.rows.tolist()]
+        start = time.perf_counter()
+        writer.write(task, values, valid, geometry, lines)
+        spent += time.perf_counter() - start
+        written += values.nbytes
+        flat[task.rows[0] : task.rows[-1] + 1] = values
+    flat.flush()
+    return written / spent
+
+
+def rate(action: Callable[[], int], repeats: int = 5) -> float:
+    """Return the best rows/s of several runs."""
+    best = 0.0
+    for _ in range(repeats):
+        start = time.perf_counter()
+        n = action()
+        best = max(best, n / (time.perf_counter() - start))
+    return best
+
+
+def latency(code: str) -> float:
+    """Return the seconds that a fresh process prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
+    )
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def minibatches(folder: Path, num_rows: int) -> list[dict[str, object]]:
+    """Compare random minibatches and scans."""
+    import zarr
+
+    flat = np.memmap(folder / "flat.dat", np.float16, "r", shape=(num_rows, V, D))
+    rng = np.random.default_rng(1)
+    picks = [rng.choice(num_rows, BATCH, replace=False) for _ in range(40)]
+    ds = FeatureStore.open(folder / "store").dataset("bench")
+    sel = ds.select()
+    start = time.perf_counter()
+    for shard in range(ds.num_shards):
+        ds._reader(CROPS, FEATURES).check_all(shard)
+    first_touch = num_rows / (time.perf_counter() - start)
+    start = time.perf_counter()
+    int(np.add.reduce(flat.reshape(-1).view(np.uint8)[::4096], dtype=np.int64))  # every page is in the cache now
+    out = FeatureBlock.empty(BATCH, V, D, "float16")
+
+    def memmap() -> int:
+        for pick in picks:
+            flat[pick]
+        return BATCH * len(picks)
+
+    def memmap_sorted() -> int:
+        for pick in picks:
+            flat[np.sort(pick)]
+        return BATCH * len(picks)
+
+    def ours(buffer: FeatureBlock | None) -> int:
+        n = 0
+        for number, batch in enumerate(sel.batches(CROPS, FEATURES, batch_size=BATCH, mode="host", out=buffer)):
+            n += len(batch)
+            if number == 39:
+                break
+        return n
+
+    array = zarr.open_array(folder / "store/bench/crops" / CROPS / "features" / FEATURES / "values", mode="r")
+
+    def zarr_oindex() -> int:
+        array.oindex[np.sort(picks[0])]
+        return BATCH
+
+    def zarr_scan() -> int:
+        n = min(num_rows, 4096)
+        for at in range(0, n, 256):
+            array[at : at + 256]
+        return n
+
+    def scan() -> int:
+        """Read every byte once: each shard copied out of its map."""
+        for batch in sel.batches(CROPS, FEATURES, batch_size=256, shuffle=False, mode="host", out=out):
+            batch.rows[0]
+        return num_rows
+
+    def scan_views() -> int:
+        """Sum every shard's view where it lies: reading with no copy at all."""
+        for at in range(0, num_rows, 256):
+            block = ds.select(rows=np.arange(at, min(at + 256, num_rows))).features(CROPS, FEATURES)
+            block.values.view(np.uint16).max()
+        return num_rows
+
+    def stream() -> int:
+        for batch in sel.batches(CROPS, FEATURES, batch_size=BATCH, mode="stream", block_bytes=256 << 20, out=out):
+            batch.rows[0]
+        return num_rows
+
+    base, by_zarr, scanned = rate(memmap), rate(zarr_oindex, 2), rate(zarr_scan, 2)
+    rows = [
+        ("minibatch of 512: np.memmap[rows]", base, 1.0, ""),
+        ("minibatch of 512: np.memmap[sorted rows]", rate(memmap_sorted), base, "memmap"),
+        ("minibatch of 512: batches(out=buffer), with valid and geometry", rate(lambda: ours(out)), base, "memmap"),
+        ("minibatch of 512: batches(), with valid and geometry", rate(lambda: ours(None)), base, "memmap"),
+        ("minibatch of 512: zarr-python oindex", by_zarr, base, "memmap"),
+        ("minibatch of 512: batches(out=buffer) against zarr-python", rate(lambda: ours(out)), by_zarr, "zarr oindex"),
+        ("scan: zarr-python, a shard at a time", scanned, 1.0, ""),
+        ("scan: batches(shuffle=False, out=buffer)", rate(scan, 3), scanned, "zarr scan"),
+        ("scan: views of whole shards, max() of each", rate(scan_views, 3), scanned, "zarr scan"),
+        ("epoch: batches(mode='stream', 256 MiB)", rate(stream, 3), scanned, "zarr scan"),
+        ("first touch: every row's checksum", first_touch, base, "memmap"),
+    ]
+    return [
+        {"what": what, "rows/s": f"{speed:,.0f}", "ratio": "1" if not to else f"{speed / ref:.2f} x {to}"}
+        for what, speed, ref, to in rows
+    ]
+
+
+def latencies(folder: Path, num_videos: int) -> list[dict[str, object]]:
+    """Time the opening of a store of many shards and the lookup of one video, each in a fresh process."""
+    build(folder, num_videos, num_crops=2, dim=64, shard_rows=num_videos // 1000)
+    head = f"import time; t=time.perf_counter(); from pipeline import FeatureStore; s={str(folder / 'store')!r}\n"
+    end = "print(time.perf_counter()-t)"
+    opened = "ds=FeatureStore.open(s).dataset('bench'); ds.num_rows\n"
+    sel = f"ds.select(video_ids=['videos/{num_videos // 2:08d}.mp4']).features({CROPS!r},{FEATURES!r})\n"
+    again = f"ds.select(video_ids=['videos/{num_videos // 3:08d}.mp4']).features({CROPS!r},{FEATURES!r})\n"
+    reset = "t=time.perf_counter()\n"
+    cases = [
+        ("import pipeline", "import time; t=time.perf_counter(); import pipeline\n" + end, 0.5),
+        ("open store, pin dataset (imports done)", head + "import pipeline.dataset\n" + reset + opened + end, 0.2),
+        ("open store, pin dataset, imports included", head + opened + end, None),
+        ("features of one video by id, first in the process", head + opened + reset + sel + end, None),
+        ("features of one video by id, another shard", head + opened + sel + reset + again + end, 0.005),
+        ("catalogue as a table", head + opened + reset + "ds.videos\n" + end, None),
+        ("status of every video", head + opened + reset + f"ds.status({CROPS!r},{FEATURES!r})\n" + end, None),
+        ("snapshot id", head + opened + reset + "ds.snapshot()\n" + end, None),
+    ]
+    rows: list[dict[str, object]] = []
+    for what, code, limit in cases:
+        seconds = min(latency(code) for _ in range(3))
+        rows.append(
+            {"what": what, "ms": f"{seconds * 1e3:.1f}", "limit ms": "" if limit is None else f"{limit * 1e3:.0f}"}
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=32768)
+    parser.add_argument("--videos", type=int, default=250_000)
+    parser.add_argument("--short", action="store_true", help="an eighth of the sizes")
+    parser.add_argument("--folder", type=Path, help="where to put the data (1.7 GB)")
+    args = parser.parse_args()
+    rows, videos = (args.rows // 8, args.videos // 8) if args.short else (args.rows, args.videos)
+    folder = Path(tempfile.mkdtemp(prefix="bench-store-", dir=args.folder))
+    packages = ("numpy", "zarr", "pyarrow", "google-crc32c")
+    try:
+        (folder / "speed").mkdir()
+        speed = build(folder / "speed", rows)
+        notes = [
+            f"({rows}, {V}, {D}) float16 in shards of 256 rows, local, page cache warm; best of several runs",
+            f"writing: {speed / 1e6:,.0f} MB/s of values, checksums, digests and fsync included",
+        ]
+        write_results("store", "Reading the store", minibatches(folder / "speed", rows), packages=packages, notes=notes)
+        (folder / "many").mkdir()
+        notes = [f"{videos:,} videos in 1,000 shards; a fresh process each, best of 3"]
+        table = latencies(folder / "many", videos)
+        write_results("store_latency", "Opening and looking up", table, packages=packages, notes=notes)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
