@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from flows.cli import console
@@ -23,7 +22,11 @@ from flows.cli.options import (
 from flows.cli.store import DatasetOption, pick_dataset
 from pipeline import FeatureStore
 from pipeline.errors import InvalidInputError, NotFoundError
-from pipeline.events import ignore
+
+if TYPE_CHECKING:
+    from flows.search import SearchResult
+    from pipeline import Dataset
+    from pipeline.settings import Settings
 
 VideoOption = Annotated[Path | None, typer.Option("--video", help="A video file: seen with the index's own recipe.")]
 IdOption = Annotated[str | None, typer.Option("--id", help="The id of a stored video; it is left out of the answer.")]
@@ -59,71 +62,54 @@ def search(
     settings = make_settings(store=store, data=data, weights=weights, device=device)
     opened = FeatureStore.open(store)
     ds = pick_dataset(opened, dataset)
-    from probe.index import describe_hits, open_index, search_stored
+    from flows.search import search_by_id, search_video
 
-    loaded = open_index(opened, ds.name, index)
-    if loaded.stale and not quiet:
-        console.err.print(f"warning: {loaded.stale}", markup=False)
-    if video is not None:
-        from flows.query_video import query_vector
-
-        listener = ignore if quiet or as_json else console.EventPrinter()
-        vector = query_vector(video, loaded, ds, settings, listener)
-        extracted_s = time.perf_counter() - started
-        found = loaded.search(vector, k)
-        query = str(video)
-    else:
-        extracted_s = 0.0
-        query = str(video_id)
-        found = search_stored(opened, ds.name, index, [query], k)
-    hits = describe_hits(opened, ds.name, found.rows[0], found.similarities[0])
+    with console.EventPrinter(quiet=quiet or as_json) as listener:
+        if video is not None:
+            found = search_video(opened, ds.name, video, settings, k=k, index=index, on_event=listener)
+        else:
+            found = search_by_id(opened, ds.name, str(video_id), settings, k=k, index=index)
     seconds = time.perf_counter() - started
+    if found.stale and not quiet:
+        console.err.print(f"warning: {found.stale}", markup=False)
     if html is not None:
-        html.write_text(_page(query, video, hits, loaded, ds, settings), encoding="utf-8")
+        html.write_text(_page(found, ds, settings), encoding="utf-8")
     if as_json:
-        facts = {
-            name: loaded.meta[name] for name in ("name", "kind", "num_vectors", "recall", "snapshot", "fingerprint")
+        shown = ("name", "kind", "num_vectors", "recall", "snapshot", "fingerprint")
+        facts = {name: found.index[name] for name in shown}
+        listed = [hit._asdict() for hit in found.hits]
+        body = {
+            "query": found.query,
+            "hits": listed,
+            "index": facts,
+            "stale": found.stale,
+            "seconds": round(seconds, 3),
         }
-        listed = [hit._asdict() for hit in hits]
-        body = {"query": query, "hits": listed, "index": facts, "stale": loaded.stale, "seconds": round(seconds, 3)}
         typer.echo(json.dumps(body | {"html": None if html is None else str(html)}))
         return
-    console.print_table([_row(hit) for hit in hits], title=f"Nearest to {query}", empty="no video")
-    recall = ", ".join(f"recall@{depth} {value:.3f}" for depth, value in loaded.meta["recall"].items())
+    console.print_table(found.table(), title=f"Nearest to {found.query}", empty="no video")
+    recall = ", ".join(f"recall@{depth} {value:.3f}" for depth, value in found.index["recall"].items())
+    kind, num_videos = found.index["kind"], found.index["num_vectors"]
     console.out.print(
-        f"index {index} ({loaded.meta['kind']}, {recall or 'exact'}), {loaded.meta['num_vectors']} videos; "
-        f"{seconds:.1f} s" + (f" of which {extracted_s:.1f} s for the query's features" if video else ""),
-        markup=False,
+        f"index {index} ({kind}, {recall or 'exact'}), {num_videos} videos; {seconds:.1f} s", markup=False
     )
     if html is not None:
         console.out.print(f"page  {html}", markup=False)
 
 
-def _row(hit: Any) -> dict[str, object]:
-    return {
-        "rank": hit.rank,
-        "similarity": f"{hit.similarity:.4f}",
-        "video": hit.video_id,
-        "label": hit.label,
-        "seconds": hit.duration_s,
-        "path": hit.uri,
-    }
-
-
-def _page(query: str, video: Path | None, hits: Any, loaded: Any, ds: Any, settings: Any) -> str:
-    from extract.thumbnails import catalogue_thumbnails, video_thumbnails
+def _page(found: SearchResult, ds: Dataset, settings: Settings) -> str:
+    from extract.thumbnails import catalogue_thumbnails
     from probe.strips import render_search
 
-    frames = catalogue_thumbnails(ds.videos, settings)
-    label = None
-    if video is not None:
-        own = video_thumbnails(video)
-    else:
-        row = ds.row_of(query)
-        own = frames(row)
-        label = ds.select(rows=np.array([row])).videos["label"].to_pylist()[0]
+    labels = dict(zip(ds.videos["video_id"].to_pylist(), ds.videos["label"].to_pylist(), strict=True))
     return render_search(
-        query, hits, index=loaded.meta, frames=frames, query_frames=own, query_label=label, stale=loaded.stale
+        found.query,
+        found.hits,
+        index=found.index,
+        frames=catalogue_thumbnails(ds.videos, settings),
+        query_frames=found.query_frames,
+        query_label=labels.get(found.query),
+        stale=found.stale,
     )
 
 
