@@ -317,8 +317,17 @@ def retry(
 def import_(
     store: StoreArgument,
     source: Annotated[Path, typer.Argument(help="An .h5 file, or a folder with SCALE's .dat memory maps.")],
-    dataset: Annotated[str, typer.Option("--dataset", help="Name of the new dataset.")],
-    features: Annotated[str, typer.Option("--features", metavar="CROPS/FEATURE_SET")] = "imported/features",
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Name of the dataset; what the file says where it says so.")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option("--features", metavar="CROPS/FEATURE_SET", help="What the file says, unless given."),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", metavar="OURS=THEIRS", help="Foreign HDF5: values=feats, video_id=ids, label=y ..."),
+    ] = None,
     prefix: Annotated[str | None, typer.Option(help="Memory maps: {ds}, the dataset part of the file names.")] = None,
     model: Annotated[str | None, typer.Option(help="Memory maps: {model}: byl, svt, vbf, vbp, vlp ...")] = None,
     part: Annotated[str, typer.Option(help="Memory maps: lin, aug or val.")] = "lin",
@@ -329,11 +338,17 @@ def import_(
 ) -> None:
     """Import features made elsewhere."""
     opened = FeatureStore.open_or_create(store)
-    crops, slash, feature_set = features.partition("/")
-    if not slash:
+    crops, slash, feature_set = (features or "").partition("/")
+    if features is not None and not (crops and slash and feature_set):
         raise InvalidInputError(f"expected --features CROPS/FEATURE_SET, found {features!r}")
     if source.suffix in (".h5", ".hdf5"):
-        opened.import_hdf5(source, dataset=dataset)
+        pairs = [name.partition("=") for name in names or []]
+        if bad := [ours for ours, equals, theirs in pairs if not (ours and equals and theirs)]:
+            raise InvalidInputError(f"expected --name OURS=THEIRS, such as values=feats, found {bad[0]!r}")
+        report = opened.import_hdf5(
+            source, dataset=dataset, crops=crops or None, feature_set=feature_set or None,
+            names={ours: theirs for ours, _, theirs in pairs},
+        )  # fmt: skip
     elif source.is_dir():
         needed = {
             "--prefix": prefix,
@@ -346,14 +361,19 @@ def import_(
             raise InvalidInputError(
                 f"expected the shape of the memory maps, which the files do not hold; give {', '.join(absent)}"
             )
-        opened.import_scale_memmaps(
-            source, dataset=dataset, crops=crops, feature_set=feature_set, prefix=prefix, model=model, part=part,
+        report = opened.import_scale_memmaps(
+            source, dataset=dataset, crops=crops or None, feature_set=feature_set or None, prefix=prefix, model=model,
+            variant=part,
             num_videos=num_videos, num_crops=num_crops, dim=dim, dtype=dtype,
         )  # fmt: skip
     else:
         raise InvalidInputError(f"expected an .h5 file or a folder of .dat files, found {source}")
-    held = opened.dataset(dataset)
-    console.out.print(f"imported {held.num_rows} videos into {dataset} of {opened.url}", markup=False)
+    console.out.print(
+        f"imported {report.rows_written} videos into {report.crops}/{report.feature_set} of {report.dataset} in "
+        f"{opened.url}; {report.shards_skipped} shards were there already"
+        + (f"; {report.rows_non_finite} videos have crops that were not finite" if report.rows_non_finite else ""),
+        markup=False,
+    )
 
 
 def export(
