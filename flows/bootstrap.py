@@ -162,8 +162,8 @@ def _ensure_zombie_automation(on_line: Callable[[str], None]) -> None:
 
 
 def _deploy(on_line: Callable[[str], None]) -> None:
-    # The deployment file's `pull` reads SCALE_HOME: the checkout, or the image's folder.
-    environment = {**os.environ, "SCALE_HOME": os.environ.get("SCALE_HOME", str(ROOT))}
+    # The deployment file reads SCALE_HOME (the checkout, or the image's folder) and SCALE_RECIPE.
+    environment = {"SCALE_HOME": str(ROOT), "SCALE_RECIPE": "demo", **os.environ}
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_YAML)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from prefect import flow
+from pydantic import Field
 
 from flows.catalog_flow import catalog
 from flows.embed_flow import embed
@@ -16,14 +17,22 @@ from flows.runner import select_stages
 from flows.train_flow import train
 from pipeline.recipe import load_recipe
 
+StageName = Literal["catalog", "extract", "train", "embed", "probe", "index"]
+Stages = Annotated[list[StageName] | None, Field(description="Only these stages; empty: all the recipe asks for")]
+
+SUBFLOWS = {"catalog": catalog, "train": train, "embed": embed, "probe": probe, "index": index}
+
 
 @flow(name="pipeline", flow_run_name="pipeline-{recipe}")
-def pipeline(recipe: RecipeName, where: Where = Where(), options: ExtractOptions = ExtractOptions()) -> dict[str, Any]:
+def pipeline(
+    recipe: RecipeName, where: Where = Where(), options: ExtractOptions = ExtractOptions(), stages: Stages = None
+) -> dict[str, Any]:
     """Catalog, extract, train, embed, probe and index: only what is missing."""
-    wanted = {stage.name for stage in select_stages(load_recipe(find_recipe(recipe)))}
-    did: dict[str, Any] = {"catalog": catalog(recipe, where)["did"]}
-    did["extract"] = extract(recipe, where, options)["did"]
-    for name, stage in (("train", train), ("embed", embed), ("probe", probe), ("index", index)):
-        if name in wanted:
-            did[name] = stage(recipe, where)["did"]
+    wanted = [stage.name for stage in select_stages(load_recipe(find_recipe(recipe)))]
+    did: dict[str, Any] = {}
+    for name in wanted:
+        if stages is not None and name not in stages:
+            continue
+        report = extract(recipe, where, options) if name == "extract" else SUBFLOWS[name](recipe, where)
+        did[name] = report["did"]
     return {"recipe": recipe, "did": did}

@@ -29,7 +29,7 @@ def test_recipes_of_deployments_are_shipped(deployment):
     from flows.parameters import find_recipe
 
     recipe = deployment.get("parameters", {}).get("recipe")
-    if recipe is not None:
+    if recipe is not None and not recipe.startswith("{{ $"):
         assert find_recipe(recipe).is_file()
 
 

@@ -1,0 +1,72 @@
+"""A tiny job that every flow test can afford: a few H.264 files, a tiny exported network, a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.extraction import make_videos, tiny_program
+
+CROPS = {
+    "train4": {"policy": "random", "num_crops": 4, "num_frames": 4, "stride": 2, "size_px": 16,
+               "short_side_px": [18, 30]},
+    "grid": {"policy": "grid", "temporal": 2, "spatial": 1, "num_frames": 4, "stride": 2, "size_px": 16,
+             "short_side_px": 20, "cover_tail": True},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where a test's recipe, videos and store are."""
+
+    recipe: Path
+    data: Path
+    store: Path
+
+    def add_videos(self, prefix: str, lengths: list[int]) -> None:
+        """Add videos to both classes."""
+        make_videos(self.data / "a", lengths, prefix=prefix)
+        make_videos(self.data / "b", [n + 3 for n in lengths], prefix=prefix, height=48)
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    return tiny_program(tmp_path_factory.mktemp("program"))
+
+
+@pytest.fixture
+def job(tmp_path: Path, program: tuple[Path, str]) -> Job:
+    """Twelve videos of two classes, in shards of two, with training, embedding, a probe and an index."""
+    path, sha256 = program
+    recipe = {
+        "name": "tiny",
+        "dataset": {"name": "set", "videos": "**/*.mp4", "labels": {"from": "folder"}, "shard_rows": 2,
+                    "splits": {"from": "random", "test_fraction": 0.4, "seed": 1}},
+        "crops": CROPS,
+        "backbones": {"tiny": {"kind": "exported", "weights": {"path": str(path), "sha256": sha256},
+                               "num_frames": 4, "size_px": 16, "dtype": "float32"}},
+        "train": {"crops": "train4", "backbone": "tiny", "set_size": 2, "batch_size": 4, "epochs": 2,
+                  "model": {"dim": 32, "num_heads": 2, "head_hidden_dim": 32, "target_hidden_dim": 32,
+                            "projection_dim": 8}},
+        "embed": [{"crops": "grid"}],
+        "probes": [{"kind": "knn", "crops": "grid", "k": [1, 3]}],
+        "indexes": [{"name": "default", "crops": "grid"}],
+    }  # fmt: skip
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    made = Job(file, tmp_path / "videos", tmp_path / "store")
+    made.add_videos("v", [20, 24, 28, 30, 22, 26])
+    return made
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A real Prefect API with a database of its own, for this test process."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=90):
+        yield
