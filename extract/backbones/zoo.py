@@ -55,14 +55,14 @@ ZOO: dict[str, ZooModel] = {
     "i3d_r50": ZooModel(2048, 8, 224),
     "slowfast_r50": ZooModel(2304, 32, 224, frames_multiple=4),
     "x3d_xs": ZooModel(2048, 4, 160),
-    "x3d_s": ZooModel(2048, 13, 160),
-    "x3d_m": ZooModel(2048, 16, 224),
-    "x3d_l": ZooModel(2048, 16, 312),
-    "r2plus1d_r50": ZooModel(2048, 16, 224),
+    "x3d_s": ZooModel(2048, 13, 160, compile_gain=1.0),
+    "x3d_m": ZooModel(2048, 16, 224, compile_gain=1.0),
+    "x3d_l": ZooModel(2048, 16, 312, compile_gain=1.0),
+    "r2plus1d_r50": ZooModel(2048, 16, 224, compile_gain=1.3),
     "csn_r101": ZooModel(2048, 32, 224),
     "mvit_base_16": ZooModel(768, 1, 224, fixed=True, per_frame=True, readout=_MVIT_READOUT + ", mean over frames"),
-    "mvit_base_16x4": ZooModel(768, 16, 224, fixed=True, readout=_MVIT_READOUT),
-    "mvit_base_32x3": ZooModel(768, 32, 224, fixed=True, readout=_MVIT_READOUT),
+    "mvit_base_16x4": ZooModel(768, 16, 224, fixed=True, readout=_MVIT_READOUT, compile_gain=1.3),
+    "mvit_base_32x3": ZooModel(768, 32, 224, fixed=True, readout=_MVIT_READOUT, compile_gain=1.3),
 }
 
 
