@@ -29,6 +29,7 @@ from pipeline.errors import (
     StoreNotFoundError,
     UnsafeStorageError,
 )
+from pipeline.verify import verify_store
 from tests.support.faults import FaultPlan, FaultyBackend
 from tests.support.s3 import S3Server, stub_server
 from tests.support.toy_stores import (
@@ -245,12 +246,12 @@ def test_a_worker_killed_at_any_put_is_taken_over(url: str, s3: S3Server) -> Non
 
 
 def test_two_workers_share_the_work(url: str, s3: S3Server) -> None:
-    _prepared(url, 80)
+    _prepared(url, 40)
     workers = [_spawn(url, -1, s3) for _ in range(2)]
     done = [int(worker.communicate()[0]) for worker in workers]
     assert all(worker.returncode == 0 for worker in workers)
     left = extract(FeatureStore.open(url, mode="a").dataset("toy"))
-    assert sum(done) + left == 20
+    assert sum(done) + left == 10
     dataset = FeatureStore.open(url).dataset("toy")
     check_features(dataset)
     assert set(dataset.status(CROPS, FEATURES)["generation"].to_pylist()) == {0}
@@ -261,7 +262,7 @@ def test_a_flipped_byte_is_detected(url: str) -> None:
     backend = open_backend(url)
     rng = np.random.default_rng(0)
     keys = [key for key, _ in backend.list() if "/c." in key or "/ledger/" in key or "/catalog/videos" in key]
-    for _ in range(40):
+    for _ in range(15):
         key = keys[rng.integers(len(keys))]
         good = backend.read(key)
         place = int(rng.integers(len(good)))
@@ -270,6 +271,24 @@ def test_a_flipped_byte_is_detected(url: str) -> None:
             check_features(FeatureStore.open(url).dataset("toy"))
         backend.put(key, good)
     check_features(FeatureStore.open(url).dataset("toy"))
+
+
+def test_verify_repair_and_run_again(url: str) -> None:
+    make_store(url)
+    store = FeatureStore.open(url, mode="a")
+    assert verify_store(store).is_clean
+    backend = store.backend
+    keys = [key for key, _ in backend.list("toy/crops") if "/values/c." in key or "/ledger/" in key]
+    for key in keys[::2]:
+        data = bytearray(backend.read(key))
+        data[len(data) // 3] ^= 4
+        backend.put(key, data)
+    backend.delete(next(key for key in keys if "values/c.1" in key))
+    assert not verify_store(store).is_clean
+    assert verify_store(FeatureStore.open(url, mode="a"), repair=True).is_clean
+    extract(FeatureStore.open(url, mode="a").dataset("toy"))
+    check_features(FeatureStore.open(url).dataset("toy"))
+    assert verify_store(FeatureStore.open(url)).is_clean
 
 
 # ---- arrays that other programs wrote ----
