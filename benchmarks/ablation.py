@@ -199,8 +199,8 @@ def run_rows(name: str, rows: list[Row], base: dict[str, Any], load: Callable[[R
     path = CACHE / f"{name}.jsonl"
     done = {json.loads(line)["key"] for line in path.read_text().splitlines()} if path.is_file() else set()
     until = time.monotonic() + 60 * minutes
-    for row in rows:
-        for seed in range(row.num_seeds):
+    for seed in range(max(row.num_seeds for row in rows)):  # every row once before any row twice
+        for row in (r for r in rows if seed < r.num_seeds):
             key = json.dumps([asdict(row) | {"num_seeds": 0}, seed, base], sort_keys=True)
             if key in done:
                 continue
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="jhmdb12")
     parser.add_argument("--split", default="1")
     args = parser.parse_args()
-    torch.set_num_threads(1 if args.what == "generated" else 2)
+    torch.set_num_threads(1)
     if args.what == "report":
         write_page(CACHE)
         return
