@@ -21,7 +21,7 @@ import numpy as np
 
 from pipeline.errors import InvalidInputError, ShapeMismatchError
 from pipeline.layout import split_by_shard
-from pipeline.reader import SetReader
+from pipeline.reader import MAX_OPEN_SHARDS, SetReader
 from pipeline.selection import FeatureBlock, Mode, allocate
 
 DEFAULT_BLOCK_BYTES = 1 << 30
@@ -161,14 +161,18 @@ def _host(
     batch_size: int,
     out: FeatureBlock | None,
 ) -> Iterator[FeatureBlock]:
-    resident = None if reader.is_mapped else reader.resident(rows)
+    gather = resident = None
+    if reader.is_mapped and len(rows) <= MAX_OPEN_SHARDS // len(reader.spec.arrays) * reader.spec.shard_rows:
+        gather = reader.host_gather(rows)
+    else:
+        resident = reader.resident(rows)
     for start in starts:
         places = np.sort(order[start : start + batch_size])
         picked = rows[places]
         arrays = _buffers(reader, out, len(picked))
-        if resident is None:
-            reader.read(picked, arrays)
-        else:
+        if gather is not None:
+            gather.read(places, arrays)
+        elif resident is not None:
             for name, buffer in arrays.items():
                 np.take(resident[name], places, axis=0, out=buffer, mode="clip")
         yield _block(arrays, picked)

@@ -206,12 +206,8 @@ class Dataset:
             self.name, crops, check_name(feature_set), num_crops=policy.num_crops, dim=dim, dtype=dtype,
             shard_rows=self.shard_rows,
         )  # fmt: skip
-        stored = self._open_or_create(
-            spec,
-            "feature_set",
-            fingerprint,
-            {"num_crops": policy.num_crops, "recipe": dict(recipe) if recipe else None},
-        )
+        extra = {"num_crops": policy.num_crops, "recipe": dict(recipe) if recipe else None}
+        stored = self._open_or_create(spec, "feature_set", fingerprint, extra)
         differing = check_same(stored["fingerprint"], fingerprint, what=spec.label, accept=accept)
         return FeatureWriter(
             self._backend, spec, num_rows=Catalogue(self._backend, self.name).num_rows,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from pipeline.mapped import ShardRows, open_shard, open_shard_file
 from pipeline.schema import previous_key
 from pipeline.sets import ArraySpec, SetSpec, stored_layout
 from pipeline.shardfile import row_checksums
+
+if TYPE_CHECKING:
+    from pipeline.gather import HostGather
 
 MAX_OPEN_SHARDS = 16_384
 """Mappings kept (the kernel allows 65,530 a process)."""
@@ -64,6 +68,7 @@ class SetReader:
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._cached_bytes = 0
         self._resident: tuple[np.ndarray, dict[str, np.ndarray]] | None = None
+        self._gather: HostGather | None = None
 
     @property
     def is_mapped(self) -> bool:
@@ -112,6 +117,30 @@ class SetReader:
         if any(view is None for view in views.values()):
             return None
         return {name: view for name, view in views.items() if view is not None}
+
+    def row_views(self, rows: np.ndarray) -> list[np.ndarray | None]:
+        """Return the values of ascending rows where they lie, each checked; None for a row without values."""
+        self._guard.check()
+        views: list[np.ndarray | None] = []
+        for shard, part in split_by_shard(rows, self.spec.shard_rows):
+            local = rows[part] - shard * self.spec.shard_rows
+            opened = self._shard(shard)
+            if opened is None:
+                views.extend([None] * len(local))
+                continue
+            good = [k < len(opened.present) and bool(opened.present[k]) for k in local.tolist()]
+            self._check(shard, opened, local[good])
+            values = opened.arrays["values"]
+            views.extend(values.row(k) if ok else None for k, ok in zip(local.tolist(), good, strict=True))
+        return views
+
+    def host_gather(self, rows: np.ndarray) -> HostGather:
+        """Return the gatherer of a selection, kept for its next epoch."""
+        from pipeline.gather import HostGather
+
+        if self._gather is None or not np.array_equal(self._gather.rows, rows):
+            self._gather = HostGather(self, rows)
+        return self._gather
 
     def resident(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return rows in memory, fetched once for as long as this reader lives (or other rows are asked for)."""
