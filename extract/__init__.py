@@ -15,6 +15,7 @@ _WHERE = {
     "ExtractPlan": "extract.plan",
     "plan_extract": "extract.plan",
     "run_extract": "extract.stage",
+    "audit": "extract.auditing",
     "draw_crops": "extract.crops",
     "pick_frames": "extract.frame_picking",
     "open_reader": "extract.decode",

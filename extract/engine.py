@@ -16,6 +16,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -62,6 +63,20 @@ class Tally:
     """Worst status of every video that is not ok."""
     num_videos: int = 0
     skipped: list[SkippedVideo] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """Return the report's `did`."""
+        return {
+            "shards_done": self.shards_done,
+            "shards_skipped": self.shards_by_others,
+            "videos_ok": self.num_videos - len(self.statuses),
+            "videos_failed": len(self.statuses),
+            "crops": self.crops,
+        }
+
+    def count_statuses(self) -> dict[str, int]:
+        """Return videos per status, for those that are not ok."""
+        return dict(Counter(self.statuses.values()))
 
 
 @dataclass
@@ -159,32 +174,38 @@ class Engine:
             for threads, channel in ((decoders, self._jobs), (encoders, self._decoded), (writers, self._to_write)):
                 for _ in threads:
                     channel.put(None)
-                for thread in threads:
-                    thread.join()
+                for ended in threads:
+                    ended.wait()
             for stack in self._stacks.values():
                 stack.close()
             self._pass_events_on()
         self._check()
 
-    def _threads(self, loop: Callable[[], None], name: str, count: int) -> list[threading.Thread]:
-        threads = [threading.Thread(target=self._guarded, args=(loop,), name=f"{name}-{i}") for i in range(count)]
-        for thread in threads:
-            thread.start()
-        return threads
+    def _threads(self, loop: Callable[[], None], name: str, count: int) -> list[threading.Event]:
+        """Start threads; each is known by the event that it sets at its end.
 
-    def _guarded(self, loop: Callable[[], None]) -> None:
+        Not by the thread itself: an interrupt in the middle of `Thread.join`
+        makes Python 3.11 believe that a running thread has ended.
+        """
+        ended = [threading.Event() for _ in range(count)]
+        for i, event in enumerate(ended):
+            threading.Thread(target=self._guarded, args=(loop, event), name=f"{name}-{i}", daemon=True).start()
+        return ended
+
+    def _guarded(self, loop: Callable[[], None], ended: threading.Event) -> None:
         try:
             loop()
         except BaseException as err:
             self._fail(err)
+        finally:
+            ended.set()
 
-    def _end(self, threads: Sequence[threading.Thread], channel: Any) -> None:
+    def _end(self, threads: Sequence[threading.Event], channel: Any) -> None:
         """Let threads finish what waits in their channel, and end."""
         for _ in threads:
             self._put_into(channel, None)
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(_POLL_S)
+        for ended in threads:
+            while not ended.wait(_POLL_S):
                 self._pass_events_on()
                 self._check()
 

@@ -36,7 +36,12 @@ WAIT_S = 1.0
 
 
 def run_extract(
-    plan: ExtractPlan, store: FeatureStore, settings: Settings, on_event: OnEvent = ignore, **options: Any
+    plan: ExtractPlan,
+    store: FeatureStore,
+    settings: Settings,
+    on_event: OnEvent = ignore,
+    *,
+    backbones: dict[str, Backbone] | None = None,
 ) -> StageReport:
     """Compute the features of a plan and commit them, shard by shard.
 
@@ -49,7 +54,10 @@ def run_extract(
     store : FeatureStore
         Open for writing.
     settings : Settings
+        With `dask` set, shards are tasks on a Dask cluster.
     on_event : callable, optional
+    backbones : dict, optional
+        Networks by name, kept by the caller between runs of the same plan; what is missing is loaded into it.
 
     Returns
     -------
@@ -64,40 +72,33 @@ def run_extract(
             raise NoDataError(
                 f"expected the dataset {plan.recipe.dataset.name} in {store.url}, found none; run catalog first"
             )
-    rates, tally = Rates(), Tally()
     on_event(StageStarted("extract", plan.num_videos, "videos", plan.summary()))
-    if plan.shards:
-        with ShardRunner(plan, store, settings, on_event, rates) as runner:
-            tally = runner.run()
+    rates, tally = Rates(), Tally()
+    if plan.shards and settings.dask:
+        from extract.distributed import run_on_dask
+
+        did = run_on_dask(plan, store, settings, on_event)
+    else:
+        if plan.shards:
+            with ShardRunner(plan, store, settings, on_event, rates, backbones) as runner:
+                tally = runner.run()
+        did = tally.counts()
+    did["shards_skipped"] = did.get("shards_skipped", 0) + plan.num_shards_done
     dataset = store.dataset(plan.recipe.dataset.name)
     seconds = time.perf_counter() - started
     report = StageReport(
         stage="extract",
         recipe=plan.recipe.name,
-        did={
-            "shards_done": tally.shards_done,
-            "shards_skipped": plan.num_shards_done + tally.shards_by_others,
-            "videos_ok": tally.num_videos - len(tally.statuses),
-            "videos_failed": len(tally.statuses),
-            "crops": tally.crops,
-        },
+        did=did,
         seconds=seconds,
         num_bytes=tally.num_bytes,
         skipped=tuple(sorted(tally.skipped, key=lambda s: s.row)),
         fingerprint=plan.fingerprint,
         snapshot=dataset.snapshot(),
-        details={"rates": rates.as_details(), "statuses": count_statuses(tally)},
+        details={"rates": rates.as_details(), "statuses": tally.count_statuses()},
     )
     on_event(StageFinished("extract", _summary(report), seconds))
     return report
-
-
-def count_statuses(tally: Tally) -> dict[str, int]:
-    """Return videos per status, for those that are not ok."""
-    counts: dict[str, int] = {}
-    for status in tally.statuses.values():
-        counts[status] = counts.get(status, 0) + 1
-    return counts
 
 
 def _summary(report: StageReport) -> str:
@@ -117,10 +118,18 @@ class ShardRunner:
     settings : Settings
     on_event : callable
     rates : Rates
+    backbones : dict, optional
+        Networks that are loaded already; others are added.
     """
 
     def __init__(
-        self, plan: ExtractPlan, store: FeatureStore, settings: Settings, on_event: OnEvent, rates: Rates
+        self,
+        plan: ExtractPlan,
+        store: FeatureStore,
+        settings: Settings,
+        on_event: OnEvent,
+        rates: Rates,
+        backbones: dict[str, Backbone] | None = None,
     ) -> None:
         import torch
 
@@ -134,13 +143,16 @@ class ShardRunner:
         self._device = pick_device(settings.device)
         self._num_threads = max(1, torch.get_num_threads()) if self._device.type == "cpu" else 1
         self._dataset = store.dataset(plan.recipe.dataset.name)
-        self._backbones: dict[str, Backbone] = {
-            name: load_backbone(
-                spec, settings, self._device, expected_crops=plan.num_crops_of(name), on_event=self._events.put
-            )
-            for name, spec in plan.recipe.backbones.items()
-            if any(t.target.backbone == name for t in plan.targets)
-        }
+        self._backbones = backbones if backbones is not None else {}
+        for name in dict.fromkeys(t.target.backbone for t in plan.targets):
+            if name not in self._backbones:
+                self._backbones[name] = load_backbone(
+                    plan.recipe.backbones[name],
+                    settings,
+                    self._device,
+                    expected_crops=plan.num_crops_of(name),
+                    on_event=self._events.put,
+                )
         self._writers = {t.label: self._open_writer(t) for t in plan.targets}
         self._source = DecodePool(settings.workers or max(1, self._num_threads // 2))
 

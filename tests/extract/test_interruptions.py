@@ -1,0 +1,182 @@
+"""Killed, interrupted, overlapping, spread over workers: the finished store is always the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from extract import plan_extract, run_extract
+from pipeline import FeatureStore
+from pipeline.events import Event, ShardFinished
+from pipeline.settings import Settings
+from tests.support.extraction import (
+    assert_same_features,
+    catalogue,
+    extract_all,
+    make_videos,
+    read_everything,
+    tiny_recipe,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = """
+import sys, json, time
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from pipeline import FeatureStore
+from pipeline.recipe import parse_recipe
+from pipeline.settings import Settings
+from pipeline.events import ShardFinished
+from extract import plan_extract, run_extract
+
+def listen(event):
+    if isinstance(event, ShardFinished):
+        print("shard", event.shard, flush=True)
+        time.sleep(0.2)  # the listener holds new shards back, so that the test finds the run in the middle
+
+if __name__ == "__main__":
+    recipe = parse_recipe(json.loads(Path(sys.argv[1]).read_text()))
+    store = FeatureStore.open(sys.argv[2], mode="a")
+    settings = Settings(data=Path(sys.argv[3]), dask=sys.argv[4] or None)
+    try:
+        report = run_extract(plan_extract(recipe, store, settings), store, settings, listen)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        raise SystemExit(130)
+    print("did", json.dumps(report.did), flush=True)
+"""
+
+
+def start(tmp_path: Path, recipe, store: FeatureStore, videos: Path, dask: str = "") -> subprocess.Popen[str]:
+    script, recipe_file = tmp_path / "run.py", tmp_path / "recipe.json"
+    script.write_text(SCRIPT.format(root=str(ROOT)))
+    recipe_file.write_text(recipe.model_dump_json(by_alias=True))
+    return subprocess.Popen(
+        [sys.executable, str(script), str(recipe_file), store.url, str(videos), dask],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    return make_videos(tmp_path / "many", [18 + k % 5 for k in range(24)])
+
+
+def prepared(tmp_path: Path, recipe, videos: Path) -> FeatureStore:
+    store = FeatureStore.create(str(tmp_path / "store"))
+    catalogue(recipe, store, Settings(data=videos))
+    return store
+
+
+def test_killed_in_the_middle_and_run_again_equals_an_uninterrupted_run(tmp_path, many, program):
+    recipe = tiny_recipe(program, shard_rows=2)
+    store = prepared(tmp_path, recipe, many)
+    process = start(tmp_path, recipe, store, many)
+    assert process.stdout is not None
+    for line in process.stdout:  # after the third commit, with others in flight
+        if line.startswith("shard 1"):
+            process.kill()
+            break
+    process.wait()
+    left = plan_extract(recipe, FeatureStore.open(store.url), Settings(data=many))
+    assert 0 < len(left.shards) < 12
+    _, report = extract_all(recipe, store.url, Settings(data=many))
+    assert report.did["shards_skipped"] == left.num_shards_done
+    clean, _ = extract_all(recipe, tmp_path / "clean", Settings(data=many))
+    assert_same_features(read_everything(FeatureStore.open(store.url), recipe), read_everything(clean, recipe))
+
+
+def test_an_interrupt_stops_in_order_and_leaves_no_claims_or_processes(tmp_path, many, program):
+    recipe = tiny_recipe(program, shard_rows=2)
+    store = prepared(tmp_path, recipe, many)
+    process = start(tmp_path, recipe, store, many)
+    assert process.stdout is not None
+    children = []
+    for line in process.stdout:
+        if line.startswith("shard"):
+            children = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGINT)
+            break
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in out
+    assert not [p for p in Path(store.url).rglob("_claims/*") if p.is_file()]
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    assert plan_extract(recipe, FeatureStore.open(store.url), Settings(data=many)).shards
+
+
+def test_two_overlapping_runs_share_the_work(tmp_path, many, program):
+    recipe, settings = tiny_recipe(program, shard_rows=2), Settings(data=many)
+    store = prepared(tmp_path, recipe, many)
+    done: list[list[int]] = [[], []]
+    reports = [None, None]
+
+    def work(k: int) -> None:
+        mine = FeatureStore.open(store.url, mode="a")
+
+        def listen(event: Event) -> None:
+            if isinstance(event, ShardFinished) and event.target == "grid/tiny":
+                done[k].append(event.shard)
+
+        reports[k] = run_extract(plan_extract(recipe, mine, settings), mine, settings, listen)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(done[0] + done[1]) == list(range(12))
+    assert all(r is not None and r.did["shards_done"] + r.did["shards_skipped"] >= 24 for r in reports)
+    clean, _ = extract_all(recipe, tmp_path / "clean", settings)
+    assert_same_features(read_everything(FeatureStore.open(store.url), recipe), read_everything(clean, recipe))
+
+
+@pytest.mark.slow
+def test_dask_loses_nothing_when_workers_are_killed_every_few_seconds(tmp_path, program):
+    videos = make_videos(tmp_path / "many", [18 + k % 5 for k in range(60)])
+    recipe = tiny_recipe(program, shard_rows=2)
+    store = prepared(tmp_path, recipe, videos)
+    process = start(tmp_path, recipe, store, videos, dask="2")
+    killed = 0
+    deadline = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(4)
+        workers = [
+            p for p in psutil.Process(process.pid).children(recursive=True)
+            if "spawn_main" in " ".join(p.cmdline())
+        ] if process.poll() is None else []  # fmt: skip
+        if workers:
+            workers[killed % len(workers)].kill()
+            killed += 1
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err[-3000:]
+    assert "did" in out
+    assert killed >= 1
+    clean, _ = extract_all(recipe, tmp_path / "clean", Settings(data=videos))
+    assert plan_extract(recipe, FeatureStore.open(store.url), Settings(data=videos)).is_empty
+    assert_same_features(read_everything(FeatureStore.open(store.url), recipe), read_everything(clean, recipe))
+
+
+@pytest.mark.slow
+def test_dask_gives_what_one_process_gives(tmp_path, videos, program):
+    recipe = tiny_recipe(program)
+    store = prepared(tmp_path, recipe, videos)
+    report = run_extract(
+        plan_extract(recipe, store, Settings(data=videos, dask="2")), store, Settings(data=videos, dask="2")
+    )
+    assert report.did["shards_done"] == 6
+    assert report.did["crops"] == 70
+    clean, _ = extract_all(recipe, tmp_path / "clean", Settings(data=videos))
+    assert_same_features(read_everything(FeatureStore.open(store.url), recipe), read_everything(clean, recipe))
