@@ -98,7 +98,7 @@ def recipe_for(ds: Dataset, index: SearchIndex) -> Recipe:
     source = index.source
     crops, feature_set = source.crops, source.feature_set
     if crops is None or feature_set is None:  # an index of embeddings alone: its model names what it reads
-        embedded = ds.embedding_info(str(source.embedding)).attrs
+        embedded = ds.embedding_info(str(source.embedding)).fingerprint
         crops, feature_set = embedded.get("crops"), embedded.get("feature_set")
     remembered = ds.feature_info(crops, feature_set).recipe if crops and feature_set else None
     if not remembered:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SIGNIFICANCE = 0.05
 MAX_DIFFERENCES = 40
+PREDICTION_COLUMNS = ("result", "video_id", "group", "labels", "correct")
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,12 @@ def _run(name: str, report: bytes, predictions: bytes | None) -> Run:
         raise CorruptDataError(
             f"expected Parquet in {PREDICTIONS_FILE} of {name}, found something else: {err}"
         ) from err
+    missing = sorted(set(PREDICTION_COLUMNS) - set(table.column_names))
+    if missing:
+        raise FormatError(
+            f"expected the columns {', '.join(PREDICTION_COLUMNS)} in {PREDICTIONS_FILE} of {name}, "
+            f"found none called {', '.join(missing)}; run the probe again"
+        )
     return Run(name, parsed, table)
 
 
@@ -287,11 +294,11 @@ def _common_rows(
 
 def _outcomes(predictions: pa.Table, result_id: str) -> dict[str, tuple[bool, tuple[str, str]]]:
     """Return video id -> (correct, (label, group)) of one result."""
-    chosen = predictions.filter(pa.compute.equal(predictions["result"], result_id))
-    columns = [chosen[name].to_pylist() for name in ("video_id", "correct", "label", "group")]
+    chosen = predictions.filter(pa.compute.equal(predictions["result"].cast(pa.string()), result_id))
+    columns = [chosen[name].to_pylist() for name in ("video_id", "correct", "labels", "group")]
     return {
-        video: (bool(correct), (str(label), video if group is None else str(group)))
-        for video, correct, label, group in zip(*columns, strict=True)
+        video: (bool(correct), (", ".join(labels or ()), video if group is None else str(group)))
+        for video, correct, labels, group in zip(*columns, strict=True)
         if correct is not None
     }
 

@@ -15,7 +15,7 @@ from pipeline.reports import StageReport
 
 REPORT_FILE = "report.json"
 PREDICTIONS_FILE = "predictions.parquet"
-"""One line per (result, test row): result, row, video_id, group, label, predicted, correct."""
+"""One line per (result, test row): result, row, video_id, group, labels, predicted, correct."""
 
 ProbeKind = Literal["knn", "linear", "mlp", "attentive", "retrieval"]
 CurveName = Literal["k", "crops", "epoch", "labels"]

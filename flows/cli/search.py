@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -161,4 +162,4 @@ def _run_at(place: str, dataset: str | None) -> Any:
             f"expected one report in dataset {ds.name} of {place}, found {', '.join(names) or 'none'}; "
             "name them: scale compare A B --store STORE"
         )
-    return load_stored_run(opened, ds.name, names[0])
+    return replace(load_stored_run(opened, ds.name, names[0]), name=place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,25 @@ import pytest
 
 from pipeline import FeatureStore
 from pipeline.errors import CorruptDataError, FormatError, NotFoundError
-from probe.compare import Run, compare_runs, load_run, load_stored_run, match_results, render_comparison
+from pipeline.recipe import parse_recipe
+from pipeline.settings import Settings
+from probe import session
+from probe.compare import (
+    PREDICTION_COLUMNS,
+    Run,
+    compare_runs,
+    load_run,
+    load_stored_run,
+    match_results,
+    render_comparison,
+)
+from probe.report import HTML_FILE
 from probe.results import PREDICTIONS_FILE, REPORT_FILE, ProbeReport
+from probe.stage import plan_probe, run_probe
 from tests.support import page_checks
 from tests.support.browser import Browser
 from tests.support.probe_reports import make_report
-from tests.support.stores import make_store
+from tests.support.stores import FEATURE_SET, make_store
 
 NUM_ROWS, NUM_GROUPS = 200, 40
 
@@ -36,7 +50,7 @@ def predictions(report: ProbeReport, accuracy: float, seed: int = 0, groups: lis
                     "row": np.arange(NUM_ROWS),
                     "video_id": [f"v{i}.mp4" for i in range(NUM_ROWS)],
                     "group": groups,
-                    "label": [f"c{i % 5}" for i in range(NUM_ROWS)],
+                    "labels": [[f"c{i % 5}"] for i in range(NUM_ROWS)],
                     "predicted": ["c0"] * NUM_ROWS,
                     "correct": correct,
                 }
@@ -183,6 +197,45 @@ def test_what_is_no_report_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / PREDICTIONS_FILE).write_bytes(b"PAR1 not really")
     with pytest.raises(CorruptDataError, match="Parquet"):
         load_run(file)
+    pq.write_table(pa.table({"result": ["x"], "row": [0]}), tmp_path / PREDICTIONS_FILE)
+    with pytest.raises(FormatError, match="none called correct"):
+        load_run(file)
+
+
+def test_two_stored_reports_of_the_probe_stage(tmp_path: Path) -> None:
+    recipe = parse_recipe(
+        {
+            "name": "toy",
+            "dataset": {"name": "toy", "videos": "*.mp4"},
+            "crops": {"train16": {"policy": "random", "num_crops": 2}},
+            "backbones": {FEATURE_SET: {"kind": "pytorchvideo", "model": "x3d_xs", "weights": {"random": 0}}},
+            "probes": [{"kind": "knn", "crops": "train16", "k": [5], "readouts": ["mean"]}],
+        }
+    )
+    rng = np.random.default_rng(0)
+    classes = rng.integers(3, size=90)
+    sides = ["train" if i % 3 else "test" for i in range(90)]
+    runs = []
+    for name, spread in (("noisy", 30.0), ("clear", 0.3)):
+        means = np.eye(3, 8)[classes] * 4
+        values = (means[:, None] + rng.standard_normal((90, 2, 8)) * spread).astype(np.float16)
+        store = make_store(tmp_path / name, values=values, labels=[f"c{c}" for c in classes], splits=sides)
+        run_probe(plan_probe(recipe, store, Settings()), store, Settings())
+        runs.append(load_stored_run(store, "toy", "toy"))
+    pairs = compare_runs(runs[0], runs[1]).pairs
+    assert pairs
+    for pair in pairs:
+        assert pair.words == "B is better"
+        assert pair.num_rows == 30
+        assert pair.b is not None
+        assert pair.b.top1 > 0.9
+    html = store.dataset("toy").artifact("reports", "toy").read(HTML_FILE).decode()
+    assert "video not at hand" in html
+
+
+def test_the_predictions_that_the_stage_writes_can_be_read() -> None:
+    source = inspect.getsource(session.predictions_file)
+    assert all(f'"{column}"' in source for column in PREDICTION_COLUMNS)
 
 
 @pytest.mark.service
