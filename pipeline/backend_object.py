@@ -48,6 +48,8 @@ T = TypeVar("T")
 MAX_RETRIES = 5
 RETRY_TIMEOUT_S = 60
 CONNECT_TIMEOUT_S = 10
+REQUEST_TIMEOUT_S = 120
+"""A whole shard may come over a slow line; the client's own limit is 30 s."""
 NUM_PROBE_WRITERS = 4
 WRITER_STAMP = "scale-writer"
 """User metadata on created objects: tells whether a create that seemed to lose was in fact ours (a lost answer)."""
@@ -90,7 +92,8 @@ class ObjectBackend:
 
     def __init__(self, url: str, *, retries: int = MAX_RETRIES) -> None:
         parts = urlsplit(url)
-        if not parts.hostname or parts.query or parts.fragment or parts.username or parts.password:
+        has_user = parts.username is not None and not parts.scheme.startswith("abfs")  # abfss://container@account/...
+        if not parts.hostname or parts.query or parts.fragment or has_user or parts.password:
             raise InvalidInputError(
                 f"expected an address such as s3://bucket/path, found {_without_secrets(url)!r}; "
                 "credentials and endpoints come from the environment"
@@ -105,7 +108,10 @@ class ObjectBackend:
             (os.environ[n] for n in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if n in os.environ), None
         )
         options: dict[str, Any] = {
-            "client_options": {"connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S)},
+            "client_options": {
+                "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+                "timeout": timedelta(seconds=REQUEST_TIMEOUT_S),
+            },
             "retry_config": {"max_retries": retries, "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S)},
         }
         if self._scheme == "s3" and (self._endpoint or "").startswith("http://"):

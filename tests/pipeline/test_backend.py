@@ -172,6 +172,8 @@ def test_addresses() -> None:
         with pytest.raises(InvalidInputError) as caught:
             open_backend(bad)
         assert "secret" not in str(caught.value)
+    assert open_backend("gs://bucket/a/b/").url == "gs://bucket/a/b"
+    assert open_backend("abfss://container@account.dfs.core.windows.net/x").url.endswith("/x")
     assert open_backend("file:///tmp/a%20b").url == "/tmp/a b"
     assert open_backend("relative").url == str(Path("relative").resolve())
 
