@@ -236,7 +236,7 @@ class Dataset:
         )  # fmt: skip
 
     def drop_embeddings(self, name: str) -> None:
-        """Remove an embedding set, so that another model's can stand under its name; nothing happens when it is not there.
+        """Remove an embedding set, so that another model's can stand under its name; nothing where there is none.
 
         Embeddings are made again in seconds from features that stay; a set is never a mixture of two models.
         """
