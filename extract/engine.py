@@ -132,7 +132,7 @@ class Engine:
         self._total = total
         self._jobs: queue.Queue[VideoWork | None] = queue.Queue(maxsize=source.num_workers)
         self._decoded: queue.SimpleQueue[tuple[VideoWork, VideoFrames] | None] = queue.SimpleQueue()
-        self._memory = ByteBudget(memory_bytes)
+        self._memory = ByteBudget(memory_bytes, max_holders=source.num_workers + 2 * num_threads)
         self._to_write: queue.SimpleQueue[TargetShard | None] = queue.SimpleQueue()
         self._events = events if events is not None else queue.SimpleQueue()
         self._error: BaseException | None = None

@@ -21,24 +21,35 @@ class ByteBudget:
     ----------
     limit : int
         Bytes.
+    max_holders : int
+        Most requests that hold some at once: small videos must not be decoded, nor their shards claimed, far ahead.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, max_holders: int) -> None:
         self.limit = limit
+        self._max_holders = max_holders
         self._used = 0
+        self._holders = 0
         self._is_closed = False
         self._changed = threading.Condition()
 
     def acquire(self, num_bytes: int) -> None:
         """Wait for room and take it; returns at once when closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or not self._used or self._used + num_bytes <= self.limit)
+            self._changed.wait_for(lambda: self._is_closed or self._has_room(num_bytes))
             self._used += num_bytes
+            self._holders += 1
+
+    def _has_room(self, num_bytes: int) -> bool:
+        if not self._holders:
+            return True
+        return self._holders < self._max_holders and self._used + num_bytes <= self.limit
 
     def release(self, num_bytes: int) -> None:
         """Give room back."""
         with self._changed:
             self._used -= num_bytes
+            self._holders -= 1
             self._changed.notify_all()
 
     def close(self) -> None:
