@@ -1,0 +1,111 @@
+"""The encoder: batches across videos, memory that runs out, streams from many threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from extract.encode import CropItem, Encoder
+from extract.memory import ByteBudget
+from extract.targets import ViewSpec, resolve_targets
+from pipeline.errors import OutOfMemoryError
+from pipeline.settings import Settings
+from tests.support.extraction import tiny_recipe
+
+VIEW = ViewSpec(4, 16, False)
+
+
+class FakeBackbone:
+    """Returns each crop's mean colour; refuses batches above `most`, as a full device does."""
+
+    dim = 3
+
+    def __init__(self, most: int = 1000) -> None:
+        self.most = most
+        self.sizes: list[int] = []
+
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        if len(clips) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        self.sizes.append(len(clips))
+        return clips.mean(dim=(2, 3, 4))
+
+
+@pytest.fixture
+def targets(program):
+    return resolve_targets(tiny_recipe(program), Settings(), decoder={"name": "x"}, only=["grid"])
+
+
+def feed(encoder: Encoder, count: int) -> dict[int, np.ndarray]:
+    found: dict[int, np.ndarray] = {}
+    for k in range(count):
+        pixels = torch.full((4, 16, 16, 3), k % 200, dtype=torch.uint8)
+        encoder.add(VIEW, CropItem(pixels, None, {"grid/tiny": partial(found.__setitem__, k)}))
+    while encoder.flush():
+        pass
+    return found
+
+
+def assert_right(found: dict[int, np.ndarray], count: int) -> None:
+    assert sorted(found) == list(range(count))
+    expected = [((k % 200) / 255 - 0.45) / 0.225 for k in range(count)]
+    np.testing.assert_allclose([found[k][0] for k in range(count)], expected, atol=1e-4)
+
+
+def test_batches_have_one_size_until_the_last(targets):
+    network = FakeBackbone()
+    assert_right(feed(Encoder(targets, {"tiny": network}, batch_crops=8), 27), 27)
+    assert network.sizes == [8, 8, 8, 3]
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(targets):
+    network = FakeBackbone(most=3)
+    encoder = Encoder(targets, {"tiny": network}, batch_crops=16)
+    assert_right(feed(encoder, 40), 40)
+    assert max(network.sizes) == 2
+    assert len(encoder.notes) == 3
+    with pytest.raises(OutOfMemoryError, match="single crop"):
+        feed(Encoder(targets, {"tiny": FakeBackbone(most=0)}, batch_crops=4), 4)
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(targets):
+    def broken(clips: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="multiplied"):
+        feed(Encoder(targets, {"tiny": broken}, batch_crops=2), 2)
+
+
+def test_many_threads_lose_nothing(targets):
+    network = FakeBackbone()
+    encoder = Encoder(targets, {"tiny": network}, batch_crops=7)
+    found: dict[int, np.ndarray] = {}
+
+    def bring(k: int) -> None:
+        pixels = torch.full((4, 16, 16, 3), k % 200, dtype=torch.uint8)
+        encoder.add(VIEW, CropItem(pixels, None, {"grid/tiny": partial(found.__setitem__, k)}))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(bring, range(300)))
+    while encoder.flush():
+        pass
+    assert_right(found, 300)
+
+
+def test_the_byte_budget_bounds_bytes_and_holders():
+    budget = ByteBudget(100, max_holders=2)
+    budget.acquire(500)  # larger than all: alone
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(budget.acquire, 10)
+        assert not waiting.done()
+        budget.release(500)
+        waiting.result(timeout=5)
+        budget.acquire(10)
+        third = pool.submit(budget.acquire, 1)
+        assert not third.done()
+        budget.close()
+        third.result(timeout=5)

@@ -1,0 +1,122 @@
+"""Pixels: cut, resized, flipped, coloured and normalised as their slow twins do it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from extract.colour import ColourDraw, augment_colours, draw_colours
+from extract.preprocess import cut_crop, normalise
+from extract.streams import apply_stream
+from extract.upload import FrameUploader
+from pipeline.recipe import CropPolicy
+
+RNG = np.random.default_rng(0)
+FRAMES = torch.from_numpy(RNG.integers(0, 256, (6, 40, 60, 3), dtype=np.uint8))
+
+
+def geometry(top: int, left: int, bottom: int, right: int, flip: bool = False) -> np.ndarray:
+    return np.array([0, 1, top, left, bottom, right, flip, 1, 0], np.float32)
+
+
+def test_a_box_of_the_wanted_size_is_copied_exactly_and_flipped():
+    box = geometry(3, 5, 19, 21)
+    cut = cut_crop(FRAMES, np.array([4, 1, 1]), box, 16)
+    np.testing.assert_array_equal(cut.numpy(), FRAMES[[4, 1, 1], 3:19, 5:21].numpy())
+    flipped = cut_crop(FRAMES, np.array([4, 1, 1]), geometry(3, 5, 19, 21, flip=True), 16)
+    np.testing.assert_array_equal(flipped.numpy(), cut.numpy()[:, :, ::-1])
+    assert flipped.is_contiguous()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 40, 60), (2, 3, 35, 37), (10, 10, 14, 15), (0, 0, 1, 1)])
+def test_resizing_is_antialiased_bilinear(box):
+    cut = cut_crop(FRAMES, np.array([0, 2]), geometry(*box), 16)
+    exact = torch.nn.functional.interpolate(
+        FRAMES[[0, 2], box[0] : box[2], box[1] : box[3]].permute(0, 3, 1, 2).double(),
+        (16, 16),
+        mode="bilinear",
+        antialias=True,
+    )
+    assert cut.shape == (2, 16, 16, 3)
+    assert (cut.permute(0, 3, 1, 2).double() - exact).abs().max() <= 1.0
+
+
+def test_normalise_and_its_strides():
+    clips = torch.stack([cut_crop(FRAMES, np.arange(2), geometry(0, 0, 20, 20), 20)])
+    out = normalise(clips, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    expected = (clips.double() / 255 - torch.tensor([0.4, 0.5, 0.6])) / torch.tensor([0.1, 0.2, 0.3])
+    torch.testing.assert_close(out.double(), expected.permute(0, 4, 1, 2, 3), atol=1e-5, rtol=1e-5)
+    assert out.is_contiguous(memory_format=torch.channels_last_3d)
+    assert clips.dtype == torch.uint8
+
+
+def test_temporal_gradient_is_that_of_ltg():
+    now, before = FRAMES[None, 1:4], FRAMES[None, 0:3]
+    found = apply_stream("tgrad", now, before)
+    np.testing.assert_allclose(found.numpy(), (before.numpy().astype(float) - now.numpy() + 255) / 2)
+    assert apply_stream("rgb", now, None) is now
+    assert (apply_stream("tgrad", now, now) == 127.5).all()
+
+
+def test_flow_finds_a_shift():
+    pytest.importorskip("cv2")
+    noise = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    before, now = torch.from_numpy(noise)[None, None], torch.from_numpy(np.roll(noise, 4, axis=1).copy())[None, None]
+    flow = apply_stream("flow", now, before)[0, 0, 32:96, 32:96].float()
+    assert abs(float(flow[..., 0].median()) - (4 + 20) * 255 / 40) < 8
+    assert abs(float(flow[..., 1].median()) - 127.5) < 8
+
+
+def test_colour_is_one_draw_a_crop_and_the_same_in_every_frame():
+    policy = TypeAdapter(CropPolicy).validate_python({"policy": "random", "num_crops": 400, "colour": {}})
+    draws = draw_colours(policy, "v", 400)
+    assert draws == draw_colours(policy, "v", 400)
+    assert draws != draw_colours(policy, "w", 400)
+    assert np.mean([bool(d.order) for d in draws]) == pytest.approx(0.8, abs=0.06)
+    assert np.mean([d.is_grey for d in draws]) == pytest.approx(0.2, abs=0.06)
+    assert np.mean([d.blur_sigma > 0 for d in draws]) == pytest.approx(0.5, abs=0.08)
+    still = FRAMES[0:1].permute(0, 3, 1, 2).expand(3, -1, -1, -1)
+    for draw in draws[:20]:
+        out = augment_colours(still, draw)
+        assert out.dtype == torch.uint8
+        assert (out == out[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("draw", "expected"),
+    [
+        (ColourDraw((), (1, 1, 1, 0), False, 0.0), lambda x: x),
+        (ColourDraw((0,), (0.5, 1, 1, 0), False, 0.0), lambda x: x * 0.5),
+        (ColourDraw((3,), (1, 1, 1, 1 / 3), False, 0.0), lambda x: x[:, [2, 0, 1]]),
+        (ColourDraw((3,), (1, 1, 1, 0.0), False, 0.0), lambda x: x),
+        (ColourDraw((2,), (1, 1, 0.0, 0), False, 0.0), lambda x: _grey(x)),
+        (ColourDraw((), (1, 1, 1, 0), True, 0.0), lambda x: _grey(x)),
+    ],
+)
+def test_colour_operations(draw, expected):
+    clip = FRAMES[:2].permute(0, 3, 1, 2)
+    found = augment_colours(clip, draw).float()
+    assert (found - expected(clip.float())).abs().max() <= 1.0
+
+
+def _grey(x: torch.Tensor) -> torch.Tensor:
+    return (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True).expand_as(x)
+
+
+def test_upload_on_a_cpu_copies_nothing():
+    frames = FRAMES.numpy()
+    assert FrameUploader(torch.device("cpu")).upload(frames).data_ptr() == frames.ctypes.data
+
+
+@pytest.mark.gpu
+def test_a_gpu_sees_the_same_pixels():
+    uploader = FrameUploader(torch.device("cuda"))
+    for _ in range(5):
+        found = uploader.upload(FRAMES.numpy())
+        box = geometry(2, 3, 35, 37, flip=True)
+        difference = (
+            cut_crop(found, np.array([0, 2]), box, 16).cpu().int() - cut_crop(FRAMES, np.array([0, 2]), box, 16).int()
+        )
+        assert difference.abs().max() <= 1
