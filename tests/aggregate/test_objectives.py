@@ -54,7 +54,7 @@ def score(objective, model: ScaleModel, batch: SetBatch, tokens=None):
 
 
 def cosine(a, b) -> float:
-    a, b = a.double(), b.double()
+    a, b = a.detach().double(), b.detach().double()
     return float(a @ b / max(float(a.norm()), 1e-12) / max(float(b.norm()), 1e-12))
 
 

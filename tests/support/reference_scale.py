@@ -21,7 +21,9 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         outputs = []
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        for q_h, k_h, v_h in zip(q.chunk(self.heads, -1), k.chunk(self.heads, -1), v.chunk(self.heads, -1), strict=True):
+        for q_h, k_h, v_h in zip(
+            q.chunk(self.heads, -1), k.chunk(self.heads, -1), v.chunk(self.heads, -1), strict=True
+        ):
             weights = torch.softmax(q_h @ k_h.transpose(1, 2) / math.sqrt(q_h.shape[-1]), dim=-1)
             outputs.append(weights @ v_h)
         return self.proj(torch.cat(outputs, dim=-1))

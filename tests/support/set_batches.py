@@ -28,7 +28,13 @@ def raw_geometry(num_videos: int, num_crops: int, generator: torch.Generator) ->
 
 
 def crop_batch(
-    num_videos: int, num_crops: int, dim: int = 8, *, seed: int = 0, share_valid: float = 1.0, num_groups: int | None = None
+    num_videos: int,
+    num_crops: int,
+    dim: int = 8,
+    *,
+    seed: int = 0,
+    share_valid: float = 1.0,
+    num_groups: int | None = None,
 ) -> CropBatch:
     """Random crops; a share of them valid; groups that several videos share."""
     g = torch.Generator().manual_seed(seed)
@@ -37,9 +43,7 @@ def crop_batch(
     raw = raw_geometry(num_videos, num_crops, g)
     ids = torch.arange(100, 100 + num_videos)
     groups = ids if num_groups is None else torch.arange(num_videos) % num_groups
-    return CropBatch(
-        features, derive_geometry(raw, valid), raw, torch.arange(num_videos), valid, ids, groups
-    )
+    return CropBatch(features, derive_geometry(raw, valid), raw, torch.arange(num_videos), valid, ids, groups)
 
 
 def set_batch(
