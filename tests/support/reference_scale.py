@@ -6,6 +6,7 @@ Module names are those of the released checkpoints. Nothing here is shared with 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ class _Block(nn.Module):
 
 def _head(*widths: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(widths[:-1], widths[1:], strict=True):
+    for a, b in pairwise(widths):
         layers += [nn.Linear(a, b, bias=False), nn.GELU()]
     return nn.Sequential(*layers[:-1])
 
