@@ -111,13 +111,13 @@ def test_bad_requests_are_errors_and_keep_the_worker(pool: DecodePool, video: Pa
         ("crash", "crashed (SIGSEGV), in each of 2 processes"),
         ("open-crash", "crashed (SIGSEGV), in each of 2 processes"),
         ("exit", "exit code 7"),
-        ("hang", "no sign of life for 0.5 s"),
-        ("open-hang", "no sign of life for 0.5 s"),
+        ("hang", "no sign of life for 1.5 s"),
+        ("open-hang", "no sign of life for 1.5 s"),
     ],
 )
 def test_what_kills_its_decoder_is_unreadable_and_others_go_on(named, name: str, reason: str) -> None:
     good, bad = named("good"), named(name)
-    with DecodePool(1, timeout_s=0.5, opener=BAD) as pool:
+    with DecodePool(1, timeout_s=1.5, opener=BAD) as pool:
         futures = [pool.submit(path, WANTED) for path in (good, bad, good)]
         with pytest.raises(VideoError) as caught:
             futures[1].result(60)
@@ -129,7 +129,7 @@ def test_what_kills_its_decoder_is_unreadable_and_others_go_on(named, name: str,
 
 @pytest.mark.parametrize("name", ["crash-once", "open-crash-once", "hang-once"])
 def test_what_fails_once_is_tried_again_in_a_fresh_process(named, name: str) -> None:
-    with DecodePool(1, timeout_s=0.5, opener=BAD) as pool, pool.open_reader(named(name)) as reader:
+    with DecodePool(1, timeout_s=1.5, opener=BAD) as pool, pool.open_reader(named(name)) as reader:
         decoded = reader.read(WANTED)
         assert [frame_number(frame) for frame in decoded.frames] == WANTED.tolist()
         assert reader.attempts == 2
@@ -145,7 +145,7 @@ def test_a_defect_of_ours_costs_one_video_and_says_where(named, capfd: pytest.Ca
 
 
 def test_slow_is_not_stuck(named) -> None:
-    with DecodePool(1, timeout_s=0.6, opener=BAD) as pool, pool.open_reader(named("slow")) as reader:
+    with DecodePool(1, timeout_s=1.1, opener=BAD) as pool, pool.open_reader(named("slow")) as reader:
         assert len(reader.read(WANTED).frames) == 3
         assert reader.attempts == 1
 
