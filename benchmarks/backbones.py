@@ -1,6 +1,6 @@
 """Crops a second of every backbone at its native input: as built, tuned, and compiled.
 
-    python benchmarks/backbones.py [--compile] [--only NAME ...]
+    python benchmarks/backbones.py [--compile] [--short] [--only NAME ...]
 
 "As built" is the network as its library gives it, eager, on contiguous
 float32 crops. "Tuned" is what ``load_backbone`` returns. Weights are random
@@ -8,19 +8,24 @@ except for the exported program, which is the MobileNetV2 of
 SCALE_SHARED_DATA (left out where that folder is absent).
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+# benchmarks/extract.py would stand in for the package `extract` if this folder came first
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import torch
-from _table import write_results
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from benchmarks._table import write_results
 from extract.backbones import load_backbone
 from extract.backbones.compiling import compiled
 from extract.backbones.layers import MeanOverFrames
@@ -33,6 +38,7 @@ from pipeline.settings import Settings
 
 SHARED = Path(os.environ.get("SCALE_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 MOBILENET = SHARED / "weights" / "mobilenet_v2_imagenet_features_1280.pt2"
+SHORT = ("mobilenet_v2 (exported)", "x3d_xs")
 COMPILED = ("mobilenet_v2 (exported)", "x3d_xs", "x3d_s", "slow_r50", "r2plus1d_r50", "mvit_base_16x4", "svt")
 
 
@@ -109,14 +115,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--compile", action="store_true", help="also compile some (a minute or more)")
     parser.add_argument("--only", nargs="*", help="names of backbones")
+    parser.add_argument("--short", action="store_true", help="the two quickest, without compiling; writes no page")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    only = SHORT if arguments.short else arguments.only
     rows = []
     for name, (spec, size) in cases().items():
-        if not arguments.only or name in arguments.only:
-            rows.append(measure(name, spec, size, with_compile=arguments.compile))
+        if not only or name in only:
+            rows.append(measure(name, spec, size, with_compile=arguments.compile and not arguments.short))
             print(rows[-1], flush=True)
+    if only:
+        return  # the page is about all of them
     write_results(
         "backbones",
         "Crops a second of each backbone, float32",
