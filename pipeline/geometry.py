@@ -79,6 +79,23 @@ def _stored_rows(backend: StorageBackend, key: str, layout: ArrayLayout, shard: 
     return stored[: int(last[-1]) + 1] if last.size else stored[:0]
 
 
+def vouched_rows(backend: StorageBackend, crop_set: str, key: str, layout: ArrayLayout, shard: int) -> np.ndarray:
+    """Return a shard's rows of which some ledger knows the checksum; zeros for the others. For repairs."""
+    stored = _stored_rows(backend, key, layout, shard)
+    known = np.zeros(len(stored), bool)
+    found = row_checksums(stored)
+    for name in backend.folders(f"{crop_set}/ledger"):
+        try:
+            entry = Ledger(backend, f"{crop_set}/ledger/{name}").entry(shard)
+        except (CorruptDataError, SnapshotChangedError):
+            continue
+        if entry is not None:
+            n = min(len(stored), len(entry.num_valid))
+            known[:n] |= (entry.checksums("geometry")[:n] == found[:n]) & (entry.num_valid[:n] > 0)
+    stored[~known] = 0
+    return stored[: int(np.flatnonzero(known)[-1]) + 1] if known.any() else stored[:0]
+
+
 def _check_conflicts(
     backend: StorageBackend, spec: SetSpec, task: ShardTask, offered: np.ndarray, conflicting: list[int]
 ) -> None:

@@ -17,7 +17,7 @@ from pipeline.errors import CorruptDataError, NotFoundError
 from pipeline.layout import ArrayLayout, shard_range
 from pipeline.memory import map_file
 from pipeline.schema import shard_key
-from pipeline.shardfile import parse_index
+from pipeline.shardfile import crc32c, parse_index
 
 MAX_FOREIGN_CHUNK_BYTES = 1 << 30
 """Largest chunk of a foreign array that is decoded."""
@@ -146,6 +146,17 @@ def open_shard_file(backend: StorageBackend, key: str, layout: ArrayLayout) -> S
     shape = (layout.chunk_rows, *layout.row_shape)
     pieces = [data[o : o + body].view(layout.dtype).reshape(shape) for o in offsets[:used].tolist()]
     return ShardRows(pieces, layout.chunk_rows, kept)
+
+
+def chunks_hold(backend: StorageBackend, key: str, layout: ArrayLayout) -> bool:
+    """Return whether every chunk of a shard matches the crc32c that Zarr keeps behind it."""
+    data = backend.read(key)
+    offsets = parse_index(data[max(len(data) - layout.index_bytes, 0) :], layout, len(data), what=key)
+    for start in offsets[offsets >= 0].tolist():
+        stop = start + layout.chunk_bytes
+        if crc32c(data[start : stop - 4]) != int.from_bytes(data[stop - 4 : stop], "little"):
+            return False
+    return True
 
 
 def _inner_strides(layout: ArrayLayout) -> tuple[int, ...]:

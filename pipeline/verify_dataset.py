@@ -6,15 +6,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipeline import schema
-from pipeline.arrays import read_group
+from pipeline.arrays import read_group, read_layout
 from pipeline.artifacts import META, list_artifacts, load_artifact
 from pipeline.catalogue import Catalogue, commit_numbers
 from pipeline.claims import Claims
 from pipeline.errors import CorruptDataError, FormatError, NotFoundError, PipelineError
+from pipeline.geometry import vouched_rows
 from pipeline.ledger import list_generations
 from pipeline.locks import exclusive
+from pipeline.mapped import chunks_hold
+from pipeline.schema import shard_key
 from pipeline.sealed import check_seal
 from pipeline.sets import SetSpec, open_embedding_set, open_feature_set
+from pipeline.shardfile import encode_shard
 from pipeline.verify import Problem
 from pipeline.verify_set import SetCheck
 
@@ -53,7 +57,7 @@ class DatasetCheck:
             self.problems.extend(check.problems)
             self.num_rows += check.num_rows
             self.num_bytes += check.num_bytes
-        self._check_geometry_orphans()
+        self._check_geometry()
         self._check_artifacts()
         self._check_leftovers()
 
@@ -142,8 +146,8 @@ class DatasetCheck:
             self._found("damaged catalogue", keys[1], "the copy differs", "copied again" if self._repair else "")
         return any(data is not None for data in good)
 
-    def _check_geometry_orphans(self) -> None:
-        """Geometry shards that no feature set's ledger knows."""
+    def _check_geometry(self) -> None:
+        """Check the shared geometry: shards that no ledger knows, damage between the rows."""
         for crops in self._backend.folders(f"{self._name}/crops"):
             folder = schema.crop_set_key(self._name, crops)
             known: set[int] = set()
@@ -151,13 +155,36 @@ class DatasetCheck:
                 known |= set(list_generations(self._backend, f"{folder}/ledger/{name}"))
             for key, _ in self._backend.list(schema.geometry_key(self._name, crops), recursive=False):
                 shard = key.rpartition("/")[2].split(".")
-                if shard[0] != "c" or not shard[1].isdigit() or int(shard[1]) in known:
+                if shard[0] != "c" or not shard[1].isdigit():
+                    continue
+                if int(shard[1]) in known:
+                    self._check_geometry_shard(crops, int(shard[1]))
                     continue
                 if self._is_live(f"{folder}/"):
                     continue  # somebody is between writing the arrays and committing them
                 if self._repair:
                     self._backend.delete(key)
                 self._found("orphan", key, "a geometry shard without a ledger entry", "deleted" if self._repair else "")
+
+    def _check_geometry_shard(self, crops: str, shard: int) -> None:
+        """Hold a shard to Zarr's own checksums too, which cover what lies beside the rows."""
+        folder = schema.crop_set_key(self._name, crops)
+        key = schema.geometry_key(self._name, crops)
+        with exclusive(self._backend, folder):
+            try:
+                layout, _ = read_layout(self._backend, key)
+                if layout is None or chunks_hold(self._backend, shard_key(key, shard, layout.ndim), layout):
+                    return
+                fixed = ""
+                if self._repair:
+                    rows = vouched_rows(self._backend, folder, key, layout, shard)
+                    data = encode_shard(rows, layout) if len(rows) else b""
+                    where = shard_key(key, shard, layout.ndim)
+                    self._backend.put(where, data) if data else self._backend.delete(where)
+                    fixed = "written again from the rows that a ledger vouches for"
+            except FormatError:
+                return  # reported with the set that reads it
+        self._found("wrong checksum", f"{key} shard {shard}", "bytes differ from what was written", fixed)
 
     def _check_artifacts(self) -> None:
         for kind in schema.ARTIFACT_KINDS:

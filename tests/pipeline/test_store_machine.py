@@ -1,0 +1,158 @@
+"""The store against a dict: append, extract, die, resume, retry, verify, damage, read an old snapshot, in any order."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pipeline import FeatureStore, RowStatus
+from pipeline.errors import PipelineError, SnapshotChangedError
+from pipeline.recipe import RandomPolicy
+from pipeline.verify import verify_store
+from tests.support.faults import FaultPlan, FaultyLocalBackend
+from tests.support.stores import make_geometry, make_values, video_table
+
+V, D, SHARD_ROWS = 2, 3, 4
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """`model` holds what every committed row must read as: row -> (status, values, valid)."""
+
+    @initialize()
+    def create(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
+        store = FeatureStore.create(self.folder / "s")
+        ds = store.create_dataset("toy", shard_rows=SHARD_ROWS)
+        ds.define_crop_set("c", RandomPolicy(policy="random", num_crops=V))
+        ds.writer("c", "f", {"b": 1}, D)
+        self.model: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}
+        self.num_rows = 0
+        self.pinned: list[tuple[object, int, dict[int, tuple[str, np.ndarray, np.ndarray]]]] = []
+        self.tries = 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "folder"):
+            shutil.rmtree(self.folder)
+
+    def open(self, plan: FaultPlan | None = None) -> FeatureStore:
+        place = self.folder / "s"
+        return FeatureStore.open(place if plan is None else FaultyLocalBackend(place, plan), mode="a")
+
+    @rule(n=st.integers(1, 5))
+    def append(self, n: int) -> None:
+        appended = self.open().dataset("toy").append_videos(video_table(self.num_rows + n))
+        assert (appended.num_new, appended.num_known) == (n, self.num_rows)
+        self.num_rows += n
+
+    def work(self, store: FeatureStore, retry: tuple[str, ...], failing: set[int]) -> None:
+        writer = store.dataset("toy").writer("c", "f", {"b": 1}, D)
+        for task in writer.todo(retry=retry):
+            self.tries += 1
+            rows = task.rows
+            values = make_values(rows, V, D, salt=self.tries)
+            status = ["partial" if r in failing else "ok" for r in rows.tolist()]
+            valid = np.ones((len(rows), V), bool)
+            valid[[r in failing for r in rows.tolist()], 1:] = False
+            made = {
+                r: (s, np.where(ok[:, None], v, 0).astype(np.float16), ok)
+                for r, s, v, ok in zip(rows.tolist(), status, values, valid, strict=True)
+            }
+            before = dict(self.model)
+            self.maybe = made
+            lines = [RowStatus(r, s) for r, s in zip(rows.tolist(), status, strict=True)]
+            writer.write(task, values, valid, make_geometry(rows, V), lines)
+            self.model = {**before, **made}
+            self.maybe = {}
+
+    @rule(failing=st.sets(st.integers(0, 20), max_size=3), retry=st.sampled_from([(), ("partial",)]))
+    def extract(self, failing: set[int], retry: tuple[str, ...]) -> None:
+        self.maybe = {}
+        self.work(self.open(), retry, failing)
+        assert set(self.model) == set(range(self.num_rows))
+
+    @rule(
+        failing=st.sets(st.integers(0, 20), max_size=2),
+        at=st.integers(0, 60),
+        action=st.sampled_from(["fail", "tear", "late"]),
+        retry=st.sampled_from([(), ("partial",)]),
+    )
+    def extract_and_die(self, failing: set[int], at: int, action: str, retry: tuple[str, ...]) -> None:
+        self.maybe = {}
+        with suppress(PipelineError):
+            self.work(self.open(FaultPlan(at=at, action=action, forever=True)), retry, failing)
+        if self.maybe:  # did the commit happen before the disk died? The ledger says, nobody else
+            ds = self.open().dataset("toy")
+            status = ds.status("c", "f").to_pylist()
+            block = ds.select().features("c", "f")
+            took = [
+                status[r]["status"] == made[0]
+                and np.array_equal(block.values[r], made[1])
+                and np.array_equal(block.valid[r], made[2])
+                for r, made in self.maybe.items()
+            ]
+            assert all(took) or not any(took), "half a shard was committed"
+            if all(took):
+                self.model.update(self.maybe)
+
+    @rule()
+    def pin(self) -> None:
+        self.pinned = [
+            *self.pinned[-2:],
+            (FeatureStore.open(self.folder / "s").dataset("toy"), self.num_rows, dict(self.model)),
+        ]
+
+    @rule()
+    def verify(self) -> None:
+        verify_store(self.open(), repair=True)
+        assert verify_store(self.open()).problems == ()
+
+    @precondition(lambda self: self.model)
+    @rule(seed=st.integers(0, 10_000))
+    def damage_and_repair(self, seed: int) -> None:
+        rng = random.Random(seed)
+        shards = sorted((self.folder / "s").rglob("values/c.*"))
+        if not shards:
+            return
+        path = rng.choice(shards)
+        data = bytearray(path.read_bytes())
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        assert verify_store(self.open(), repair=True).is_clean
+        status = self.open().dataset("toy").status("c", "f")["status"].to_pylist()
+        self.model = {r: made for r, made in self.model.items() if status[r] != "pending"}
+        self.pinned = []
+
+    def compare(self, ds: object, num_rows: int, model: dict[int, tuple[str, np.ndarray, np.ndarray]]) -> None:
+        block = ds.select().features("c", "f")  # type: ignore[attr-defined]
+        status = ds.status("c", "f")["status"].to_pylist()  # type: ignore[attr-defined]
+        assert len(block) == num_rows
+        for r in range(num_rows):
+            kind, values, valid = model.get(r, ("pending", np.zeros((V, D), np.float16), np.zeros(V, bool)))
+            assert status[r] == kind, r
+            np.testing.assert_array_equal(block.values[r], values)
+            np.testing.assert_array_equal(block.valid[r], valid)
+
+    @invariant()
+    def the_present_is_the_model(self) -> None:
+        if hasattr(self, "folder"):
+            self.compare(FeatureStore.open(self.folder / "s").dataset("toy"), self.num_rows, self.model)
+
+    @invariant()
+    def pinned_readers_keep_their_snapshot(self) -> None:
+        for ds, num_rows, model in getattr(self, "pinned", []):
+            with suppress(SnapshotChangedError):
+                self.compare(ds, num_rows, model)
+
+
+TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine.settings = settings(
+    max_examples=15, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+)
