@@ -98,7 +98,7 @@ class Postgres:
 @contextmanager
 def postgres(variables: Mapping[str, str]) -> Iterator[Postgres]:
     """Start PostgreSQL with the compose file's user, database and password; stop it afterwards."""
-    programs = Path(require_program("initdb")).parent
+    programs = Path(require_program("initdb")).resolve().parent
     service = compose_service("postgres", variables, {}).environment
     # PostgreSQL refuses to run as root, and its folder must be its user's.
     user = "postgres" if os.getuid() == 0 else None
