@@ -40,7 +40,7 @@ class GridSpec:
     """What is trained."""
 
     kind: HeadKind = "linear"
-    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
+    learning_rates: tuple[float, ...] = (3e-4, 3e-3, 3e-2)
     weight_decays: tuple[float, ...] = (0.0, 0.1, 1.0)
     seeds: tuple[int, ...] = (0,)
     epochs: int = 60

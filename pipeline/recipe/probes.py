@@ -56,7 +56,7 @@ class LinearProbe(ProbeBase):
     readouts: tuple[TrainedReadout, ...] = ("mean", "crops", "cls", "joined")
     """mean: pooled crops. crops: every crop classified, logits averaged. cls: the SCALE embedding. joined: mean and
     embedding. The attentive probe reads the crops and has no readouts."""
-    learning_rates: tuple[PositiveFloat, ...] = Field((1e-4, 3e-4, 1e-3, 3e-3), min_length=1)
+    learning_rates: tuple[PositiveFloat, ...] = Field((3e-4, 3e-3, 3e-2), min_length=1)
     """AdamW, on channels standardised by the train rows; warm-up over 5 % of the steps, then a cosine to 0."""
     weight_decays: tuple[NonNegativeFloat, ...] = Field((0.0, 0.1, 1.0), min_length=1)
     """Decoupled, times the learning rate."""
