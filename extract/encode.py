@@ -126,8 +126,8 @@ class Encoder:
     def _batch_size(self, view: ViewSpec, device_type: str) -> int:
         if self._batch_crops:
             return self._batch_crops
-        budget = CPU_BATCH_PIXELS if device_type == "cpu" else GPU_BATCH_PIXELS
-        return max(1, min(256, round(budget / (view.num_frames * view.size_px**2))))
+        budget, most = (CPU_BATCH_PIXELS, 16) if device_type == "cpu" else (GPU_BATCH_PIXELS, 256)
+        return max(1, min(most, round(budget / (view.num_frames * view.size_px**2))))
 
     def _encode(self, group: _Group, items: list[CropItem]) -> None:
         import torch

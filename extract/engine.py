@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     import torch
 
 _POLL_S = 0.05
+MAX_UNWRITTEN = 4
+"""Complete shards that may wait for the writing thread."""
 
 
 class FrameSource(Protocol):
@@ -133,7 +135,7 @@ class Engine:
         self._jobs: queue.Queue[VideoWork | None] = queue.Queue(maxsize=source.num_workers)
         self._decoded: queue.SimpleQueue[tuple[VideoWork, VideoFrames] | None] = queue.SimpleQueue()
         self._memory = ByteBudget(memory_bytes, max_holders=source.num_workers + 2 * num_threads)
-        self._to_write: queue.SimpleQueue[TargetShard | None] = queue.SimpleQueue()
+        self._to_write: queue.Queue[TargetShard | None] = queue.Queue(maxsize=MAX_UNWRITTEN)
         self._events = events if events is not None else queue.SimpleQueue()
         self._error: BaseException | None = None
         self._stopping = threading.Event()
@@ -172,10 +174,7 @@ class Engine:
             self._memory.close()
             self._drain_jobs()
             for threads, channel in ((decoders, self._jobs), (encoders, self._decoded), (writers, self._to_write)):
-                for _ in threads:
-                    channel.put(None)
-                for ended in threads:
-                    ended.wait()
+                _end_waiting(threads, channel)
             for stack in self._stacks.values():
                 stack.close()
             self._pass_events_on()
@@ -295,7 +294,17 @@ class Engine:
         elapsed = max(time.perf_counter() - self._started, 1e-9)
         self._events.put(Progress("extract", done, self._total, {"videos_per_s": round(done / elapsed, 2)}))
         for part in complete:
-            self._to_write.put(part)
+            self._hand_to_writer(part)
+
+    def _hand_to_writer(self, part: TargetShard) -> None:
+        """Pass a shard on; waits while storage is slower than the networks, unless the run is being stopped."""
+        while True:
+            try:
+                self._to_write.put(part, timeout=_POLL_S)
+                return
+            except queue.Full:
+                if self._stopping.is_set():
+                    return
 
     def _note_failures(self, work: VideoWork) -> None:
         for part in work.shards:
@@ -360,3 +369,16 @@ class Engine:
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+def _end_waiting(threads: Sequence[threading.Event], channel: Any) -> None:
+    """Send every thread its signal to end and wait until it has; a thread that died takes nothing any more."""
+    for ended in threads:
+        while not ended.is_set():
+            try:
+                channel.put(None, timeout=_POLL_S)
+                break
+            except queue.Full:
+                continue
+    for ended in threads:
+        ended.wait()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -15,7 +15,6 @@ import pytest
 
 from extract import plan_extract, run_extract
 from pipeline import FeatureStore
-from pipeline.events import Event, ShardFinished
 from pipeline.settings import Settings
 from tests.support.extraction import (
     assert_same_features,
@@ -34,13 +33,15 @@ from pathlib import Path
 from pipeline import FeatureStore
 from pipeline.recipe import parse_recipe
 from pipeline.settings import Settings
-from pipeline.events import ShardFinished
+from pipeline.events import Progress, ShardFinished
 from extract import plan_extract, run_extract
 
 def listen(event):
     if isinstance(event, ShardFinished):
         print("shard", event.shard, flush=True)
-        time.sleep(0.2)  # the listener holds new shards back, so that the test finds the run in the middle
+    if isinstance(event, Progress):
+        print("video", event.done, flush=True)
+        time.sleep(float(sys.argv[5]))  # holds new videos back: the test finds the run in the middle
 
 if __name__ == "__main__":
     recipe = parse_recipe(json.loads(Path(sys.argv[1]).read_text()))
@@ -55,12 +56,14 @@ if __name__ == "__main__":
 """
 
 
-def start(tmp_path: Path, recipe, store: FeatureStore, videos: Path, dask: str = "") -> subprocess.Popen[str]:
+def start(
+    tmp_path: Path, recipe, store: FeatureStore, videos: Path, dask: str = "", hold_s: float = 0
+) -> subprocess.Popen[str]:
     script, recipe_file = tmp_path / "run.py", tmp_path / "recipe.json"
     script.write_text(SCRIPT.format(root=str(ROOT)))
     recipe_file.write_text(recipe.model_dump_json(by_alias=True))
     return subprocess.Popen(
-        [sys.executable, str(script), str(recipe_file), store.url, str(videos), dask],
+        [sys.executable, str(script), str(recipe_file), store.url, str(videos), dask, str(hold_s)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -82,10 +85,10 @@ def prepared(tmp_path: Path, recipe, videos: Path) -> FeatureStore:
 def test_killed_in_the_middle_and_run_again_equals_an_uninterrupted_run(tmp_path, many, program):
     recipe = tiny_recipe(program, shard_rows=2)
     store = prepared(tmp_path, recipe, many)
-    process = start(tmp_path, recipe, store, many)
+    process = start(tmp_path, recipe, store, many, hold_s=0.6)
     assert process.stdout is not None
-    for line in process.stdout:  # after the third commit, with others in flight
-        if line.startswith("shard 1"):
+    for line in process.stdout:  # after the first commit, with others in flight
+        if line.startswith("shard"):
             process.kill()
             break
     process.wait()
@@ -100,11 +103,11 @@ def test_killed_in_the_middle_and_run_again_equals_an_uninterrupted_run(tmp_path
 def test_an_interrupt_stops_in_order_and_leaves_no_claims_or_processes(tmp_path, many, program):
     recipe = tiny_recipe(program, shard_rows=2)
     store = prepared(tmp_path, recipe, many)
-    process = start(tmp_path, recipe, store, many)
+    process = start(tmp_path, recipe, store, many, hold_s=0.6)
     assert process.stdout is not None
     children = []
     for line in process.stdout:
-        if line.startswith("shard"):
+        if line.startswith("video"):
             children = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGINT)
             break
@@ -118,28 +121,15 @@ def test_an_interrupt_stops_in_order_and_leaves_no_claims_or_processes(tmp_path,
 
 
 def test_two_overlapping_runs_share_the_work(tmp_path, many, program):
-    recipe, settings = tiny_recipe(program, shard_rows=2), Settings(data=many)
+    recipe = tiny_recipe(program, shard_rows=2)
     store = prepared(tmp_path, recipe, many)
-    done: list[list[int]] = [[], []]
-    reports = [None, None]
-
-    def work(k: int) -> None:
-        mine = FeatureStore.open(store.url, mode="a")
-
-        def listen(event: Event) -> None:
-            if isinstance(event, ShardFinished) and event.target == "grid/tiny":
-                done[k].append(event.shard)
-
-        reports[k] = run_extract(plan_extract(recipe, mine, settings), mine, settings, listen)
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(done[0] + done[1]) == list(range(12))
-    assert all(r is not None and r.did["shards_done"] + r.did["shards_skipped"] >= 24 for r in reports)
-    clean, _ = extract_all(recipe, tmp_path / "clean", settings)
+    runs = [start(tmp_path, recipe, store, many, hold_s=0.05) for _ in range(2)]
+    outs = [run.communicate(timeout=120) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outs
+    did = [json.loads(out.rpartition("did ")[2]) for out, _ in outs]
+    assert sum(d["shards_done"] for d in did) == 24
+    assert all(d["shards_done"] + d["shards_skipped"] == 24 for d in did)
+    clean, _ = extract_all(recipe, tmp_path / "clean", Settings(data=many))
     assert_same_features(read_everything(FeatureStore.open(store.url), recipe), read_everything(clean, recipe))
 
 
