@@ -95,20 +95,20 @@ _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class ConvolutionWithActivation(nn.Module):
-    """A convolution and the ReLU or SiLU after it as one oneDNN call; CPU only.
+    """A convolution, and the ReLU or SiLU after it if there is one, as one oneDNN call; CPU only.
 
     Parameters
     ----------
     convolution : nn.Conv2d or nn.Conv3d
         Zero-padded.
-    activation : nn.ReLU or nn.SiLU
+    activation : nn.ReLU, nn.SiLU or None
     """
 
-    def __init__(self, convolution: nn.Conv2d | nn.Conv3d, activation: nn.Module) -> None:
+    def __init__(self, convolution: nn.Conv2d | nn.Conv3d, activation: nn.Module | None) -> None:
         super().__init__()
         self.weight, self.bias = convolution.weight, convolution.bias
         self.geometry = (convolution.padding, convolution.stride, convolution.dilation, convolution.groups)
-        self.activation = "relu" if isinstance(activation, nn.ReLU) else "swish"
+        self.activation = "none" if activation is None else "relu" if isinstance(activation, nn.ReLU) else "swish"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return activation(convolution(x))."""

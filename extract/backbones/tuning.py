@@ -104,11 +104,19 @@ def fold_batch_norms(network: nn.Module, example: torch.Tensor) -> nn.Module:
 
 
 def fuse_activations(network: nn.Module, example: torch.Tensor) -> None:
-    """Let convolutions apply the activation that follows them, before their output leaves the cache; CPU only."""
+    """Call oneDNN for every convolution, and let it apply the activation that follows; CPU only.
+
+    An activation so done never leaves the cache. Called this way oneDNN also
+    serves one-threaded runs, for which torch's own choice is a slower path.
+    """
     places = {id(m): (parent, name) for parent in network.modules() for name, m in parent.named_children()}
-    for convolution, activation in _fed_by_convolution(network, example, (nn.ReLU, nn.SiLU)):
-        if convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str):
-            _replace(places, convolution, ConvolutionWithActivation(convolution, activation))
+    followers = {id(c): a for c, a in _fed_by_convolution(network, example, (nn.ReLU, nn.SiLU))}
+    for convolution in [m for m in network.modules() if isinstance(m, CONVOLUTIONS)]:
+        if convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
+            continue
+        activation = followers.get(id(convolution))
+        _replace(places, convolution, ConvolutionWithActivation(convolution, activation))
+        if activation is not None:
             _replace(places, activation, nn.Identity())
 
 
