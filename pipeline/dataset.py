@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +12,20 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.artifacts import Artifact, list_artifacts, load_artifact, save_artifact
 from pipeline.catalogue import AppendedVideos, Catalogue
-from pipeline.errors import ConflictError, CorruptDataError, FingerprintMismatchError, InvalidInputError, NotFoundError
-from pipeline.fingerprint import canonical_json, check_same
+from pipeline.errors import ConflictError, CorruptDataError, InvalidInputError, NotFoundError
+from pipeline.fingerprint import check_same
 from pipeline.fingerprint import fingerprint as hash_of
 from pipeline.guard import ForkGuard
 from pipeline.layout import num_shards
 from pipeline.ledger import Ledger
 from pipeline.names import check_name
+from pipeline.new_sets import drop_embedding_set, open_or_create_set
+from pipeline.progress import SetKey, embedding_set_info, feature_set_info, snapshot_id, status_table
 from pipeline.reader import SetReader
-from pipeline.schema import PENDING, STATUS_SCHEMA
 from pipeline.selection import Selection, check_rows
 from pipeline.sets import (
     EmbeddingSetInfo,
     FeatureSetInfo,
-    SetSpec,
     embedding_set_spec,
     feature_set_spec,
     open_embedding_set,
@@ -38,9 +36,6 @@ if TYPE_CHECKING:
     from pipeline.recipe.crops import CropPolicy, CropPolicyBase
     from pipeline.store import FeatureStore
     from pipeline.writer import EmbeddingWriter, FeatureWriter
-
-SetKey = tuple[str | None, str]
-"""(crop set, feature set) or (None, embedding set)."""
 
 
 class Dataset:
@@ -59,13 +54,21 @@ class Dataset:
         self._ledgers: dict[SetKey, Ledger] = {}
         self._crop_sets: dict[str, list[str]] = {}
         for crops in self._backend.folders(f"{name}/crops"):
-            self._crop_sets[crops] = self._backend.folders(f"{name}/crops/{crops}/features")
+            if not self._backend.exists(f"{schema.crop_set_key(name, crops)}/{schema.ZARR_JSON}"):
+                continue
+            found = self._backend.folders(f"{name}/crops/{crops}/features")
+            self._crop_sets[crops] = [f for f in found if self._is_set(schema.feature_set_key(name, crops, f))]
             for feature_set in self._crop_sets[crops]:
                 key = schema.feature_ledger_key(name, crops, feature_set)
                 self._ledgers[crops, feature_set] = Ledger(self._backend, key)
         for embedding in self._backend.folders(f"{name}/embeddings"):
-            self._ledgers[None, embedding] = Ledger(self._backend, schema.embedding_ledger_key(name, embedding))
+            if self._is_set(schema.embedding_set_key(name, embedding)):
+                self._ledgers[None, embedding] = Ledger(self._backend, schema.embedding_ledger_key(name, embedding))
         self._readers: dict[SetKey, SetReader] = {}
+
+    def _is_set(self, folder: str) -> bool:
+        """Whether a set was ever finished being made: its group comes last."""
+        return self._backend.exists(f"{folder}/{schema.ZARR_JSON}")
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}, {self.num_rows} videos, {self._store.url!r})"
@@ -73,8 +76,6 @@ class Dataset:
     def refresh(self) -> Dataset:
         """Return a new handle that sees the present."""
         return self._store.dataset(self.name)
-
-    # -- catalogue ---------------------------------------------------------------------------------------------------
 
     @property
     def num_rows(self) -> int:
@@ -112,8 +113,6 @@ class Dataset:
         self._check_writable()
         self._catalogue, appended = self._catalogue.append(table)
         return appended
-
-    # -- crop sets ---------------------------------------------------------------------------------------------------
 
     def define_crop_set(self, name: str, policy: CropPolicyBase) -> None:
         """Define a crop set; nothing happens when the same policy stands under the name already.
@@ -161,8 +160,6 @@ class Dataset:
         """Return the names of the embedding sets."""
         return sorted(name for crops, name in self._ledgers if crops is None)
 
-    # -- writing -----------------------------------------------------------------------------------------------------
-
     def writer(
         self,
         crops: str,
@@ -207,7 +204,9 @@ class Dataset:
             shard_rows=self.shard_rows,
         )  # fmt: skip
         extra = {"num_crops": policy.num_crops, "recipe": dict(recipe) if recipe else None}
-        stored = self._open_or_create(spec, "feature_set", fingerprint, extra)
+        stored = open_or_create_set(
+            self._backend, self.name, spec, self._attributes("feature_set", **extra), fingerprint
+        )
         differing = check_same(stored["fingerprint"], fingerprint, what=spec.label, accept=accept)
         return FeatureWriter(
             self._backend, spec, num_rows=Catalogue(self._backend, self.name).num_rows,
@@ -228,7 +227,8 @@ class Dataset:
         from pipeline.writer import EmbeddingWriter
 
         spec = embedding_set_spec(self.name, check_name(name), dim=dim, dtype=dtype, shard_rows=self.shard_rows)
-        stored = self._open_or_create(spec, "embedding_set", fingerprint, {"attrs": dict(attrs or {})})
+        attributes = self._attributes("embedding_set", attrs=dict(attrs or {}))
+        stored = open_or_create_set(self._backend, self.name, spec, attributes, fingerprint)
         differing = check_same(stored["fingerprint"], fingerprint, what=spec.label, accept=accept)
         return EmbeddingWriter(
             self._backend, spec, num_rows=Catalogue(self._backend, self.name).num_rows,
@@ -241,58 +241,9 @@ class Dataset:
         Embeddings are made again in seconds from features that stay; a set is never a mixture of two models.
         """
         self._check_writable()
-        folder = schema.embedding_set_key(self.name, check_name(name))
-        if self._backend.exists(f"{folder}/{schema.ZARR_JSON}"):
-            self._backend.delete(f"{folder}/{schema.ZARR_JSON}")  # first: from here on there is no such set
-        ledger = schema.embedding_ledger_key(self.name, name)
-        for prefix in (ledger, folder):
-            for key, _ in self._backend.list(prefix):
-                self._backend.delete(key)
+        drop_embedding_set(self._backend, self.name, check_name(name))
         self._ledgers.pop((None, name), None)
         self._readers.pop((None, name), None)
-
-    def _open_or_create(
-        self, spec: SetSpec, kind: str, fingerprint: Mapping[str, Any], extra: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Return the attributes of a set; make its arrays, then its group, when there is none."""
-        from pipeline.arrays import create_group, read_group, write_array_metadata
-        from pipeline.locks import exclusive
-
-        num_rows = Catalogue(self._backend, self.name).num_rows
-        content = json.loads(canonical_json(dict(fingerprint)))
-        try:
-            stored = read_group(self._backend, spec.group, kind)
-        except NotFoundError:
-            if spec.crop_set is None:
-                create_group(self._backend, f"{self.name}/embeddings", {})
-            with exclusive(self._backend, spec.crop_set or spec.ledger):
-                if not self._backend.exists(f"{spec.group}/{schema.ZARR_JSON}"):
-                    for array in spec.arrays:
-                        write_array_metadata(
-                            self._backend, array.key, array.layout, num_rows, array.dimension_names,
-                            replace_other=array.name != "geometry",
-                        )  # fmt: skip
-                    attributes = self._attributes(
-                        kind, fingerprint=content, fingerprint_id=hash_of(content), dim=spec.dim, dtype=spec.dtype,
-                        shard_rows=spec.shard_rows, **extra,
-                    )  # fmt: skip
-                    create_group(self._backend, spec.group, attributes)
-            stored = read_group(self._backend, spec.group, kind)
-        else:
-            with exclusive(self._backend, spec.crop_set or spec.ledger):
-                for array in spec.arrays:
-                    write_array_metadata(self._backend, array.key, array.layout, num_rows, array.dimension_names)
-        found = (stored.get("dim"), stored.get("dtype"), stored.get("shard_rows"))
-        if found != (spec.dim, spec.dtype, spec.shard_rows):
-            check_same(stored["fingerprint"], content, what=spec.label)  # names the reason where it can
-            raise FingerprintMismatchError(
-                f"{spec.label}: expected dim, dtype, shard_rows = {found} as stored, offered "
-                f"{(spec.dim, spec.dtype, spec.shard_rows)}; use another name",
-                fields=("dim", "dtype"),
-            )
-        return stored
-
-    # -- reading -----------------------------------------------------------------------------------------------------
 
     def select(
         self,
@@ -329,64 +280,23 @@ class Dataset:
 
     def status(self, crops: str, feature_set: str) -> pa.Table:
         """Return what became of every video: STATUS_SCHEMA, by row; `pending` where no ledger entry covers it."""
-        return self._status(self._ledger(crops, feature_set))
+        return status_table(self._catalogue, self._ledger(crops, feature_set), self.shard_rows)
 
     def embedding_status(self, name: str) -> pa.Table:
         """Return :meth:`status` of an embedding set."""
-        return self._status(self._ledger(None, name))
-
-    def _status(self, ledger: Ledger) -> pa.Table:
-        n = self.num_rows
-        columns: dict[str, Any] = {
-            "row": np.arange(n),
-            "video_id": self.videos["video_id"],
-            "status": np.full(n, PENDING, object),
-            "error": np.full(n, "", object),
-            "attempts": np.zeros(n, np.int32),
-            "seconds": np.zeros(n),
-            "shard": np.arange(n) // self.shard_rows,
-        }
-        generations = np.full(n, -1)
-        for entry in ledger.entries():
-            covered = slice(entry.row_start, min(entry.row_stop, n))
-            size = max(0, covered.stop - covered.start)
-            for name in ("status", "error", "attempts", "seconds"):
-                columns[name][covered] = entry.table[name].to_numpy(zero_copy_only=False)[:size]
-            generations[covered] = entry.generation
-        columns["generation"] = pa.array(generations, mask=generations < 0)
-        arrays = [
-            column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([pa.array(column, field.type)])
-            for field, column in ((f, columns[f.name]) for f in STATUS_SCHEMA)
-        ]
-        return pa.table(arrays, schema=STATUS_SCHEMA)
+        return status_table(self._catalogue, self._ledger(None, name), self.shard_rows)
 
     def feature_info(self, crops: str, feature_set: str) -> FeatureSetInfo:
         """Return sizes, fingerprint and progress of a feature set."""
         ledger = self._ledger(crops, feature_set)
         spec, attributes = open_feature_set(self._backend, self.name, crops, feature_set)
-        assert spec.num_crops is not None
-        return FeatureSetInfo(
-            num_crops=spec.num_crops, dim=spec.dim, dtype=spec.dtype, shard_rows=spec.shard_rows,
-            fingerprint=attributes["fingerprint"], fingerprint_id=attributes["fingerprint_id"],
-            num_shards=self.num_shards, num_shards_done=self._num_done(ledger), recipe=attributes.get("recipe"),
-        )  # fmt: skip
+        return feature_set_info(spec, attributes, self._catalogue, ledger)
 
     def embedding_info(self, name: str) -> EmbeddingSetInfo:
         """Return sizes, fingerprint and progress of an embedding set."""
         ledger = self._ledger(None, name)
         spec, attributes = open_embedding_set(self._backend, self.name, name)
-        return EmbeddingSetInfo(
-            dim=spec.dim, dtype=spec.dtype, shard_rows=spec.shard_rows, fingerprint=attributes["fingerprint"],
-            fingerprint_id=attributes["fingerprint_id"], num_shards=self.num_shards,
-            num_shards_done=self._num_done(ledger), attrs=dict(attributes.get("attrs") or {}),
-        )  # fmt: skip
-
-    def _num_done(self, ledger: Ledger) -> int:
-        done = 0
-        for entry in ledger.entries():
-            stop = min((entry.shard + 1) * self.shard_rows, self.num_rows)
-            done += entry.row_stop >= stop and PENDING not in entry.statuses and entry.row_start < self.num_rows
-        return done
+        return embedding_set_info(spec, attributes, self._catalogue, ledger)
 
     def snapshot(self, crops: str | None = None, feature_set: str | None = None, embedding: str | None = None) -> str:
         """Return one id for the state that this handle sees.
@@ -416,14 +326,7 @@ class Dataset:
             chosen = sorted(
                 (k for k in self._ledgers if crops is None or k[0] == crops), key=lambda k: (k[0] or "", k[1])
             )
-        digest = hashlib.sha256(f"{self.name}\n".encode())
-        for line in self._catalogue.digests():
-            digest.update(line.encode())
-        for key in chosen:
-            digest.update(f"\n{key[0]}/{key[1]}\n".encode())
-            for entry in self._ledgers[key].entries():
-                digest.update(f"{entry.shard}:{entry.content_id};".encode())
-        return digest.hexdigest()
+        return snapshot_id(self.name, self._catalogue, {key: self._ledgers[key] for key in chosen})
 
     def _reader(self, crops: str, feature_set: str) -> SetReader:
         self._guard.check()
@@ -450,8 +353,6 @@ class Dataset:
             raise self._unknown("embedding set", name, self.embedding_sets())
         raise self._unknown(f"feature set of {crops}", name, self.feature_sets(crops))
 
-    # -- artifacts ---------------------------------------------------------------------------------------------------
-
     def save_artifact(
         self, kind: str, name: str, files: Mapping[str, bytes | Path], meta: Mapping[str, Any]
     ) -> Artifact:
@@ -477,8 +378,6 @@ class Dataset:
         """Return the names of the artifacts of a kind."""
         self._guard.check()
         return list_artifacts(self._backend, self.name, kind)
-
-    # -- helpers -----------------------------------------------------------------------------------------------------
 
     def _crop_set_attributes(self, name: str) -> dict[str, Any]:
         from pipeline.arrays import read_group

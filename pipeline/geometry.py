@@ -22,7 +22,7 @@ from pipeline.sets import SetSpec
 from pipeline.shardfile import encode_shard, row_checksums
 
 if TYPE_CHECKING:
-    from pipeline.writer import ShardTask
+    from pipeline.set_writer import ShardTask
 
 
 def commit_geometry(
