@@ -10,7 +10,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -89,6 +89,7 @@ def test_hostile_names_stay_text() -> None:
     assert "<script>window" not in page
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_label_and_id_survives_the_page(name: str) -> None:
     report = make_report(classes=("plain", "x" + name), num_test=4)
