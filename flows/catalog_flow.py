@@ -12,5 +12,10 @@ from flows.stage_run import run_stage
 
 @flow(name="catalog", flow_run_name="catalog-{recipe}", validate_parameters=True)
 def catalog(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
-    """Find the videos of a recipe and append what is new to the catalogue."""
+    """Find the videos of a recipe and append what is new to the catalogue.
+
+    Args:
+        recipe: A path on the worker, or the name of a shipped recipe (demo, jhmdb12_mobilenet).
+        where: Store, folders and device; what is left empty comes from the worker.
+    """
     return run_stage("catalog", recipe, where)

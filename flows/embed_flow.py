@@ -12,5 +12,10 @@ from flows.stage_run import run_stage
 
 @flow(name="embed", flow_run_name="embed-{recipe}", validate_parameters=True)
 def embed(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
-    """Write video embeddings back into the store."""
+    """Write video embeddings back into the store.
+
+    Args:
+        recipe: A path on the worker, or the name of a shipped recipe (demo, jhmdb12_mobilenet).
+        where: Store, folders and device; what is left empty comes from the worker.
+    """
     return run_stage("embed", recipe, where)

@@ -17,7 +17,13 @@ from pipeline.reports import StageReport, merge_reports
 
 @flow(name="extract", flow_run_name="extract-{recipe}")
 def extract(recipe: RecipeName, where: Where = Where(), options: ExtractOptions = ExtractOptions()) -> dict[str, Any]:
-    """Decode videos once and store the features of their crops; only shards that are missing."""
+    """Decode videos once and store the features of their crops; only shards that are missing.
+
+    Args:
+        recipe: A path on the worker, or the name of a shipped recipe (demo, jhmdb12_mobilenet).
+        where: Store, folders and device; what is left empty comes from the worker.
+        options: Which shards, and on which engine.
+    """
     shards = plan_shards(recipe, where, options)
     # A Dask cluster spreads the shards itself; elsewhere tasks of a few shards keep retries fine-grained.
     step = len(shards) or 1 if options.dask else options.shards_per_task

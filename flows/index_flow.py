@@ -12,5 +12,10 @@ from flows.stage_run import run_stage
 
 @flow(name="index", flow_run_name="index-{recipe}", validate_parameters=True)
 def index(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
-    """Build the search indexes that the recipe names."""
+    """Build the search indexes that the recipe names.
+
+    Args:
+        recipe: A path on the worker, or the name of a shipped recipe (demo, jhmdb12_mobilenet).
+        where: Store, folders and device; what is left empty comes from the worker.
+    """
     return run_stage("index", recipe, where)

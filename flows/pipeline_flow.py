@@ -27,7 +27,14 @@ SUBFLOWS = {"catalog": catalog, "train": train, "embed": embed, "probe": probe, 
 def pipeline(
     recipe: RecipeName, where: Where = Where(), options: ExtractOptions = ExtractOptions(), stages: Stages = None
 ) -> dict[str, Any]:
-    """Catalog, extract, train, embed, probe and index: only what is missing."""
+    """Catalog, extract, train, embed, probe and index: only what is missing.
+
+    Args:
+        recipe: A path on the worker, or the name of a shipped recipe (demo, jhmdb12_mobilenet).
+        where: Store, folders and device; what is left empty comes from the worker.
+        options: Which shards, and on which engine.
+        stages: Only these stages; empty: all that the recipe asks for.
+    """
     wanted = [stage.name for stage in select_stages(load_recipe(find_recipe(recipe)))]
     did: dict[str, Any] = {}
     for name in wanted:

@@ -12,5 +12,10 @@ from flows.stage_run import run_stage
 
 @flow(name="probe", flow_run_name="probe-{recipe}", validate_parameters=True)
 def probe(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
-    """Measure features and embeddings, and write the report."""
+    """Measure features and embeddings, and write the report.
+
+    Args:
+        recipe: A path on the worker, or the name of a shipped recipe (demo, jhmdb12_mobilenet).
+        where: Store, folders and device; what is left empty comes from the worker.
+    """
     return run_stage("probe", recipe, where)

@@ -12,5 +12,10 @@ from flows.stage_run import run_stage
 
 @flow(name="train", flow_run_name="train-{recipe}", validate_parameters=True)
 def train(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
-    """Train the SCALE model on stored features; nothing when the same model is there."""
+    """Train the SCALE model on stored features; nothing when the same model is there.
+
+    Args:
+        recipe: A path on the worker, or the name of a shipped recipe (demo, jhmdb12_mobilenet).
+        where: Store, folders and device; what is left empty comes from the worker.
+    """
     return run_stage("train", recipe, where)

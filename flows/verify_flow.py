@@ -20,7 +20,12 @@ Repair = Annotated[bool, Field(description="Drop what is bad, so that the next e
 
 @flow(name="verify", flow_run_name="verify")
 def verify(where: Where = Where(), repair: Repair = False) -> dict[str, Any]:
-    """Recompute the digests of a whole store; fails when something is wrong and was not repaired."""
+    """Recompute the digests of a whole store; fails when something is wrong and was not repaired.
+
+    Args:
+        where: Store, folders and device; what is left empty comes from the worker.
+        repair: Drop what is bad, so that the next extraction redoes it.
+    """
     report = check_store(where, repair)
     if not report["clean"] and not repair:
         raise CorruptDataError(f"{report['summary']}; see the artifact of this run, then run again with repair")

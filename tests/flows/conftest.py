@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.browser import browser as browser
 from tests.support.extraction import make_videos, tiny_program
 
 CROPS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from prefect.states import Scheduled
 
 from pipeline import FeatureStore
 from tests.flows.conftest import Job
+from tests.support.browser import Browser
 from tests.support.services import (
     BIN,
     Postgres,
@@ -156,6 +158,34 @@ def start_run(world: World, deployment: Any, **parameters: Any) -> Any:
 
 def ledger_entries(job: Job) -> set[str]:
     return {str(p.relative_to(job.store)) for p in job.store.glob("set/crops/*/ledger/*/*.parquet")}
+
+
+def test_the_prefect_page_shows_forms_and_artifacts(running, job: Job, browser: Browser, tmp_path: Path) -> None:
+    world, deployment = running
+    run_id = start_run(world, deployment, recipe=str(job.recipe))
+    world.wait_for(run_id, "Completed", timeout_s=240)
+    site = world.api_url.removesuffix("/api")
+    shots = Path(os.environ.get("SCALE_SCREENSHOTS", tmp_path))
+    with browser.page(width=1280, height=1400) as page:
+        page.open(site)
+        # The page asks for the API's password once and keeps it in its storage.
+        token = base64.b64encode(SECRETS["PREFECT_AUTH"].encode()).decode()
+        page.evaluate(f"localStorage.setItem('prefect-password', {token!r})")
+
+        def shows(address: str, *texts: str) -> None:
+            page.open(f"{site}{address}")
+            wait_until(
+                lambda: all(text in page.evaluate("document.body.innerText") for text in texts),
+                timeout_s=40,
+                what=f"{texts} on {address}; found {page.evaluate('document.body.innerText')[:600]!r}",
+            )
+
+        shows(f"/deployments/deployment/{deployment.id}/run", "A path on the worker", "Feature store: folder")
+        page.screenshot(shots / "prefect-form.png")
+        shows(f"/runs/flow-run/{run_id}?tab=Artifacts", "Artifacts")
+        page.screenshot(shots / "prefect-run.png")
+        shows("/artifacts", "plan-tiny-extract", "probes-tiny", "html-tiny")
+        page.screenshot(shots / "prefect-artifacts.png")
 
 
 def test_deploying_twice_changes_nothing(world: World, job: Job) -> None:
