@@ -24,7 +24,7 @@ from pipeline import FeatureStore, RowStatus
 from pipeline.recipe import RandomPolicy
 from pipeline.selection import FeatureBlock
 
-V, D, BATCH, NUM_BATCHES = 16, 768, 512, 6
+V, D, BATCH, NUM_BATCHES = 16, 768, 512, 32
 CROPS, FEATURES = "train16", "bench"
 
 
@@ -146,7 +146,7 @@ def minibatches(folder: Path, num_rows: int) -> list[dict[str, object]]:
             "batches(out=buffer)": lambda: ours(out),
             "batches()": lambda: ours(None),
         },
-        rounds=40,
+        rounds=15,
     )
     whole = rates({"zarr": zarr_scan, "batches": scan, "views": scan_views, "stream": stream}, rounds=3)
     base, scanned, by_zarr = random["memmap"], whole["zarr"], rates({"zarr": zarr_oindex}, rounds=2)["zarr"]
