@@ -45,8 +45,10 @@ test: lint  ## lint and the fast tests (under 10 minutes on 2 cores)
 test-slow: $(VENV)/.installed-dev  ## kill loops, soaks, real-server pipelines (under 30 minutes with `make test`)
 	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadgroup --timeout 900
 
+SHORT_store := --short
+SHORT_probe := --short
 bench: $(VENV)/.installed-dev  ## the short benchmarks; tables go to benchmarks/results/
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script --short || exit 1; done
+	@for name in store probe train object_store; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(SHORT_$$name) || exit 1; done
 
 system:  ## Debian packages that some tests start as real services (needs root)
 	apt-get update -qq

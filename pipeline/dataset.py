@@ -391,10 +391,8 @@ class Dataset:
     def _check_writable(self) -> None:
         self._guard.check()
         if self._store.mode == "r":
-            raise ConflictError(
-                f"expected a store opened for writing, found {self._store.url} opened with mode 'r'; "
-                "use FeatureStore.open(url, mode='a')"
-            )
+            message = f"expected a store opened for writing, found {self._store.url} opened with mode 'r'; "
+            raise ConflictError(message + "use FeatureStore.open(url, mode='a')")
 
     def _unknown(self, what: str, name: str, there: list[str]) -> NotFoundError:
         return NotFoundError(

@@ -8,8 +8,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-import click
 import typer
+from typer.exceptions import Abort, Exit, TyperException
 
 from flows.cli import console, demo, ops, search, stages, store
 from pipeline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, PipelineError, exit_code
@@ -45,18 +45,15 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code."""
     try:
         result = app(args=list(arguments), standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
+        code = result if isinstance(result, int) else 0  # typer returns the code of an Exit; 130 stands for Ctrl-C
+        return _interrupted() if code == EXIT_INTERRUPTED else code
+    except Exit as stop:
         return stop.exit_code
-    except click.UsageError as error:
-        error.show()
+    except (KeyboardInterrupt, Abort):
+        return _interrupted()
+    except TyperException as error:
+        error.show()  # type: ignore[attr-defined]  # every one that reaches a caller has it
         return EXIT_USAGE
-    except click.ClickException as error:
-        console.fail(error.format_message())
-        return EXIT_USAGE
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        console.fail("interrupted. Finished shards and checkpoints are kept; run the same command again to go on.")
-        return EXIT_INTERRUPTED
     except PipelineError as error:
         return _report(error, arguments, exit_code(error))
     except BrokenPipeError:
@@ -74,6 +71,11 @@ def run(arguments: Sequence[str]) -> int:
             "Run again with SCALE_DEBUG=1 for the traceback, and please report it."
         )
         return EXIT_FAILURE
+
+
+def _interrupted() -> int:
+    console.fail("interrupted. Finished shards and checkpoints are kept; run the same command again to go on.")
+    return EXIT_INTERRUPTED
 
 
 def _report(error: Exception, arguments: Sequence[str], code: int) -> int:

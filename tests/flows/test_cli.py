@@ -71,7 +71,7 @@ def test_run_twice_then_ask_the_store(capsys, job: Job, tmp_path: Path) -> None:
     assert scale(capsys, "verify", job.store)[0] == 0
     hits = scale_json(capsys, "search", job.store, "--id", "a/v001.mp4", "--k", 3)["hits"]
     assert len(hits) == 3
-    assert "a/v001.mp4" not in {hit["video"] for hit in hits}
+    assert "a/v001.mp4" not in {hit["video_id"] for hit in hits}
 
 
 def test_one_ledger_entry_deleted_redoes_that_shard_alone(capsys, job: Job) -> None:

@@ -22,7 +22,17 @@ from pipeline.errors import (
     ShapeMismatchError,
 )
 from pipeline.recipe.crops import ImportedPolicy
-from tests.support.toy_stores import CROPS, DIM, FEATURES, NUM_CROPS, check_features, extract, make_store, policy, videos
+from tests.support.toy_stores import (
+    CROPS,
+    DIM,
+    FEATURES,
+    NUM_CROPS,
+    check_features,
+    extract,
+    make_store,
+    policy,
+    videos,
+)
 
 FOREIGN = {"dataset": "other", "crops": "whole", "feature_set": "clip"}
 
