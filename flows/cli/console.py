@@ -155,7 +155,8 @@ def print_probes(probes: Sequence[Mapping[str, Any]]) -> None:
 
 def _setting(probe: Mapping[str, Any]) -> str:
     names = {"k": "k", "temperature": "T", "centring": "centring", "selection": "", "fraction": "labels"}
-    parts = [f"{short}={probe[key]}" if short else str(probe[key]) for key, short in names.items() if probe.get(key)]
+    shown = {key: probe[key] for key in names if probe.get(key) and (key, probe[key]) != ("fraction", 1.0)}
+    parts = [f"{names[key]}={value}" if names[key] else str(value) for key, value in shown.items()]
     return " ".join(parts)
 
 
