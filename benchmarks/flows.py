@@ -88,10 +88,10 @@ def main() -> None:
             with world.client() as client:
                 deployment = client.read_deployment_by_name("pipeline/nightly-append")
             by_schedule, _ = run_by_schedule(world, deployment, "first")
-            before = {p for p in job.store.glob("jhmdb12/crops/*/ledger/*/*.parquet")}
+            before = set(job.store.glob("jhmdb12/crops/*/ledger/*/*.parquet"))
             added = link_clips(data, place / "data", without=None) - first
             append, _ = run_by_schedule(world, deployment, "second")
-            entries = {p for p in job.store.glob("jhmdb12/crops/*/ledger/*/*.parquet")} - before
+            entries = set(job.store.glob("jhmdb12/crops/*/ledger/*/*.parquet")) - before
             status = FeatureStore.open(str(job.store)).dataset("jhmdb12").status("grid5x3", "mobilenet_v2")
         finally:
             world.services.stop_all()
