@@ -16,7 +16,7 @@ from extract.frame_picking import pick_frames, predecessors
 from extract.preprocess import cut_crop, normalise
 from extract.streams import apply_stream
 from extract.targets import ResolvedTarget, resolve_targets
-from extract.versions import decoder_identity
+from extract.versions import decoder_identity, decoder_options
 from pipeline.errors import InvalidInputError, NoDataError, NotFoundError, VideoError
 from pipeline.fingerprint import differing_fields
 from pipeline.recipe import Recipe, parse_recipe
@@ -170,7 +170,7 @@ def _look_again(ds: Any, target: ResolvedTarget, picked: Sequence[tuple[int, int
     device = pick_device(settings.device)
     backbone = load_backbone(target.spec, settings, device)
     drifts = []
-    with DecodePool(1) as pool:
+    with DecodePool(1, **decoder_options(settings)) as pool:
         for row, number in sorted(picked):
             selection = ds.select(rows=[row])
             video = selection.videos.to_pylist()[0]

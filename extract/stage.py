@@ -18,6 +18,7 @@ from extract.plan import ExtractPlan, ShardPlan, TargetWork, plan_extract
 from extract.rates import Rates
 from extract.shard_work import TargetShard, VideoWork
 from extract.targets import ResolvedTarget
+from extract.versions import decoder_options
 from pipeline.errors import NoDataError
 from pipeline.events import Event, Note, OnEvent, StageFinished, StageStarted, ignore
 from pipeline.reports import StageReport
@@ -154,7 +155,8 @@ class ShardRunner:
                     on_event=self._events.put,
                 )
         self._writers = {t.label: self._open_writer(t) for t in plan.targets}
-        self._source = DecodePool(settings.workers or max(1, self._num_threads // 2))
+        num_workers = settings.workers or max(1, self._num_threads // 2)
+        self._source = DecodePool(num_workers, **decoder_options(settings))
 
     def __enter__(self) -> ShardRunner:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -21,6 +22,9 @@ class Settings(BaseSettings):
     weights: Path | None = Field(default=None, description="Folder searched first for weights files")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     workers: int = Field(default=0, ge=0, description="Decoding threads or processes; 0 picks by the number of cores")
+    decoder: Literal["pyav", "torchcodec", "torchcodec-cuda"] = Field(
+        default="pyav", description="What decodes; another one gives features another fingerprint"
+    )
     dask: str | None = Field(default=None, description="Address of a Dask scheduler, or a number of local workers")
     cache: Path | None = Field(default=None, description="Folder for trainings in progress on remote stores")
     tensorboard: Path | None = Field(default=None, description="Folder that training writes TensorBoard events to")

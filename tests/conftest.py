@@ -72,7 +72,15 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SCALE_STORE", "SCALE_DATA", "SCALE_WEIGHTS", "SCALE_DEVICE", "SCALE_WORKERS", "SCALE_DASK"):
+    for name in (
+        "SCALE_STORE",
+        "SCALE_DATA",
+        "SCALE_WEIGHTS",
+        "SCALE_DEVICE",
+        "SCALE_WORKERS",
+        "SCALE_DASK",
+        "SCALE_DECODER",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -224,3 +224,21 @@ def test_image_folders_and_nested_names_work(tmp_path, program):
     store, report = extract_all(recipe, tmp_path / "s", Settings(data=folder))
     assert report.did["videos_ok"] == 1
     assert isinstance(Path(store.url), Path)
+
+
+def test_another_decoder_gives_the_same_pixels_under_another_fingerprint(tmp_path, videos, program):
+    try:
+        import torchcodec  # noqa: F401
+    except (ImportError, RuntimeError, OSError) as error:
+        pytest.skip(f"torchcodec does not import here ({str(error).splitlines()[0]}); make system")
+    recipe = tiny_recipe(program)
+    mine, baseline = extract_all(recipe, tmp_path / "pyav", Settings(data=videos))
+    other, report = extract_all(recipe, tmp_path / "torchcodec", Settings(data=videos, decoder="torchcodec"))
+    assert report.did == baseline.did
+    for label, found in read_everything(other, recipe).items():
+        expected = read_everything(mine, recipe)[label]
+        assert np.array_equal(found["geometry"], expected["geometry"])
+        np.testing.assert_allclose(found["values"], expected["values"], atol=1e-4)
+    assert other.dataset("set").feature_info("grid", "tiny").fingerprint["decoder"]["name"] == "torchcodec"
+    with pytest.raises(FingerprintMismatchError, match=r"decoder\.name"):
+        extract_all(recipe, tmp_path / "pyav", Settings(data=videos, decoder="torchcodec"))
