@@ -80,6 +80,7 @@ def main() -> None:
         first = link_clips(data, place / "data", without=HELD_BACK)
         by_hand = run_by_hand(place / "data", weights, place / "by-hand")
         world = World(place, database)
+        del world.services.environment["OMP_NUM_THREADS"]  # tests share their cores; both ways here may use all
         job = Job(RECIPE, place / "data", place / "store")
         try:
             world.start_server()
