@@ -92,7 +92,8 @@ def test_jobs_are_planned_here_and_decoded_there(pool: DecodePool, video: Path) 
 
 
 def test_bad_requests_are_errors_and_keep_the_worker(pool: DecodePool, video: Path, tmp_path: Path) -> None:
-    workers = {child.pid for child in psutil.Process().children()}
+    with pool.open_reader(video):  # workers start when first needed, and this test may be the first
+        workers = {child.pid for child in psutil.Process().children()}
     with pool.open_reader(video) as reader:
         with pytest.raises(InvalidInputError, match="frame numbers"):
             reader.read(np.array([3, 2]))
