@@ -16,10 +16,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +28,7 @@ from extract.encode import Encoder
 from extract.memory import DEFAULT_MEMORY_BYTES, ByteBudget, keep_freed_memory
 from extract.rates import Rates
 from extract.shard_work import TargetShard, VideoWork
+from extract.tally import Tally
 from extract.upload import FrameUploader
 from extract.video_job import VideoFrames, read_video
 from pipeline.errors import AlreadyExistsError
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     import torch
 
 _POLL_S = 0.05
+_WAIT_S = 1.0
+"""How long to wait before shards that nobody could claim are tried again."""
 MAX_UNWRITTEN = 4
 """Complete shards that may wait for the writing thread."""
 
@@ -54,40 +56,16 @@ class FrameSource(Protocol):
 
 
 @dataclass
-class Tally:
-    """What a run did."""
-
-    shards_done: int = 0
-    shards_by_others: int = 0
-    crops: int = 0
-    num_bytes: int = 0
-    statuses: dict[int, str] = field(default_factory=dict)
-    """Worst status of every video that is not ok."""
-    num_videos: int = 0
-    skipped: list[SkippedVideo] = field(default_factory=list)
-
-    def counts(self) -> dict[str, int]:
-        """Return the report's `did`."""
-        return {
-            "shards_done": self.shards_done,
-            "shards_skipped": self.shards_by_others,
-            "videos_ok": self.num_videos - len(self.statuses),
-            "videos_failed": len(self.statuses),
-            "crops": self.crops,
-        }
-
-    def count_statuses(self) -> dict[str, int]:
-        """Return videos per status, for those that are not ok."""
-        return dict(Counter(self.statuses.values()))
-
-
-@dataclass
 class OpenShard:
     """A shard that this process is working on: its parts, and the works of its videos."""
 
     shard: int
     parts: Sequence[TargetShard]
     works: Sequence[VideoWork]
+
+
+class _Flush:
+    """Goes through the queue of decoded frames when nothing new can be claimed: full batches may never come."""
 
 
 class Engine:
@@ -133,7 +111,7 @@ class Engine:
         self._on_event = on_event
         self._total = total
         self._jobs: queue.Queue[VideoWork | None] = queue.Queue(maxsize=source.num_workers)
-        self._decoded: queue.SimpleQueue[tuple[VideoWork, VideoFrames] | None] = queue.SimpleQueue()
+        self._decoded: queue.SimpleQueue[tuple[VideoWork, VideoFrames] | _Flush | None] = queue.SimpleQueue()
         self._memory = ByteBudget(memory_bytes, max_holders=source.num_workers + 2 * num_threads)
         self._to_write: queue.Queue[TargetShard | None] = queue.Queue(maxsize=MAX_UNWRITTEN)
         self._events = events if events is not None else queue.SimpleQueue()
@@ -143,13 +121,15 @@ class Engine:
         self._stacks: dict[int, ExitStack] = {}
         self._started = time.perf_counter()
 
-    def run(self, shards: Iterable[OpenShard]) -> None:
+    def run(self, shards: Iterable[OpenShard | None]) -> None:
         """Work until every shard is committed.
 
         Parameters
         ----------
-        shards : iterable of OpenShard
-            Taken one by one, when there is room: claims are made as late as possible.
+        shards : iterable of OpenShard or None
+            Taken one by one, when there is room: claims are made as late as possible. None says that all that is left
+            is with other workers, and is to be asked again. What is open is finished meanwhile: those workers may be
+            waiting for it.
 
         Raises
         ------
@@ -163,6 +143,9 @@ class Engine:
         writers = self._threads(self._write_loop, "write", 1)
         try:
             for shard in shards:
+                if shard is None:
+                    self._wait_for_others()
+                    continue
                 self._open(shard)
                 for work in shard.works:
                     self._put(work)
@@ -207,6 +190,15 @@ class Engine:
             while not ended.wait(_POLL_S):
                 self._pass_events_on()
                 self._check()
+
+    def _wait_for_others(self) -> None:
+        """Let some time pass in which batches that are not full are run, too."""
+        self._decoded.put(_Flush())
+        until = time.monotonic() + _WAIT_S
+        while time.monotonic() < until:
+            self._pass_events_on()
+            self._check()
+            time.sleep(_POLL_S)
 
     def _drain_jobs(self) -> None:
         """Make room for the signals that end the decoding threads."""
@@ -269,6 +261,9 @@ class Engine:
             keep_freed_memory()
         uploader = FrameUploader(self._device)
         while (item := self._decoded.get()) is not None:
+            if isinstance(item, _Flush):
+                self._flush()
+                continue
             work, part = item
             try:
                 if not self._stopping.is_set():
@@ -277,6 +272,9 @@ class Engine:
             finally:
                 self._memory.release(part.frames.nbytes)
             del item, part
+        self._flush()
+
+    def _flush(self) -> None:
         while not self._stopping.is_set() and self._encoder.flush():
             pass
 

@@ -11,12 +11,13 @@ import numpy as np
 
 from extract.decode_pool import DecodePool
 from extract.encode import Encoder
-from extract.engine import Engine, OpenShard, Tally
+from extract.engine import Engine, OpenShard
 from extract.find_videos import resolve_video
 from extract.memory import frame_budget_bytes
 from extract.plan import ExtractPlan, ShardPlan, TargetWork, plan_extract
 from extract.rates import Rates
 from extract.shard_work import TargetShard, VideoWork
+from extract.tally import Tally
 from extract.targets import ResolvedTarget
 from extract.versions import decoder_options
 from pipeline.errors import NoDataError
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["ExtractPlan", "ShardPlan", "TargetWork", "plan_extract", "run_extract"]
 
 CLAIM_TTL_S = 300.0
-WAIT_S = 1.0
 
 
 def run_extract(
@@ -195,7 +195,7 @@ class ShardRunner:
             self._on_event(Note("extract", text, "warning"))
         return engine.tally
 
-    def _claimed_shards(self, tally: Tally) -> Iterator[OpenShard]:
+    def _claimed_shards(self, tally: Tally) -> Iterator[OpenShard | None]:
         """Claim shard after shard. What another worker holds is tried again until it is done or its claim expires."""
         waiting: list[tuple[int, list[str]]] = [(s.shard, [t.label for t in s.targets]) for s in self._plan.shards]
         told = False
@@ -211,7 +211,7 @@ class ShardRunner:
                 if not told:
                     self._on_event(Note("extract", f"waiting for {len(held)} shards that other workers are at"))
                     told = True
-                time.sleep(WAIT_S)
+                yield None
             waiting = held
 
     def _claim(self, shard: int, labels: Iterable[str], tally: Tally) -> tuple[list[TargetShard], list[str]]:

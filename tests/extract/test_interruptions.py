@@ -15,6 +15,7 @@ import pytest
 
 from extract import plan_extract, run_extract
 from pipeline import FeatureStore
+from pipeline.events import ShardFinished
 from pipeline.settings import Settings
 from tests.support.extraction import (
     assert_same_features,
@@ -120,6 +121,41 @@ def test_an_interrupt_stops_in_order_and_leaves_no_claims_or_processes(tmp_path,
     assert plan_extract(recipe, FeatureStore.open(store.url), Settings(data=many)).shards
 
 
+def test_a_run_that_waits_for_another_finishes_what_it_holds(tmp_path, program):
+    """Two runs that each kept a batch half full, and its claim, until the other was done would wait for ever."""
+    videos = make_videos(tmp_path / "two", [18, 19])  # 7 crops each: far from a full batch
+    recipe = tiny_recipe(program, shard_rows=1)
+    store = prepared(tmp_path, recipe, videos)
+    settings = Settings(data=videos)
+    plan = plan_extract(recipe, store, settings)
+    target = plan.targets[0]
+    dataset = store.dataset("set")
+    dataset.define_crop_set(target.crops, target.policy)
+    writer = dataset.writer(
+        target.crops, target.feature_set, fingerprint=dict(target.fingerprint), dim=12, dtype=target.spec.dtype
+    )
+    other = writer.claim(writer.todo(shards=[1])[0], ttl_s=300)
+    assert other is not None
+    finished = []
+
+    def listen(event):
+        if isinstance(event, ShardFinished):
+            finished.append(event.shard)
+            if 0 in finished:
+                other.release()
+
+    report = run_extract(plan, store, settings, listen)
+    assert finished[0] == 0
+    assert report.did["shards_done"] == 4
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:  # it has just died: of this test, or of old age
+        return False
+
+
 @pytest.mark.slow
 def test_two_overlapping_runs_share_the_work(tmp_path, many, program):
     recipe = tiny_recipe(program, shard_rows=2)
@@ -147,7 +183,7 @@ def test_dask_loses_nothing_when_workers_are_killed_every_few_seconds(tmp_path, 
         if killed == 4 or not list(Path(store.url).glob("set/crops/*/ledger/tiny/*.parquet")):
             continue  # the cluster is still starting; or enough: let it finish
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        workers = [p for p in children if "spawn_main" in " ".join(p.cmdline())]
+        workers = [p for p in children if is_worker(p)]
         if workers:
             workers[killed % len(workers)].kill()
             killed += 1
