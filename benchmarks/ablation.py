@@ -1,21 +1,24 @@
 """What each part of SCALE is worth, on generated data and on real videos.
 
-    python benchmarks/ablation.py generated [--only main,mask,...] [--minutes 10]
-    python benchmarks/ablation.py jhmdb --store STORE [--dataset jhmdb12]
-    python benchmarks/ablation.py report
+    python -m benchmarks.ablation generated [--only main,mask,...] [--minutes 10]
+    python -m benchmarks.ablation jhmdb --store STORE [--dataset jhmdb12]
+    python -m benchmarks.ablation report
 
-Each single run (row, seed) is kept in a cache file, so that the work can be
-done in small pieces; `report` writes what is there into docs/learning.md.
+Each single run (row, number) is a line of benchmarks/results/ablation_*.jsonl, with the
+test videos that each probe got right, so that the work can be done in small pieces and
+the tables of docs/learning.md be written again: `report` does that.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,127 +26,95 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import torch
+from _ablation_rows import GENERATED, JHMDB, Row, merged, rows_of_tables
+from _deep_sets import DeepSets, Videos, fit_on_labels
 from _latent_actions import LatentActions, generate
 from _learning_page import write_page
-from _probing import knn_accuracy, linear_accuracy
-from torch import nn
+from _probing import knn_hits, linear_hits
+from _table import RESULTS, commit
 
 import aggregate
+from aggregate.rows import frame_sizes, group_ids
 from pipeline.recipe import ModelSpec
 
-CACHE = Path.home() / ".cache" / "scale-pipeline" / "ablation"
 NUM_TRAIN, NUM_TEST = 512, 400
-SMALL = {"dim": 48, "num_heads": 3, "head_hidden_dim": 128, "target_hidden_dim": 128, "projection_dim": 64}
-GENERATED = {"epochs": 60, "batch_size": 64, "learning_rate": 1.5e-3, "set_size": 6, "model": SMALL}
-LIGHT = {"head_hidden_dim": 512, "target_hidden_dim": 512}
-"""Narrower projection heads than the released ones: a quarter of the time on two cores."""
-JHMDB = {"epochs": 60, "batch_size": 72, "learning_rate": 3e-4, "set_size": 8, "model": LIGHT}
+SPLITS = ("1", "2", "3")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of a table."""
+class Run:
+    """What a row is measured on: crops to learn from, crops to probe, and this run's options."""
 
-    table: str
-    label: str
-    kind: str = "train"
-    """train, mean, random (untrained), deepsets (untrained) or deepsets_labels (trained on the labels)."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Changes to the base options of TrainSpec, one level deep merged."""
-    data: dict[str, Any] = field(default_factory=dict)
-    """Changes to LatentActions."""
-    num_seeds: int = 5
-    """Of the generated data; the other factors take two on real videos."""
+    fit: Videos
+    train: Videos
+    test: Videos
+    options: dict[str, Any]
+    seed: int
+    place: dict[str, Any]
+    """Which world or split, for the record."""
 
 
-def rows_of_tables(*, generated: bool) -> Iterator[Row]:
-    """Yield every line: the main comparison, then one factor at a time."""
-    main_seeds = 5 if generated else 3
-    for label, kind, objective in (
-        ("mean of crops", "mean", None),
-        ("SCALE, untrained", "random", None),
-        ("deep sets, untrained", "deepsets", None),
-        ("deep sets, trained on the labels (linear column: itself)", "deepsets_labels", None),
-        ("NT-Xent, no mask (SimCLR control)", "train", {"kind": "ntxent"}),
-        ("set contrast alone", "train", {"kind": "set"}),
-        ("masked crops alone", "train", {"kind": "mcm"}),
-        ("SCALE (both)", "train", {}),
-    ):
-        options = {} if objective is None else {"objective": objective}
-        yield Row("main", label, kind, options, num_seeds=main_seeds)
-    for ratio in (0.0, 0.15, 0.5, 0.75):
-        yield Row("mask ratio", f"{ratio:.2f}", options={"objective": {"mask_ratio": ratio}})
-    for frame in ("per_video", "absolute"):
-        for parts in ("none", "time", "box", "all"):
-            if (frame, parts) != ("per_video", "all") and not (frame == "absolute" and parts == "none"):
-                model = {"geometry": parts, "geometry_frame": frame}
-                yield Row("geometry", f"{parts}, {frame}", options={"model": model})
-    for size in (2, 4):
-        yield Row("set size", f"{size}", options={"set_size": size})
-    for negatives in ("all", "other_videos"):
-        for positives in ("identity", "nearest"):
-            if (negatives, positives) != ("all", "identity"):
-                objective = {"negatives": negatives, "positives": positives}
-                yield Row("negatives and positives", f"{negatives}, {positives}", options={"objective": objective})
-    if generated:
-        for background in (0.0, 0.3, 1.0):
-            for label, kind in (("set", "set"), ("mcm", "mcm"), ("scale", "scale")):
-                data, options = {"background": background}, {"objective": {"kind": kind}}
-                yield Row("background", f"{background}, {label}", options=options, data=data, num_seeds=3)
-
-
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return base options with changes, dictionaries merged one level deep."""
-    out = dict(base)
-    for key, value in changes.items():
-        out[key] = {**out.get(key, {}), **value} if isinstance(value, dict) else value
-    return out
-
-
-Videos = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""features (N, V, D), raw geometry (N, V, 9), valid (N, V), labels (N,)."""
-
-
-def measure(row: Row, seed: int, base: dict[str, Any], fit: Videos, train: Videos, test: Videos) -> dict[str, float]:
+def measure(row: Row, run: Run) -> dict[str, Any]:
     """Learn from the crops `fit` what the row says, then probe `train` against `test`.
 
     `knn` and `linear` see what was learned alone, `knn_joined` and `linear_joined` see it beside the pooled crops.
     """
-    started = time.monotonic()
-    labels, truth, input_dim = train[3], test[3], fit[0].shape[2]
-    means = [_mean(v) for v in (train, test)]
-    if row.kind == "mean":
-        learned = means
-    elif row.kind.startswith("deepsets"):
-        torch.manual_seed(seed)
-        network = DeepSets(input_dim)
-        if row.kind == "deepsets_labels":
-            fit_on_labels(network, fit, seed)
-        learned = [network.embed(v) for v in (train, test)]
-    else:
-        options = merged(base, row.options)
-        if row.kind == "random":
-            torch.manual_seed(seed)
-            model = aggregate.ScaleModel(input_dim, ModelSpec(**options["model"]))
-        else:
-            model = aggregate.train(*fit[:3], seed=seed, device="cpu", **options).model
-        learned = [aggregate.embed(model, *v[:3])[0].numpy() for v in (train, test)]
-    figures = {
-        "knn": knn_accuracy(learned[0], labels, learned[1], truth),
-        "linear": linear_accuracy(learned[0], labels, learned[1], truth),
-    }
-    if row.kind == "deepsets_labels":
-        figures["linear"] = network.accuracy(test)
+    started = time.process_time()
+    means = [run.train.pooled(), run.test.pooled()]
+    learned, network, last = _learn(row, run, means)
+    labels, truth = run.train.labels, run.test.labels
     pairs = zip(means, learned, strict=True)
     joined = [np.concatenate([_centred(m, means[0]), _centred(v, learned[0])], axis=1) for m, v in pairs]
-    figures["knn_joined"] = knn_accuracy(joined[0], labels, joined[1], truth)
-    figures["linear_joined"] = linear_accuracy(joined[0], labels, joined[1], truth)
-    return {**figures, "seconds": time.monotonic() - started}
+    own = network is not None and row.kind == "deepsets_labels"
+    hits = {
+        "knn": knn_hits(learned[0], labels, learned[1], truth),
+        "linear": network.hits(run.test) if own else linear_hits(learned[0], labels, learned[1], truth),
+        "knn_joined": knn_hits(joined[0], labels, joined[1], truth),
+        "linear_joined": linear_hits(joined[0], labels, joined[1], truth),
+    }
+    return {
+        **{name: round(float(h.mean()), 6) for name, h in hits.items()},
+        "processor_s": round(time.process_time() - started, 1),
+        "last": last,
+        "hits": {name: "".join("01"[int(x)] for x in h) for name, h in hits.items()},
+    }
 
 
-def _mean(videos: Videos) -> np.ndarray:
-    x, _, valid, _ = videos
-    return (x * valid[..., None]).sum(1) / np.maximum(valid.sum(1, keepdims=True), 1)
+def _learn(
+    row: Row, run: Run, means: list[np.ndarray]
+) -> tuple[list[np.ndarray], DeepSets | None, dict[str, float | int | None]]:
+    """Return what a row makes of training and test videos, its network, and the last figures of a training."""
+    input_dim = run.fit.features.shape[2]
+    if row.kind == "mean":
+        return means, None, {}
+    if row.kind.startswith("deepsets"):
+        torch.manual_seed(run.seed)
+        network = DeepSets(input_dim)
+        if row.kind == "deepsets_labels":
+            fit_on_labels(network, run.fit, run.seed)
+        return [network.embed(v).numpy() for v in (run.train, run.test)], network, {}
+    last: dict[str, float | int | None] = {}
+    if row.kind == "random":
+        torch.manual_seed(run.seed)
+        model = aggregate.ScaleModel(input_dim, ModelSpec(**run.options["model"]))
+    else:
+        fit = run.fit
+        result = aggregate.train(
+            fit.features,
+            fit.raw_geometry,
+            fit.valid,
+            group_ids=fit.groups,
+            frame_size_px=fit.frame_size_px,
+            seed=run.seed,
+            device="cpu",
+            **run.options,
+        )
+        model, last = result.model, {k: v for k, v in result.history[-1].items() if k != "lr"}
+    learned = []
+    for v in (run.train, run.test):
+        values, _ = aggregate.embed(model, v.features, v.raw_geometry, v.valid, frame_size_px=v.frame_size_px)
+        learned.append(values.numpy())
+    return learned, None, last
 
 
 def _centred(values: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -152,94 +123,81 @@ def _centred(values: np.ndarray, train: np.ndarray) -> np.ndarray:
     return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)
 
 
-class DeepSets(nn.Module):
-    """Per crop an MLP on [feature; geometry], mean over crops, an MLP: about as many parameters as SCALE at work."""
-
-    def __init__(self, dim: int, width: int = 128, num_classes: int = 64) -> None:
-        super().__init__()
-        self.crop = nn.Sequential(nn.Linear(dim + 7, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-        self.video = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-        self.classes = nn.Linear(width, num_classes)
-
-    def forward(self, videos: Videos) -> torch.Tensor:
-        """Return (N, width)."""
-        x, where, valid = (torch.as_tensor(v) for v in videos[:3])
-        geometry = aggregate.derive_geometry(where, valid)
-        h = self.crop(torch.cat((x.float(), geometry), -1)) * valid[..., None]
-        return self.video(h.sum(1) / valid.sum(1, keepdim=True).clamp_min(1))
-
-    @torch.no_grad()
-    def embed(self, videos: Videos) -> np.ndarray:
-        """Return (N, width) as the probes want it."""
-        return self.eval()(videos).numpy()
-
-    @torch.no_grad()
-    def accuracy(self, videos: Videos) -> float:
-        """Return the share of videos that its own classifier gets right."""
-        return float((self.classes(self.eval()(videos)).argmax(1).numpy() == videos[3]).mean())
-
-
-def fit_on_labels(network: DeepSets, videos: Videos, seed: int) -> None:
-    """Train end to end on the training labels, crops dropped at random; no self-supervision."""
-    generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
-    x, where, valid, labels = (torch.as_tensor(v) for v in videos)
-    for _ in range(60):
-        for chosen in torch.randperm(len(x), generator=generator).split(64):
-            kept = valid[chosen] & (torch.rand(valid[chosen].shape, generator=generator) < 0.5)
-            scores = network.classes(network((x[chosen], where[chosen], kept, labels[chosen])))
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(scores, labels[chosen]).backward()
-            optimiser.step()
-
-
-def run_rows(name: str, rows: list[Row], base: dict[str, Any], load: Callable[[Row, int], Any], minutes: float) -> None:
-    """Run what the cache lacks, until the time is up."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    path = CACHE / f"{name}.jsonl"
+def run_rows(name: str, rows: list[Row], load: Callable[[Row, int], Run], minutes: float) -> None:
+    """Run what the record lacks, until the time is up."""
+    path = RESULTS / f"ablation_{name}.jsonl"
     done = {json.loads(line)["key"] for line in path.read_text().splitlines()} if path.is_file() else set()
     until = time.monotonic() + 60 * minutes
-    for seed in range(max(row.num_seeds for row in rows)):  # every row once before any row twice
-        for row in (r for r in rows if seed < r.num_seeds):
-            key = json.dumps([asdict(row) | {"num_seeds": 0}, seed, base], sort_keys=True)
+    for number in range(max(row.num_runs for row in rows)):  # every row once before any row twice
+        for row in (r for r in rows if number < r.num_runs):
+            run = load(row, number)
+            config = {"row": asdict(row) | {"num_runs": 0}, "number": number, "options": run.options, **run.place}
+            key = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
             if key in done:
                 continue
             if time.monotonic() > until:
                 print("time is up; run the same command again for the rest")
                 return
-            figures = measure(row, seed, base, *load(row, seed))
-            line = {"key": key, "table": row.table, "label": row.label, "seed": seed, **figures}
+            line = {
+                "key": key,
+                "table": row.table,
+                "label": row.label,
+                "number": number,
+                "seed": run.seed,
+                **run.place,
+                **measure(row, run),
+                "date": datetime.now(UTC).date().isoformat(),
+                "commit": commit(),
+            }
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            print(row.table, "|", row.label, "| seed", seed, {k: round(v, 3) for k, v in figures.items()}, flush=True)
+            shown = {k: line[k] for k in ("knn", "linear", "knn_joined", "linear_joined", "processor_s")}
+            print(row.table, "|", row.label, "| run", number, shown, flush=True)
 
 
-def load_generated(row: Row, seed: int) -> tuple[Videos, ...]:
-    """Each seed is a world of its own: motifs, actions, videos and training all differ."""
+def load_generated(row: Row, number: int) -> Run:
+    """Each run is a world of its own: motifs, actions, videos and training all differ."""
     config = replace(LatentActions(), **row.data)
     out = []
     for part, num in ((0, NUM_TRAIN), (1, NUM_TEST)):
-        x, where, labels = generate(config, num, world=seed, seed=part)
-        out.append((x, where, np.ones(x.shape[:2], bool), labels))
-    return out[0], out[0], out[1]
+        x, where, labels = generate(config, num, world=number, seed=part)
+        out.append(Videos(x, where, np.ones(x.shape[:2], bool), labels, np.arange(num)))
+    return Run(out[0], out[0], out[1], merged(GENERATED, row.options), number, {"world": number})
 
 
-def jhmdb_loader(store: str, dataset: str, split: str) -> Callable[[Row, int], tuple[Videos, ...]]:
-    """Random crops of training rows to train on, the test grid to probe, as `scale run` does."""
+def jhmdb_loader(store: str, dataset: str) -> Callable[[Row, int], Run]:
+    """Random crops of training rows to train on, the test grid to probe, as `scale run` does; the splits in turn."""
     from pipeline import FeatureStore
 
     ds = FeatureStore.open(store).dataset(dataset)
-    train = ds.select(f"splits['{split}'] = 'train'")
-    test = ds.select(f"splits['{split}'] = 'test'")
-    names = sorted(set(train.videos["label"].to_pylist()))
+    names = sorted(set(ds.videos["label"].to_pylist()))
+    groups = group_ids(ds.videos)
 
-    def videos(selection: Any, crops: str) -> Videos:
-        block = selection.features(crops, "mobilenet_v2")
-        labels = np.array([names.index(x) for x in selection.videos["label"].to_pylist()])
-        return np.array(block.values, np.float32), np.array(block.geometry), np.array(block.valid), labels
+    def videos(split: str, part: str, crops: str) -> Videos:
+        chosen = ds.select(f"splits['{split}'] = '{part}'")
+        block = chosen.features(crops, "mobilenet_v2")
+        return Videos(
+            np.array(block.values, np.float32),
+            np.array(block.geometry),
+            np.array(block.valid),
+            np.array([names.index(x) for x in chosen.videos["label"].to_pylist()]),
+            groups[chosen.rows],
+            frame_sizes(chosen.videos).numpy(),
+        )
 
-    fixed = videos(train, "train16"), videos(train, "grid5x3"), videos(test, "grid5x3")
-    return lambda row, seed: fixed
+    loaded = {
+        split: (videos(split, "train", "train16"), videos(split, "train", "grid5x3"), videos(split, "test", "grid5x3"))
+        for split in SPLITS
+    }
+
+    def load(row: Row, number: int) -> Run:
+        split = SPLITS[number % len(SPLITS)]
+        fit, train, test = loaded[split]
+        base = {**JHMDB, "batch_size": len(fit.labels) // 2}
+        place = {"split": split, "groups": test.groups.tolist()}
+        return Run(fit, train, test, merged(base, row.options), number // len(SPLITS), place)
+
+    return load
 
 
 def main() -> None:
@@ -249,21 +207,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--store", default="store")
     parser.add_argument("--dataset", default="jhmdb12")
-    parser.add_argument("--split", default="1")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "report":
-        write_page(CACHE)
+        write_page(RESULTS)
         return
     generated = args.what == "generated"
     wanted = set(filter(None, args.only.split(",")))
     rows = [r for r in rows_of_tables(generated=generated) if not wanted or r.table in wanted]
-    if not generated:
-        rows = [r if r.table == "main" else replace(r, num_seeds=2) for r in rows]
-    if generated:
-        run_rows("generated", rows, GENERATED, load_generated, args.minutes)
-    else:
-        run_rows("jhmdb", rows, JHMDB, jhmdb_loader(args.store, args.dataset, args.split), args.minutes)
+    load = load_generated if generated else jhmdb_loader(args.store, args.dataset)
+    run_rows(args.what, rows, load, args.minutes)
 
 
 if __name__ == "__main__":
