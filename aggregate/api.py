@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
+from aggregate.arrays import Array
 from aggregate.checkpoint import CheckpointFolder
 from aggregate.loader import CropData, ResidentSource
 from aggregate.objectives import Objective
@@ -18,8 +17,6 @@ from aggregate.trainer import Trainer, TrainResult
 from pipeline.errors import InvalidInputError
 from pipeline.events import OnEvent, ignore
 from pipeline.recipe import TrainSpec
-
-Array = Tensor | np.ndarray
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -67,7 +64,7 @@ def train(
     Parameters
     ----------
     features : Tensor or ndarray
-        (N, V, D) float16 or float32.
+        (N, V, D) of any real type; float16 stays so until a batch is made, anything else becomes float32.
     raw_geometry : Tensor or ndarray
         (N, V, 9), `pipeline.schema.GEOMETRY_COLUMNS`: seconds and source pixels.
     valid : optional
@@ -96,13 +93,14 @@ def train(
     Raises
     ------
     InvalidInputError
-        If an option is unknown or out of range, or the device is not there.
+        If an option is unknown or out of range, the device is not there, or an array is not what it should be
+        (NaN in a valid crop, ids that are no integers).
     ShapeMismatchError
         If the arrays do not fit each other.
     NoDataError
         With fewer than two videos that have a valid crop.
     TrainingError
-        When the loss becomes non-finite.
+        When the loss becomes non-finite, or nothing was ever scored.
 
     Examples
     --------

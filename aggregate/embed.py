@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aggregate.api import Array
+from aggregate.arrays import Array, as_crops, as_frame_sizes, as_valid, check_finite
 from aggregate.geometry import derive_geometry
 from aggregate.model import ScaleModel
 from aggregate.whitening import Whitening
-from pipeline.errors import InvalidInputError, ShapeMismatchError
+from pipeline.errors import InvalidInputError
 
 Readout = Literal["mean", "cls", "joined", "joined_normalised", "whitened"]
 READOUTS: tuple[Readout, ...] = ("mean", "cls", "joined", "joined_normalised", "whitened")
@@ -101,7 +101,7 @@ def embed(
     Raises
     ------
     InvalidInputError
-        If the readout is unknown, or `whitening` does not go with it.
+        If the readout is unknown, `whitening` does not go with it, or valid crops hold NaN.
     ShapeMismatchError
         If the arrays do not fit each other or the model.
 
@@ -114,21 +114,21 @@ def embed(
     >>> values.shape, valid.all().item()
     (torch.Size([3, 24]), True)
     """
-    if readout not in READOUTS or sets < 1:
-        raise InvalidInputError(f"expected a readout of {READOUTS} and sets >= 1, found {readout!r} and {sets}")
+    if not isinstance(model, ScaleModel):
+        raise InvalidInputError(f"expected a ScaleModel, found {type(model).__name__}; train() returns one as `.model`")
+    if readout not in READOUTS or sets < 1 or batch_size < 1:
+        raise InvalidInputError(
+            f"expected a readout of {READOUTS}, sets >= 1 and batch_size >= 1, "
+            f"found {readout!r}, {sets} and {batch_size}"
+        )
     if (readout == "whitened") != (whitening is not None):
         raise InvalidInputError(
             f"expected a whitening exactly for the readout 'whitened', found readout {readout!r} "
             f"{'with' if whitening is not None else 'without'} one; fit it with fit_whitening on training rows"
         )
-    x, raw = torch.as_tensor(features), torch.as_tensor(raw_geometry)
-    if x.ndim != 3 or x.shape[2] != model.input_dim or raw.shape[:-1] != x.shape[:2]:
-        raise ShapeMismatchError(
-            f"expected features (N, V, {model.input_dim}) and raw geometry (N, V, 9), "
-            f"found {tuple(x.shape)} and {tuple(raw.shape)}"
-        )
-    mask = torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else torch.as_tensor(valid).bool()
-    size = None if frame_size_px is None else torch.as_tensor(frame_size_px)
+    x, raw = as_crops(features, raw_geometry, input_dim=model.input_dim)
+    mask, size = as_valid(valid, x.shape[:2]), as_frame_sizes(frame_size_px, len(x))
+    check_finite(x, raw, mask)
     model.eval()
     device = model.set_cls_token.device
     pieces = []

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from aggregate.arrays import Array, as_tensor
 from pipeline.errors import ShapeMismatchError
 from pipeline.schema import GEOMETRY_COLUMNS
 
@@ -51,11 +52,11 @@ def visible_columns(parts: GeometryParts) -> Tensor:
 
 
 def derive_geometry(
-    raw: Tensor,
-    valid: Tensor,
+    raw: Array,
+    valid: Array,
     *,
     frame: GeometryFrame = "per_video",
-    frame_size_px: Tensor | None = None,
+    frame_size_px: Array | None = None,
 ) -> Tensor:
     """Turn raw geometry into the model's 7-vector.
 
@@ -64,15 +65,15 @@ def derive_geometry(
 
     Parameters
     ----------
-    raw : Tensor
+    raw : Tensor or ndarray
         (..., V, 9) float; columns `pipeline.schema.GEOMETRY_COLUMNS`: seconds and source pixels.
-    valid : Tensor
+    valid : Tensor or ndarray
         (..., V) bool.
     frame : {"per_video", "absolute"}
         per_video: the first start of a video is 0, its last end 1, and the
         same for its boxes, as in SCALE. absolute: time in seconds, boxes as
         fractions of the frame.
-    frame_size_px : Tensor, optional
+    frame_size_px : Tensor or ndarray, optional
         (..., 2) height and width of the source frame after rotation, for `absolute`.
         Where it is absent (or zero) the largest bottom and right of the video's crops stand in.
 
@@ -86,6 +87,7 @@ def derive_geometry(
     ShapeMismatchError
         If `raw` does not have nine columns or `valid` does not fit it.
     """
+    raw, valid = as_tensor("raw geometry", raw), as_tensor("valid", valid).bool()
     if raw.shape[-1:] != (NUM_RAW_COLUMNS,) or raw.shape[:-1] != valid.shape:
         raise ShapeMismatchError(
             f"expected raw geometry (..., V, {NUM_RAW_COLUMNS}) and valid (..., V), "
@@ -101,7 +103,8 @@ def derive_geometry(
         w0, w1 = _min_max(left, right, valid)
         t0, t1 = _min_max(start, end, valid)
     else:
-        height, width = _frame_size(bottom, right, frame_size_px)
+        size = None if frame_size_px is None else as_tensor("frame_size_px", frame_size_px)
+        height, width = _frame_size(bottom, right, size)
         h0, h1, w0, w1 = top / height, bottom / height, left / width, right / width
         t0, t1 = start, end
     derived = torch.stack((flip, h0, w0, h1, w1, t0, t1), dim=-1)

@@ -13,15 +13,15 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from aggregate.arrays import Array, as_crops, as_frame_sizes, as_ids, as_valid, check_finite
 from aggregate.batch import CropBatch
 from aggregate.geometry import GeometryFrame, derive_geometry
-from pipeline.errors import NoDataError, ShapeMismatchError
+from pipeline.errors import NoDataError
 
 T = TypeVar("T")
 PREFETCH_BATCHES = 2
@@ -57,12 +57,12 @@ class CropData:
     @classmethod
     def build(
         cls,
-        features: Tensor | np.ndarray,
-        raw_geometry: Tensor | np.ndarray,
-        valid: Tensor | np.ndarray | None = None,
-        video_ids: Tensor | np.ndarray | None = None,
-        group_ids: Tensor | np.ndarray | None = None,
-        frame_size_px: Tensor | np.ndarray | None = None,
+        features: Array,
+        raw_geometry: Array,
+        valid: Array | None = None,
+        video_ids: Array | None = None,
+        group_ids: Array | None = None,
+        frame_size_px: Array | None = None,
     ) -> CropData:
         """Check and fill in: all crops valid, every video its own group.
 
@@ -70,22 +70,15 @@ class CropData:
         ------
         ShapeMismatchError
             If the arrays do not fit each other.
+        InvalidInputError
+            If they are not what they should be, or valid crops hold NaN.
         """
-        x, raw = torch.as_tensor(features), torch.as_tensor(raw_geometry).float()
-        if x.ndim != 3 or raw.shape != (*x.shape[:2], 9):
-            raise ShapeMismatchError(
-                "expected features (videos, crops, channels) and raw geometry (videos, crops, 9), "
-                f"found {tuple(x.shape)} and {tuple(raw.shape)}"
-            )
-        mask = torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else torch.as_tensor(valid).bool()
-        videos = torch.arange(len(x)) if video_ids is None else torch.as_tensor(video_ids).long()
-        groups = videos if group_ids is None else torch.as_tensor(group_ids).long()
-        size = None if frame_size_px is None else torch.as_tensor(frame_size_px).float()
-        if mask.shape != x.shape[:2] or videos.shape != x.shape[:1] or groups.shape != x.shape[:1]:
-            raise ShapeMismatchError(
-                f"expected valid {tuple(x.shape[:2])} and ids ({len(x)},), "
-                f"found {tuple(mask.shape)}, {tuple(videos.shape)} and {tuple(groups.shape)}"
-            )
+        x, raw = as_crops(features, raw_geometry)
+        mask = as_valid(valid, x.shape[:2])
+        videos = torch.arange(len(x)) if video_ids is None else as_ids("video_ids", video_ids, len(x))
+        groups = videos if group_ids is None else as_ids("group_ids", group_ids, len(x))
+        size = as_frame_sizes(frame_size_px, len(x))
+        check_finite(x, raw, mask)
         return cls(x, raw, mask, videos, groups, size)
 
     def keep_readable(self) -> CropData:
@@ -250,12 +243,22 @@ class StreamSource:
             yield data, features, geometry
 
 
+@dataclass(frozen=True)
+class _Item(Generic[T]):
+    value: T
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None
+
+
 def read_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
     """Iterate with a thread that stays up to `depth` items ahead; its errors surface here."""
-    buffer: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(maxsize=depth)
+    buffer: queue.Queue[_Item[T] | _End] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 
-    def put(entry: tuple[bool, T | BaseException | None]) -> bool:
+    def put(entry: _Item[T] | _End) -> bool:
         while not stopped.is_set():
             try:
                 buffer.put(entry, timeout=0.1)
@@ -267,23 +270,19 @@ def read_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
     def work() -> None:
         try:
             for item in items:
-                if not put((True, item)):
+                if not put(_Item(item)):
                     return
-            put((False, None))
+            put(_End(None))
         except BaseException as err:  # handed to the consumer, which raises it
-            put((False, err))
+            put(_End(err))
 
     thread = threading.Thread(target=work, name="read-ahead", daemon=True)
     thread.start()
     try:
-        while True:
-            is_item, value = buffer.get()
-            if is_item:
-                yield value  # type: ignore[misc]
-            elif value is None:
-                return
-            else:
-                raise value  # type: ignore[misc]
+        while isinstance(entry := buffer.get(), _Item):
+            yield entry.value
+        if entry.error is not None:
+            raise entry.error
     finally:
         stopped.set()
         thread.join()
@@ -291,7 +290,7 @@ def read_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy to the device, through pinned memory where that is faster."""
-    if device.type != "cuda":
+    if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aggregate.geometry import MODEL_COLUMNS, visible_columns
-from pipeline.errors import ShapeMismatchError
+from pipeline.errors import InvalidInputError, ShapeMismatchError
 from pipeline.recipe import ModelSpec
 
 
@@ -100,6 +100,11 @@ class ScaleModel(nn.Module):
     spec : ModelSpec
         Width, depth, heads, geometry variant.
 
+    Raises
+    ------
+    InvalidInputError
+        If `input_dim` is no positive integer, or `spec` no ModelSpec.
+
     Attributes
     ----------
     set_head, dense_pred_head : Module
@@ -118,7 +123,12 @@ class ScaleModel(nn.Module):
 
     def __init__(self, input_dim: int, spec: ModelSpec | None = None) -> None:
         super().__init__()
-        spec = spec or ModelSpec()
+        spec = ModelSpec() if spec is None else spec
+        if not isinstance(spec, ModelSpec) or not isinstance(input_dim, int) or input_dim < 1:
+            raise InvalidInputError(
+                "expected ScaleModel(channels >= 1, ModelSpec(...)) with ModelSpec from pipeline.recipe, "
+                f"found {input_dim!r} and {type(spec).__name__}"
+            )
         self.input_dim = input_dim
         self.spec = spec
         dim = spec.dim

@@ -34,6 +34,8 @@ from pipeline.recipe import TrainSpec
 PROGRESS_SECONDS = 0.5
 CHECKPOINT_SECONDS = 600.0
 MAX_RECORDS = 2000
+SCORED_WITHIN_STEPS = 50
+"""In so many steps, and one epoch, something must have been scored."""
 GPU_CHECK_STEPS = 20
 """Steps between two looks at the loss on a GPU: each look waits for the device."""
 TEACHER_DECAY = 0.996
@@ -105,6 +107,7 @@ class Trainer:
         self.steps_per_epoch = batches // self.accumulate
         self.total_steps = self.steps_per_epoch * spec.epochs
         self.record_every = max(1, self.total_steps // MAX_RECORDS)
+        self._scored_by = min(self.total_steps, max(self.steps_per_epoch, SCORED_WITHIN_STEPS))
         self.history: list[Record] = []
         with _own_rng(device, spec.seed):
             self.model = ScaleModel(source.input_dim, spec.model).to(device)
@@ -128,7 +131,7 @@ class Trainer:
         Raises
         ------
         TrainingError
-            When the loss or a gradient is not finite; says at which step and why.
+            When the loss or a gradient is not finite (says at which step and why), or nothing is ever scored.
         OutOfMemoryError
             When the device has no room for one batch.
         """
@@ -156,6 +159,7 @@ class Trainer:
     def _run(self, first: int) -> None:
         self.model.train()
         step, unchecked = first, 0
+        scored = torch.zeros((), device=self.device)
         last_event = last_saved = time.monotonic()
         since = first
         for epoch in range(first // self.steps_per_epoch, self.spec.epochs):
@@ -164,6 +168,9 @@ class Trainer:
             for _ in range(done_here, self.steps_per_epoch):
                 loss, logs, rate = self._step(step, micro)
                 step += 1
+                scored += loss.abs()
+                if step == self._scored_by:
+                    self._check_scored(scored, first)
                 now = time.monotonic()
                 unchecked += 1
                 if self.device.type != "cuda" or unchecked >= GPU_CHECK_STEPS or step == self.total_steps:
@@ -253,6 +260,15 @@ class Trainer:
             f"expected a finite loss and finite weights, found loss {loss} at step {step} of {self.total_steps} "
             f"(epoch {(step - 1) // self.steps_per_epoch}): {cause}"
         )
+
+    def _check_scored(self, scored: Tensor, first: int) -> None:
+        """Refuse to go on where no loss was anything but zero: such a model is an untrained one."""
+        if first == 0 and float(scored) == 0.0:
+            raise TrainingError(
+                f"expected something to score, found a loss of zero in all of the first {self._scored_by} steps of "
+                f"objective {self.spec.objective.kind}: set contrast needs videos with at least two valid crops, "
+                "masked crops a mask_ratio above 0"
+            )
 
     def _check_weights(self, step: int, loss: Tensor) -> None:
         """Refuse to keep weights that a gradient has broken, or (on a GPU, where the look is due later) a loss."""

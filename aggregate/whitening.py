@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.errors import NoDataError
+from pipeline.errors import InvalidInputError, NoDataError
 
 RELATIVE_FLOOR = 1e-6
 """Directions with less than this share of the largest variance are noise, and dropped."""
@@ -54,12 +54,19 @@ def fit_whitening(blocks: Iterable[Tensor], *, shrinkage: float = 1e-3) -> White
     ------
     NoDataError
         With fewer than two rows.
+    InvalidInputError
+        If a block is not (n, E), or holds NaN.
     """
     total: Tensor | None = None
     products: Tensor | None = None
     count = 0
     for block in blocks:
+        if block.ndim != 2 or (total is not None and block.shape[1:] != total.shape):
+            width = "E" if total is None else len(total)
+            raise InvalidInputError(f"expected blocks of embeddings (n, {width}), found {tuple(block.shape)}")
         x = block.double().cpu()
+        if not bool(torch.isfinite(x).all()):
+            raise InvalidInputError("expected finite embeddings, found NaN or infinity; leave those rows out")
         count += len(x)
         total = x.sum(0) if total is None else total + x.sum(0)
         products = x.mT @ x if products is None else products + x.mT @ x

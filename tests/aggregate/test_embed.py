@@ -159,7 +159,7 @@ def test_wrong_input_is_answered_with_words():
         embed(model, x, raw, valid, readout="whitened")
     with pytest.raises(InvalidInputError, match="found readout 'cls' with one"):
         embed(model, x, raw, valid, whitening=Whitening(torch.zeros(1), torch.eye(1)))
-    with pytest.raises(ShapeMismatchError, match=r"expected features \(N, V, 8\)"):
+    with pytest.raises(ShapeMismatchError, match=r"expected features \(videos, crops >= 1, 8\)"):
         embed(model, x[..., :5], raw, valid)
     with pytest.raises(ShapeMismatchError):
         embed(model, x, raw[:, :3], valid)

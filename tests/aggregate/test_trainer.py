@@ -165,7 +165,6 @@ def test_clipping_limits_the_gradient():
     ("objective", "model"),
     [
         ({"mask_ratio": 0.0}, {}),
-        ({"mask_ratio": 0.0, "kind": "mcm"}, {}),
         ({"negatives": "no_siblings", "positives": "nearest"}, {}),
         ({"negatives": "other_videos", "mask_ratio": 0.75}, {"geometry": "none"}),
         ({}, {"geometry_frame": "absolute", "geometry": "time"}),
