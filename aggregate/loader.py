@@ -187,7 +187,8 @@ class StreamSource:
     Parameters
     ----------
     open_epoch : callable
-        ``open_epoch(epoch, batch_size) -> iterable of CropData``, shuffled by (seed, epoch).
+        ``open_epoch(epoch, batch_size, skip) -> iterable of CropData``, shuffled by (seed, epoch), without the
+        first `skip` batches.
     num_videos, input_dim : int
     frame : {"per_video", "absolute"}
     device : torch.device
@@ -195,7 +196,7 @@ class StreamSource:
 
     def __init__(
         self,
-        open_epoch: Callable[[int, int], Iterable[CropData]],
+        open_epoch: Callable[[int, int, int], Iterable[CropData]],
         *,
         num_videos: int,
         input_dim: int,
@@ -221,19 +222,17 @@ class StreamSource:
     def batches(self, epoch: int, batch_size: int, skip: int = 0) -> Iterator[CropBatch]:
         """Yield batches; only full ones, unless the selection is smaller than a batch."""
         size = min(batch_size, self._num_videos)
-        blocks = (b for b in self._open_epoch(epoch, size) if len(b.features) == size)
-        for number, data in enumerate(read_ahead(self._prepared(blocks), PREFETCH_BATCHES)):
-            if number >= skip:
-                features, geometry = data[1], data[2]
-                yield CropBatch(
-                    features.to(self._device, non_blocking=True),
-                    geometry.to(self._device, non_blocking=True),
-                    data[0].raw_geometry,
-                    torch.arange(size),
-                    data[0].valid,
-                    data[0].video_ids,
-                    data[0].group_ids,
-                )
+        blocks = (b for b in self._open_epoch(epoch, size, skip) if len(b.features) == size)
+        for data, features, geometry in read_ahead(self._prepared(blocks), PREFETCH_BATCHES):
+            yield CropBatch(
+                features.to(self._device, non_blocking=True),
+                geometry.to(self._device, non_blocking=True),
+                data.raw_geometry,
+                torch.arange(size),
+                data.valid,
+                data.video_ids,
+                data.group_ids,
+            )
 
     def _prepared(self, blocks: Iterable[CropData]) -> Iterator[tuple[CropData, Tensor, Tensor]]:
         for data in blocks:

@@ -122,17 +122,18 @@ def stream_source(selection: Selection, spec: TrainSpec, dim: int, device: torch
     """Read blocks in bounded memory; the order depends on (seed, epoch) alone."""
     groups, sizes = group_ids(selection.videos), frame_sizes(selection.videos)
 
-    def open_epoch(epoch: int, batch_size: int) -> Iterator[CropData]:
+    def open_epoch(epoch: int, batch_size: int, skip: int) -> Iterator[CropData]:
         batches = selection.batches(
-            spec.crops, spec.backbone, batch_size=batch_size, shuffle=True, seed=spec.seed, epoch=epoch, drop_last=True
-        )
+            spec.crops, spec.backbone, batch_size=batch_size, shuffle=True, seed=spec.seed, epoch=epoch, drop_last=True,
+            start_batch=skip,
+        )  # fmt: skip
         for block in batches:
             at = np.searchsorted(selection.rows, block.rows)
-            yield CropData(
-                torch.from_numpy(np.array(block.values)),
-                torch.from_numpy(np.array(block.geometry)),
-                torch.from_numpy(np.array(block.valid)),
-                torch.from_numpy(np.array(block.rows)),
+            yield CropData(  # no copies: a batch's memory is not used again while a tensor holds it
+                torch.from_numpy(block.values),
+                torch.from_numpy(block.geometry),
+                torch.from_numpy(block.valid),
+                torch.from_numpy(block.rows),
                 torch.from_numpy(groups[at]),
                 sizes[torch.from_numpy(at)],
             )

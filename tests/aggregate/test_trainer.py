@@ -252,9 +252,9 @@ def test_streamed_equals_resident_when_the_order_is_the_same():
     data = crops(16, 1.0)
     resident = ResidentSource(data, frame="per_video", device=CPU, seed=0)
 
-    def open_epoch(epoch: int, batch_size: int) -> Iterator[CropData]:
+    def open_epoch(epoch: int, batch_size: int, skip: int) -> Iterator[CropData]:
         generator = torch.Generator().manual_seed(loader.mix_seed(0, epoch))
-        for chosen in torch.randperm(16, generator=generator).split(batch_size):
+        for chosen in torch.randperm(16, generator=generator).split(batch_size)[skip:]:
             yield CropData(
                 data.features[chosen], data.raw_geometry[chosen], data.valid[chosen], data.video_ids[chosen],
                 data.group_ids[chosen],
