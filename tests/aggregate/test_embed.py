@@ -13,14 +13,6 @@ from pipeline.errors import InvalidInputError, NoDataError, ShapeMismatchError
 from tests.support.set_batches import TINY, raw_geometry
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def model_for(**changes) -> ScaleModel:
     torch.manual_seed(0)
     model = ScaleModel(8, TINY.model_copy(update=changes))

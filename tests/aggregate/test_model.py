@@ -12,14 +12,6 @@ from tests.support.reference_scale import ReferenceScale, randomised
 from tests.support.set_batches import TINY
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def tiny_model(seed: int = 0, dim_in: int = 8, **changes) -> ScaleModel:
     torch.manual_seed(seed)
     model = ScaleModel(dim_in, TINY.model_copy(update=changes)).eval()

@@ -17,14 +17,6 @@ SMALL = TINY.model_dump()
 OPTIONS = {"epochs": 2, "batch_size": 8, "set_size": 3, "model": SMALL, "device": "cpu"}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def videos(num: int = 16, crops: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(0)
     return torch.randn(num, crops, 8, generator=g), raw_geometry(num, crops, g)

@@ -31,14 +31,6 @@ from tests.support.set_batches import TINY, set_batch
 NEGATIVES = ("all", "other_videos", "no_siblings")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def model_for(seed: int = 0) -> ScaleModel:
     torch.manual_seed(seed)
     model = ScaleModel(8, TINY).eval()

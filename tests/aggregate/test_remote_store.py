@@ -1,4 +1,4 @@
-"""Training and embedding from an object store (a real S3 API on loopback), streamed, equal a local run to the last bit."""
+"""Training and embedding from an object store (a real S3 API on loopback) equal a local run to the last bit."""
 
 from __future__ import annotations
 
@@ -20,14 +20,6 @@ from tests.support.s3 import S3Server
 from tests.support.toy_training import recipe, run_all, toy
 
 EMBEDS = ({"crops": "train16"}, {"crops": "train16", "name": "white", "readout": "whitened"})
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -24,14 +24,6 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def crops(num_videos: int = 20, share_valid: float = 0.9, seed: int = 0) -> CropData:
     batch = crop_batch(num_videos, 6, seed=seed, share_valid=share_valid)
     return CropData.build(batch.pool_features, batch.raw_geometry, batch.valid)

@@ -1,4 +1,4 @@
-"""Train and embed on a store: only what is missing, honest about what is not known yet."""
+"""The stage `train` on a store: only what is missing, honest about what is not known yet."""
 
 from __future__ import annotations
 
@@ -6,57 +6,17 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
-import aggregate
 from aggregate import train_stage, trainer
 from aggregate.models import CONFIG, METRICS, WEIGHTS, decode_model, load_model
-from aggregate.rows import choose_rows, group_ids, make_source, stream_source
 from aggregate.stage import plan_embed, plan_train, run_embed, run_train
 from aggregate.train_stage import training_folder
 from pipeline import FeatureStore
-from pipeline.errors import CorruptDataError, NoDataError, NotFoundError, TrainingError
+from pipeline.errors import CorruptDataError, NotFoundError, TrainingError
 from pipeline.events import Note, Progress
-from pipeline.recipe import Recipe, parse_recipe
-from pipeline.schema import PENDING
 from pipeline.settings import Settings
 from pipeline.stage import StagePlan
-from tests.support.stores import fill, make_store, video_table
-
-HERE = Settings(device="cpu")
-SMALL = {"dim": 16, "num_heads": 2, "head_hidden_dim": 12, "target_hidden_dim": 10, "projection_dim": 6}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def recipe(embeds=({"crops": "train16"},), **train) -> Recipe:
-    options = {"crops": "train16", "backbone": "fake", "epochs": 4, "batch_size": 8, "set_size": 2, "model": SMALL}
-    return parse_recipe(
-        {
-            "name": "toy",
-            "dataset": {"name": "toy", "videos": "*.mp4", "shard_rows": 8},
-            "crops": {"train16": {"policy": "random", "num_crops": 4}},
-            "backbones": {"fake": {"kind": "pytorchvideo", "model": "x3d_xs", "weights": {"random": 0}}},
-            "train": {**options, **train},
-            "embed": list(embeds),
-        }
-    )
-
-
-def toy(tmp_path, **options) -> FeatureStore:
-    options = {"splits": ["train"] * 16 + ["test"] * 8} | options
-    return make_store(tmp_path / "store", num_videos=24, num_crops=4, dim=8, **options)
-
-
-def run_all(store, chosen, on_event=lambda e: None):
-    trained = run_train(plan_train(chosen, store, HERE), store, HERE, on_event)
-    return trained, run_embed(plan_embed(chosen, store, HERE), store, HERE, on_event)
+from tests.support.toy_training import HERE, recipe, run_all, toy
 
 
 def test_first_everything_then_nothing(tmp_path):
@@ -76,23 +36,6 @@ def test_first_everything_then_nothing(tmp_path):
     assert embedded.did == {"shards_done": 0, "shards_skipped": 3}
     assert not (tmp_path / "store" / ".training").exists()
     assert store.datasets() == ["toy"]
-
-
-def test_what_is_stored_is_what_the_tensors_give(tmp_path):
-    store, chosen = toy(tmp_path), recipe()
-    run_all(store, chosen)
-    ds = store.dataset("toy")
-    block = ds.select().features("train16", "fake")
-    model = load_model(ds, "scale")
-    expected, _ = aggregate.embed(model, np.array(block.values), np.array(block.geometry), np.array(block.valid))
-    found = ds.select().embeddings("scale")
-    np.testing.assert_allclose(found.values, expected.numpy(), atol=1e-6)
-    assert found.valid.all()
-    direct = aggregate.train(
-        *(np.array(a)[:16] for a in (block.values, block.geometry, block.valid)), spec=chosen.train, device="cpu"
-    )
-    for name, value in direct.model.state_dict().items():
-        assert torch.equal(value, model.state_dict()[name])
 
 
 def test_the_model_says_where_it_came_from(tmp_path):
@@ -131,43 +74,6 @@ def test_only_what_changes_the_numbers_trains_again(tmp_path):
     assert plan_embed(changed, store, HERE).is_empty  # the same model again: its embeddings stand
 
 
-def test_another_width_replaces_the_embeddings(tmp_path):
-    store = toy(tmp_path)
-    run_all(store, recipe())
-    run_all(store, recipe(embeds=[{"crops": "train16", "readout": "joined"}]))
-    assert store.dataset("toy").select().embeddings("scale").values.shape == (24, 24)
-
-
-def test_new_videos_train_again_and_retried_features_embed_again(tmp_path):
-    store, chosen = toy(tmp_path, statuses={20: "unreadable"}), recipe(rows="all")
-    run_all(store, chosen)
-    status = store.dataset("toy").embedding_status("scale").to_pylist()[20]
-    assert (status["status"], status["error"]) == ("unreadable", "made unreadable")
-    assert not store.dataset("toy").select(rows=[20]).embeddings("scale").valid[0]
-    store.dataset("toy").append_videos(video_table(4, first=24, splits=["train"] * 4))
-    fill(store, dim=8)
-    assert plan_train(chosen, store, HERE).why == "videos or features changed since model scale was trained"
-    trained, embedded = run_all(store, chosen)
-    assert (trained.did["models_trained"], embedded.did["shards_done"]) == (1, 4)
-    # Only embed again after a retry: the model of before serves, and the one shard that changed is done.
-    fill(store, dim=8, retry=["unreadable"])
-    notes = []
-    report = run_embed(plan_embed(chosen, store, HERE), store, HERE, notes.append)
-    assert report.did == {"shards_done": 1, "shards_skipped": 3}
-    assert store.dataset("toy").select(rows=[20]).embeddings("scale").valid[0]
-    assert any(isinstance(n, Note) and "not what the recipe would train now" in n.text for n in notes)
-
-
-def test_rows_without_features_wait_and_are_done_later(tmp_path):
-    store, chosen = toy(tmp_path), recipe()
-    run_all(store, chosen)
-    store.dataset("toy").append_videos(video_table(4, first=24, splits=["test"] * 4))
-    assert plan_embed(chosen, store, HERE).targets[0].why == "unknown until train has run"
-    report = run_embed(plan_embed(chosen, store, HERE), store, HERE)
-    assert report.did["shards_done"] == 0
-    assert store.dataset("toy").embedding_status("scale")["status"].to_pylist()[24:] == [PENDING] * 4
-
-
 def test_an_empty_store_gives_an_honest_plan(tmp_path):
     store, chosen = FeatureStore.create(tmp_path / "empty"), recipe()
     for plan in (plan_train(chosen, store, HERE), plan_embed(chosen, store, HERE)):
@@ -201,62 +107,6 @@ def test_a_recipe_without_training_has_nothing_to_do(tmp_path):
     assert run_train(plan_train(chosen, store, HERE), store, HERE).did["models_trained"] == 0
     assert plan_embed(chosen, store, HERE).is_empty
     assert run_embed(plan_embed(chosen, store, HERE), store, HERE).did["shards_done"] == 0
-
-
-def test_inductive_by_default_transductive_by_choice(tmp_path):
-    store = toy(tmp_path)
-    ds = store.dataset("toy")
-    assert choose_rows(ds, recipe().train).rows.tolist() == list(range(16))
-    assert len(choose_rows(ds, recipe(rows="all").train).rows) == 24
-    report, _ = run_all(store, recipe(rows="all"))
-    assert report.details["rows"] == "all"
-    assert "transductive" in plan_train(recipe(rows="all"), store, HERE).table()[0]["rows"]
-
-
-def test_splits_that_do_not_exist_are_named(tmp_path):
-    store = toy(tmp_path)
-    with pytest.raises(NoDataError, match=r"split \"o'brien\" marks as train.*splits of the catalogue: 1\).*rows: all"):
-        plan_train(recipe(split="o'brien"), store, HERE)
-    everything = dict.fromkeys(range(16), "unreadable")
-    store = make_store(tmp_path / "b", num_videos=24, dim=8, splits=["train"] * 16 + ["test"] * 8, statuses=everything)
-    with pytest.raises(NoDataError, match="of the 16 chosen rows, found none"):
-        plan_train(recipe(), store, HERE)
-
-
-def test_groups_become_numbers_and_a_video_without_one_is_its_own(tmp_path):
-    store = toy(tmp_path, groups=["a"] * 8 + ["b"] * 16)
-    videos = store.dataset("toy").videos
-    assert group_ids(videos).tolist() == [0] * 8 + [1] * 16
-    column = videos["group"].to_pylist()
-    column[3] = column[5] = None
-    import pyarrow as pa
-
-    found = group_ids(videos.set_column(videos.schema.get_field_index("group"), "group", pa.array(column)))
-    assert len({found[3], found[5], found[0], found[9]}) == 4
-
-
-def test_streaming_from_the_store_sees_every_row_once_and_resumes_the_same(tmp_path):
-    store, spec = toy(tmp_path), recipe(batch_size=4).train
-    ds = store.dataset("toy")
-    rows = choose_rows(ds, spec).rows
-    source = stream_source(ds.select(rows=rows), spec, 8, torch.device("cpu"))
-    seen = [b.video_ids.tolist() for b in source.batches(3, 4)]
-    assert sorted(r for batch in seen for r in batch) == rows.tolist()
-    assert [b.video_ids.tolist() for b in source.batches(3, 4, skip=2)] == seen[2:]
-    assert [b.video_ids.tolist() for b in source.batches(4, 4)] != seen
-    batch = next(iter(source.batches(3, 4)))
-    values = ds.select(rows=sorted(batch.video_ids.tolist())).features("train16", "fake").values
-    order = batch.video_ids.argsort()
-    np.testing.assert_array_equal(batch.pool_features[order].numpy(), values)
-
-
-def test_a_selection_too_large_for_memory_is_streamed(tmp_path, monkeypatch):
-    store, chosen = toy(tmp_path), recipe()
-    monkeypatch.setattr("aggregate.rows.free_bytes", lambda device: 1000)
-    ds = store.dataset("toy")
-    source = make_source(ds, np.arange(16), chosen.train, torch.device("cpu"))
-    assert type(source).__name__ == "StreamSource"
-    assert run_all(store, chosen)[0].did["models_trained"] == 1
 
 
 class Killed(BaseException):
@@ -365,37 +215,6 @@ def test_a_moving_average_is_what_is_used_and_both_are_kept(tmp_path):
     artifact = store.dataset("toy").artifact("models", "scale")
     assert "online.safetensors" in artifact.files
     assert artifact.read("online.safetensors") != artifact.read(WEIGHTS)
-
-
-def test_whitened_embeddings_are_fitted_on_training_rows_and_stay_put(tmp_path):
-    store = toy(tmp_path)
-    chosen = recipe(embeds=[{"crops": "train16", "name": "white", "readout": "whitened", "sets": 2}])
-    run_all(store, chosen)
-    ds = store.dataset("toy")
-    values = ds.select(rows=range(16)).embeddings("white").values
-    np.testing.assert_allclose(values.mean(0), 0.0, atol=1e-4)
-    before = ds.select().embeddings("white").values.copy()
-    fill(store, dim=8, statuses={23: "unreadable"}, retry=["ok"], salt=0)
-    run_embed(plan_embed(chosen, store, HERE), store, HERE)
-    again = store.dataset("toy").select(rows=range(23)).embeddings("white").values
-    np.testing.assert_allclose(again, before[:23], atol=1e-6)
-
-
-def test_two_runs_at_once_share_the_shards(tmp_path):
-    store, chosen = toy(tmp_path), recipe()
-    run_train(plan_train(chosen, store, HERE), store, HERE)
-    plan = plan_embed(chosen, store, HERE)
-    second = []
-
-    def overtake(event) -> None:
-        if type(event).__name__ == "ShardFinished" and not second:
-            second.append(None)
-            second[0] = run_embed(plan_embed(chosen, store, HERE), store, HERE).did
-
-    first = run_embed(plan, store, HERE, overtake).did
-    assert first == {"shards_done": 1, "shards_skipped": 2}
-    assert second[0] == {"shards_done": 2, "shards_skipped": 1}
-    assert store.dataset("toy").select().embeddings("scale").valid.all()
 
 
 def test_remote_stores_keep_trainings_in_the_cache_folder(tmp_path):
