@@ -18,6 +18,6 @@ COPY extract extract
 COPY aggregate aggregate
 COPY probe probe
 COPY flows flows
-RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt -e .
+RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt -e ".[scaled]"
 USER scale
 CMD ["scale", "--help"]

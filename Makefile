@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 2
 # Services that some tests start by themselves; on other systems install their like.
-SYSTEM_PACKAGES := postgresql chromium chromium-driver ffmpeg
+SYSTEM_PACKAGES := postgresql redis-server chromium chromium-driver ffmpeg
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev demo test test-slow lint bench system up down clean

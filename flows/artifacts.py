@@ -13,6 +13,9 @@ from pipeline.stage import StagePlan
 MAX_ROWS = 50
 """Artifacts live in Prefect's database; the whole list is in the store."""
 
+UNITS = {"decode": "frames", "preprocess": "crops", "forward": "crops", "write": "rows"}
+"""What extraction counts of each of its parts."""
+
 
 def plan_markdown(plan: StagePlan) -> str:
     """Describe a plan: the one-line summary and the first units of work with their reasons."""
@@ -25,15 +28,47 @@ def report_markdown(report: StageReport) -> str:
     lines = [f"## {report.stage} of {escape(report.recipe)}", ""]
     lines.append(markdown_table([{"count": name.replace("_", " "), "value": n} for name, n in report.did.items()]))
     lines.append(f"\n**Time** {report.seconds:.1f} s, **written** {report.num_bytes / 2**20:.1f} MiB\n")
-    rates = {name: value for name, value in report.details.get("rates", {}).items() if isinstance(value, int | float)}
-    if rates:
-        lines.append(markdown_table([{"rate": name, "value": f"{value:.1f}"} for name, value in rates.items()]))
+    if rates := report.details.get("rates"):
+        busy, speed = rates["busy_seconds"], rates["per_busy_second"]
+        table = [
+            {"part": p, "busy s": f"{busy[p]:.1f}", "a busy second": f"{v:.1f} {UNITS[p]}"} for p, v in speed.items()
+        ]
+        lines.append("### Throughput\n\n" + markdown_table(table))
     if report.skipped:
         lines.append(f"\n### Videos with a status ({len(report.skipped)})\n")
         by_reason = Counter((video.status, video.error.split("\n")[0][:120]) for video in report.skipped)
         rows = [{"status": s, "reason": e, "videos": n} for (s, e), n in by_reason.most_common()]
         lines.append(markdown_table(rows))
     lines.append(f"\nfingerprint `{report.fingerprint[:16]}` snapshot `{report.snapshot[:16]}`")
+    return "\n".join(lines)
+
+
+def add_rates(parts: Sequence[StageReport]) -> dict[str, dict[str, float]]:
+    """Return the rates of several parts of one extraction together: seconds added, speeds weighted by them."""
+    busy: Counter[str] = Counter()
+    units: Counter[str] = Counter()
+    for part in parts:
+        rates = part.details.get("rates", {"busy_seconds": {}, "per_busy_second": {}})
+        for name, seconds in rates["busy_seconds"].items():
+            busy[name] += seconds
+            units[name] += seconds * rates["per_busy_second"].get(name, 0.0)
+    speeds = {name: round(units[name] / seconds, 2) for name, seconds in busy.items() if seconds > 0}
+    return {"busy_seconds": {name: round(seconds, 3) for name, seconds in busy.items()}, "per_busy_second": speeds}
+
+
+def run_markdown(reports: Sequence[StageReport]) -> str:
+    """Describe a whole run: what each stage did, how long it took, and the probe numbers."""
+    rows = [
+        {
+            "stage": report.stage,
+            "did": ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in report.did.items() if n) or "nothing to do",
+            "seconds": f"{report.seconds:.1f}",
+        }
+        for report in reports
+    ]
+    lines = [f"## Run of {escape(reports[0].recipe)}", "", markdown_table(rows)]
+    if probes := [row for report in reports for row in report.details.get("probes", [])]:
+        lines += ["### Probes", "", markdown_table(probe_rows(probes))]
     return "\n".join(lines)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import RecipeName, Where
+from flows.parameters import RecipeName, Where, run_name
 from flows.stage_run import run_stage
 
 
-@flow(name="catalog", flow_run_name="catalog-{recipe}", validate_parameters=True)
+@flow(name="catalog", flow_run_name=run_name, validate_parameters=True)
 def catalog(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
     """Find the videos of a recipe and append what is new to the catalogue.
 

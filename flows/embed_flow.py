@@ -6,11 +6,11 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import RecipeName, Where
+from flows.parameters import RecipeName, Where, run_name
 from flows.stage_run import run_stage
 
 
-@flow(name="embed", flow_run_name="embed-{recipe}", validate_parameters=True)
+@flow(name="embed", flow_run_name=run_name, validate_parameters=True)
 def embed(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
     """Write video embeddings back into the store.
 

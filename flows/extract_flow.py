@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
-from flows.artifacts import artifact_key, plan_markdown
+from flows.artifacts import add_rates
 from flows.listening import RunListener
-from flows.parameters import ExtractOptions, RecipeName, Where, open_run
-from flows.stage_run import publish, summary_of
+from flows.parameters import ExtractOptions, RecipeName, Where, open_run, run_name
+from flows.stage_run import publish, publish_plan, summary_of
 from flows.tasks import task
 from pipeline.reports import StageReport, merge_reports
 
 
-@flow(name="extract", flow_run_name="extract-{recipe}")
+@flow(name="extract", flow_run_name=run_name)
 def extract(recipe: RecipeName, where: Where = Where(), options: ExtractOptions = ExtractOptions()) -> dict[str, Any]:
     """Decode videos once and store the features of their crops; only shards that are missing.
 
@@ -27,10 +26,11 @@ def extract(recipe: RecipeName, where: Where = Where(), options: ExtractOptions 
     shards = plan_shards(recipe, where, options)
     # A Dask cluster spreads the shards itself; elsewhere tasks of a few shards keep retries fine-grained.
     step = len(shards) or 1 if options.dask else options.shards_per_task
-    groups: list[list[int] | None] = [shards[i : i + step] for i in range(0, len(shards), step)]
+    groups = [shards[i : i + step] for i in range(0, len(shards), step)]
     groups = groups or [options.shards]  # nothing is missing: one look that says what was skipped
     reports = [StageReport.model_validate(extract_shards(recipe, where, options, group)) for group in groups]
     report = merge_reports(reports)
+    report = report.model_copy(update={"details": report.details | {"rates": add_rates(reports)}})
     publish(report)
     return summary_of(report)
 
@@ -41,18 +41,18 @@ def plan_shards(recipe: str, where: Where, options: ExtractOptions) -> list[int]
     from extract.stage import plan_extract
 
     loaded, store, settings = open_run(recipe, where, dask=options.dask)
-    plan = plan_extract(loaded, store, settings, shards=options.shards, retry=tuple(options.retry_statuses))
-    create_markdown_artifact(plan_markdown(plan), key=artifact_key("plan", loaded.name, "extract"))
+    plan = plan_extract(loaded, store, settings, shards=options.shards or None, retry=tuple(options.retry_statuses))
+    publish_plan(plan, loaded.name)
     return [shard.shard for shard in plan.shards]
 
 
 @task(name="extract-shards", task_run_name="shards {shards}")
-def extract_shards(recipe: str, where: Where, options: ExtractOptions, shards: list[int] | None) -> dict[str, Any]:
+def extract_shards(recipe: str, where: Where, options: ExtractOptions, shards: list[int]) -> dict[str, Any]:
     """Extract these shards; what another worker finished meanwhile is skipped."""
     from extract.stage import plan_extract, run_extract
 
     loaded, store, settings = open_run(recipe, where, dask=options.dask)
-    plan = plan_extract(loaded, store, settings, shards=shards, retry=tuple(options.retry_statuses))
+    plan = plan_extract(loaded, store, settings, shards=shards or None, retry=tuple(options.retry_statuses))
     with RunListener(f"extract of {loaded.name}, shards {shards or 'all'}") as listener:
         report = run_extract(plan, store, settings, on_event=listener)
     return report.model_dump(mode="json", include=set(StageReport.model_fields))

@@ -6,11 +6,11 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import RecipeName, Where
+from flows.parameters import RecipeName, Where, run_name
 from flows.stage_run import run_stage
 
 
-@flow(name="index", flow_run_name="index-{recipe}", validate_parameters=True)
+@flow(name="index", flow_run_name=run_name, validate_parameters=True)
 def index(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
     """Build the search indexes that the recipe names.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from prefect import runtime
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import FeatureStore
@@ -13,21 +14,37 @@ from pipeline.settings import Settings
 
 RECIPES_DIR = Path(__file__).resolve().parent / "recipes"
 
+DEFAULT_SHARDS_PER_TASK = 4
+
+
+def _at(position: int) -> dict[str, Any]:
+    return {"json_schema_extra": {"position": position}}
+
+
 RecipeName = Annotated[
     str, Field(description="Recipe: a path on the worker, or the name of a shipped one (demo, jhmdb12_mobilenet)")
 ]
 
 
 class Where(BaseModel):
-    """Where a run takes place. Empty fields come from the worker's environment (`SCALE_STORE` and so on)."""
+    """Where a run takes place. What is left empty comes from the worker's environment (`SCALE_STORE` and so on)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    store: str | None = Field(None, description="Feature store: folder, or s3:// gs:// az:// address")
-    data: str | None = Field(None, description="Folder that the recipe's video paths start from")
-    weights: str | None = Field(None, description="Folder searched first for weights files")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the backbone runs")
-    workers: int = Field(0, ge=0, description="Decoding workers; 0 picks by the number of cores")
+    # Empty texts, not None: a form then shows a plain field. Postgres sorts JSON keys; `position` keeps this order.
+    store: str = Field("", description="Feature store: folder, or s3:// gs:// az:// address", **_at(0))
+    data: str = Field("", description="Folder that the recipe's video paths start from", **_at(1))
+    weights: str = Field("", description="Folder searched first for weights files", **_at(2))
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where the backbone runs; auto: the worker's SCALE_DEVICE, else a GPU where there is one",
+        **_at(3),
+    )  # fmt: skip
+    workers: int = Field(0, ge=0, description="Decoding workers; 0: SCALE_WORKERS, else by cores", **_at(4))
+
+    def settings(self, **more: Any) -> Settings:
+        """Return the settings of a run here: what is given, and the worker's environment for the rest."""
+        given = {name: value for name, value in self.model_dump().items() if value not in ("", "auto", 0)}
+        return Settings(**given, **more)
 
 
 class ExtractOptions(BaseModel):
@@ -35,17 +52,21 @@ class ExtractOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    shards: list[int] | None = Field(None, description="Only these shards, counted from 0; empty: all that are missing")
+    shards: list[int] = Field(
+        default_factory=list, description="Only these shards, counted from 0; empty: all that are missing", **_at(0)
+    )
     retry_statuses: list[Literal["unreadable", "partial", "missing", "non_finite", "too_short"]] = Field(
-        default_factory=list, description="Redo videos with these statuses as well"
+        default_factory=list, description="Redo videos with these statuses as well", **_at(1)
     )
-    shards_per_task: int = Field(4, ge=1, le=1024, description="Shards that one Prefect task extracts")
-    dask: str | None = Field(
-        None, description="Dask scheduler address, or a number of local workers to start; empty: this process"
+    shards_per_task: int = Field(
+        DEFAULT_SHARDS_PER_TASK, ge=1, le=1024, description="Shards that one Prefect task extracts", **_at(2)
+    )
+    dask: str = Field(
+        "", description="Dask scheduler address, or a number of local workers to start; empty: this process", **_at(3)
     )
 
 
-def open_run(recipe: str, where: Where, *, dask: str | None = None) -> tuple[Recipe, FeatureStore, Settings]:
+def open_run(recipe: str, where: Where, *, dask: str = "") -> tuple[Recipe, FeatureStore, Settings]:
     """Load the recipe, settle where to run, and open (or make) the store.
 
     Parameters
@@ -60,10 +81,7 @@ def open_run(recipe: str, where: Where, *, dask: str | None = None) -> tuple[Rec
     tuple of Recipe, FeatureStore, Settings
     """
     path = find_recipe(recipe)
-    given = {name: value for name, value in where.model_dump().items() if value is not None}
-    if dask is not None:
-        given["dask"] = dask
-    settings = Settings(**given, recipe_dir=path.resolve().parent)
+    settings = where.settings(recipe_dir=path.resolve().parent, **({"dask": dask} if dask else {}))
     return load_recipe(path), FeatureStore.open_or_create(settings.store), settings
 
 
@@ -73,3 +91,9 @@ def find_recipe(recipe: str) -> Path:
     if not Path(recipe).is_file() and Path(recipe).name == recipe and shipped.is_file():
         return shipped
     return Path(recipe)
+
+
+def run_name() -> str:
+    """Name a flow run after its flow and recipe, without folders: ``extract-demo``."""
+    flow, recipe = runtime.flow_run.get_flow_name(), runtime.flow_run.get_parameters().get("recipe", "")
+    return f"{flow}-{Path(str(recipe)).stem}" if recipe else str(flow)

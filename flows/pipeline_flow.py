@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
+from flows.artifacts import artifact_key, run_markdown
 from flows.catalog_flow import catalog
 from flows.embed_flow import embed
 from flows.extract_flow import extract
 from flows.index_flow import index
-from flows.parameters import ExtractOptions, RecipeName, Where, find_recipe
+from flows.parameters import ExtractOptions, RecipeName, Where, find_recipe, run_name
 from flows.probe_flow import probe
 from flows.runner import select_stages
+from flows.stage_run import publish_numbers
 from flows.train_flow import train
 from pipeline.recipe import load_recipe
+from pipeline.reports import StageReport
 
 StageName = Literal["catalog", "extract", "train", "embed", "probe", "index"]
-Stages = Annotated[list[StageName] | None, Field(description="Only these stages; empty: all the recipe asks for")]
+Stages = Annotated[tuple[StageName, ...], Field(description="Only these stages; empty: all the recipe asks for")]
 
 SUBFLOWS = {"catalog": catalog, "train": train, "embed": embed, "probe": probe, "index": index}
 
 
-@flow(name="pipeline", flow_run_name="pipeline-{recipe}")
+@flow(name="pipeline", flow_run_name=run_name)
 def pipeline(
-    recipe: RecipeName, where: Where = Where(), options: ExtractOptions = ExtractOptions(), stages: Stages = None
+    recipe: RecipeName, where: Where = Where(), options: ExtractOptions = ExtractOptions(), stages: Stages = ()
 ) -> dict[str, Any]:
     """Catalog, extract, train, embed, probe and index: only what is missing.
 
@@ -36,10 +41,21 @@ def pipeline(
         stages: Only these stages; empty: all that the recipe asks for.
     """
     wanted = [stage.name for stage in select_stages(load_recipe(find_recipe(recipe)))]
-    did: dict[str, Any] = {}
+    reports: list[StageReport] = []
     for name in wanted:
-        if stages is not None and name not in stages:
+        if stages and name not in stages:
             continue
         report = extract(recipe, where, options) if name == "extract" else SUBFLOWS[name](recipe, where)
-        did[name] = report["did"]
-    return {"recipe": recipe, "did": did}
+        reports.append(StageReport.model_validate(report))
+    publish_run(reports)
+    return {"recipe": recipe, "did": {report.stage: report.did for report in reports}}
+
+
+def publish_run(reports: Sequence[StageReport]) -> None:
+    """Leave on the page of the whole run what its stages did: artifacts of sub-flows are shown on their own pages."""
+    if reports:
+        recipe = reports[0].recipe
+        key, description = artifact_key("run", recipe), f"What a run of {recipe} did, stage by stage"
+        create_markdown_artifact(run_markdown(reports), key=key, description=description)
+    for report in reports:
+        publish_numbers(report)

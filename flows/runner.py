@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from flows.pending import mark_pending
 from flows.render import probe_options
 from flows.stages import STAGES, Stage
 from pipeline import FeatureStore
@@ -95,9 +96,10 @@ def plan_recipe(
     list of StagePlan
         Plans of later stages say so where they depend on what an earlier one would change.
     """
-    return [
+    plans = [
         stage.plan(recipe, store, settings, **_options_for(stage, options)) for stage in select_stages(recipe, stages)
     ]
+    return mark_pending(recipe, plans)
 
 
 def run_recipe(

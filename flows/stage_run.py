@@ -13,6 +13,7 @@ from flows.render import probe_options
 from flows.stages import STAGES
 from flows.tasks import task
 from pipeline.reports import StageReport
+from pipeline.stage import StagePlan
 
 
 @task(name="run-stage", task_run_name="{stage}")
@@ -32,7 +33,7 @@ def run_stage(stage: str, recipe: str, where: Where) -> dict[str, Any]:
     if not verbs.is_wanted(loaded):
         return StageReport(stage=stage, recipe=loaded.name).model_dump(mode="json")
     plan = verbs.plan(loaded, store, settings)
-    create_markdown_artifact(plan_markdown(plan), key=artifact_key("plan", loaded.name, stage))
+    publish_plan(plan, loaded.name)
     with RunListener(f"{stage} of {loaded.name}") as listener:
         extra = probe_options(loaded.dataset.name, store, settings) if stage == "probe" else {}
         report = verbs.run(plan, store, settings, listener, **extra)
@@ -40,15 +41,38 @@ def run_stage(stage: str, recipe: str, where: Where) -> dict[str, Any]:
     return summary_of(report)
 
 
+def publish_plan(plan: StagePlan, recipe: str) -> None:
+    """Leave a stage's plan as an artifact: what will be done, and why."""
+    create_markdown_artifact(
+        plan_markdown(plan),
+        key=artifact_key("plan", recipe, plan.stage),
+        description=f"What {plan.stage} of {recipe} had to do, and why",
+    )
+
+
 def publish(report: StageReport) -> None:
-    """Leave a stage's report as artifacts: counts and failures, the probe table, a link to the HTML report."""
-    key = artifact_key("report", report.recipe, report.stage)
-    create_markdown_artifact(report_markdown(report), key=key, description=f"{report.stage} of {report.recipe}")
+    """Leave a stage's report as an artifact: counts, rates, failures by reason; of a probe also its numbers."""
+    create_markdown_artifact(
+        report_markdown(report),
+        key=artifact_key("report", report.recipe, report.stage),
+        description=f"What {report.stage} of {report.recipe} did",
+    )
+    publish_numbers(report)
+
+
+def publish_numbers(report: StageReport) -> None:
+    """Leave the probe table and the link to the HTML report as artifacts, where a report has them."""
     if probes := report.details.get("probes"):
-        create_table_artifact(probe_rows(probes), key=artifact_key("probes", report.recipe))
+        key = artifact_key("probes", report.recipe)
+        create_table_artifact(probe_rows(probes), key=key, description=f"Probe numbers of {report.recipe}")
     if path := report.details.get("report"):
         link = path if "://" in str(path) else f"file://{path}"
-        create_link_artifact(link, key=artifact_key("html", report.recipe), link_text=f"HTML report of {report.recipe}")
+        create_link_artifact(
+            link,
+            key=artifact_key("html", report.recipe),
+            link_text=f"HTML report of {report.recipe}",
+            description="The whole report, where the store is; the page may not open files of your disk by a click",
+        )
 
 
 MAX_SKIPPED_RETURNED = 20
@@ -57,4 +81,4 @@ MAX_SKIPPED_RETURNED = 20
 def summary_of(report: StageReport) -> dict[str, Any]:
     """Return a report small enough for Prefect's result storage; the whole one is in the store."""
     small = report.model_copy(update={"skipped": report.skipped[:MAX_SKIPPED_RETURNED]})
-    return small.model_dump(mode="json")
+    return small.model_dump(mode="json", include=set(StageReport.model_fields))

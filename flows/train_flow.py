@@ -6,11 +6,11 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import RecipeName, Where
+from flows.parameters import RecipeName, Where, run_name
 from flows.stage_run import run_stage
 
 
-@flow(name="train", flow_run_name="train-{recipe}", validate_parameters=True)
+@flow(name="train", flow_run_name=run_name, validate_parameters=True)
 def train(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
     """Train the SCALE model on stored features; nothing when the same model is there.
 

@@ -13,7 +13,6 @@ from flows.parameters import Where
 from flows.tasks import task
 from pipeline import FeatureStore
 from pipeline.errors import CorruptDataError
-from pipeline.settings import Settings
 
 Repair = Annotated[bool, Field(description="Drop what is bad, so that the next extraction redoes it")]
 
@@ -37,8 +36,8 @@ def check_store(where: Where, repair: bool) -> dict[str, Any]:
     """Verify, leave the table as an artifact, and return the verdict."""
     from pipeline.verify import verify_store
 
-    given = {name: value for name, value in where.model_dump().items() if value is not None}
-    store = FeatureStore.open(Settings(**given).store, mode="a" if repair else "r")
+    store = FeatureStore.open(where.settings().store, mode="a" if repair else "r")
     report = verify_store(store, repair=repair)
-    create_markdown_artifact(f"## {report.summary()}\n\n{markdown_table(report.table())}", key="verify")
+    text = f"## {report.summary()}\n\n{markdown_table(report.table())}"
+    create_markdown_artifact(text, key="verify", description="What a check of every byte found")
     return {"clean": report.is_clean, "summary": report.summary()}

@@ -35,8 +35,6 @@ ops.register(app)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with the code that says how it went."""
-    # Before torch and faiss start their OpenMP pools: waiting threads that spin starve the decoders beside them.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.exit(run(arguments))
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
 from tests.support.browser import browser as browser
 from tests.support.extraction import make_videos, tiny_program
+
+if TYPE_CHECKING:
+    from tests.support.prefect_world import World
 
 CROPS = {
     "train4": {"policy": "random", "num_crops": 4, "num_frames": 4, "stride": 2, "size_px": 16,
@@ -42,6 +46,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.fixture
 def job(tmp_path: Path, program: tuple[Path, str]) -> Job:
     """Twelve videos of two classes, in shards of two, with training, embedding, a probe and an index."""
+    return make_job(tmp_path, program)
+
+
+def make_job(folder: Path, program: tuple[Path, str]) -> Job:
+    """Write a job's recipe and videos into a folder; its store is not made yet."""
     path, sha256 = program
     recipe = {
         "name": "tiny",
@@ -57,11 +66,20 @@ def job(tmp_path: Path, program: tuple[Path, str]) -> Job:
         "probes": [{"kind": "knn", "crops": "grid", "k": [1, 3]}],
         "indexes": [{"name": "default", "crops": "grid"}],
     }  # fmt: skip
-    file = tmp_path / "tiny.yaml"
+    file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump(recipe))
-    made = Job(file, tmp_path / "videos", tmp_path / "store")
+    made = Job(file, folder / "videos", folder / "store")
     made.add_videos("v", [20, 24, 28, 30, 22, 26])
     return made
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Postgres and a Prefect server as docker-compose.yml has them; workers are started by each test."""
+    from tests.support.prefect_world import running_world
+
+    with running_world(tmp_path_factory.mktemp("services")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,18 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.artifacts import MAX_ROWS, artifact_key, escape, markdown_table, plan_markdown, probe_rows, report_markdown
+from extract.rates import Rates
+from flows.artifacts import (
+    MAX_ROWS,
+    add_rates,
+    artifact_key,
+    escape,
+    markdown_table,
+    plan_markdown,
+    probe_rows,
+    report_markdown,
+    run_markdown,
+)
 from pipeline.reports import SkippedVideo, StageReport, merge_reports
 
 
@@ -27,6 +38,8 @@ def test_a_plan_is_a_table_with_its_reasons():
 
 
 def test_a_report_counts_failures_by_reason():
+    rates = Rates()
+    rates.add("decode", 2.0, 240)
     skipped = tuple(SkippedVideo(row=i, video_id=f"v{i}", status="unreadable", error="no frame") for i in range(3))
     report = StageReport(
         stage="extract",
@@ -35,7 +48,7 @@ def test_a_report_counts_failures_by_reason():
         seconds=1.5,
         num_bytes=3 << 20,
         skipped=(*skipped, SkippedVideo(row=9, video_id="w", status="missing", error="")),
-        details={"rates": {"decode_frames_per_s": 120.0}},
+        details={"rates": rates.as_details()},
         fingerprint="f" * 64,
         snapshot="s" * 64,
     )
@@ -43,7 +56,7 @@ def test_a_report_counts_failures_by_reason():
     assert "| unreadable | no frame | 3 |" in text
     assert "| missing |  | 1 |" in text
     assert "| shards done | 2 |" in text
-    assert "120.0" in text
+    assert "| decode | 2.0 | 120.0 frames |" in text
     assert "3.0 MiB" in text
 
 
@@ -78,3 +91,28 @@ def test_merged_reports_add_up():
     parts = [StageReport(stage="extract", recipe="r", did={"crops": n}, seconds=1.0, snapshot=str(n)) for n in (1, 2)]
     merged = merge_reports(parts)
     assert (merged.did, merged.seconds, merged.snapshot) == ({"crops": 3}, 2.0, "2")
+
+
+def test_rates_of_parts_are_those_of_the_whole():
+    whole, parts = Rates(), []
+    for seconds, frames in ((1.0, 100), (4.0, 100), (0.0, 0)):
+        part = Rates()
+        part.add("decode", seconds, frames)
+        whole.add("decode", seconds, frames)
+        parts.append(StageReport(stage="extract", recipe="r", details={"rates": part.as_details()}))
+    assert add_rates(parts) == whole.as_details()
+    assert add_rates([StageReport(stage="extract", recipe="r")]) == {"busy_seconds": {}, "per_busy_second": {}}
+
+
+def test_a_run_lists_its_stages_and_its_numbers():
+    probes = {"probes": [{"probe": "knn", "readout": "mean", "k": 1, "top1": 0.5, "interval": [0.4, 0.6]}]}
+    text = run_markdown(
+        [
+            StageReport(stage="extract", recipe="r", did={"shards_done": 3, "shards_skipped": 0}, seconds=2.0),
+            StageReport(stage="embed", recipe="r", did={"shards_done": 0}),
+            StageReport(stage="probe", recipe="r", did={"probes_run": 1}, details=probes),
+        ]
+    )
+    assert "| extract | 3 shards done | 2.0 |" in text
+    assert "| embed | nothing to do | 0.0 |" in text
+    assert "| knn |" in text

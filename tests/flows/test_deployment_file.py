@@ -10,7 +10,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+COMPOSE_FILES = ("docker-compose.yml", "docker-compose.scaled.yml")
+COMPOSE, SCALED = (yaml.safe_load((ROOT / file).read_text()) for file in COMPOSE_FILES)
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS["deployments"], ids=lambda d: d["name"])
@@ -51,30 +52,48 @@ def test_every_pool_has_a_worker_in_compose():
 
 
 def test_ports_are_bound_to_loopback():
-    for name, service in COMPOSE["services"].items():
+    for name, service in [*COMPOSE["services"].items(), *SCALED["services"].items()]:
         for port in service.get("ports", []):
             assert str(port).startswith("127.0.0.1:"), (name, port)
 
 
 def test_no_secret_has_a_default():
-    text = (ROOT / "docker-compose.yml").read_text()
+    text = "".join((ROOT / file).read_text() for file in COMPOSE_FILES)
     for match in re.finditer(r"\$\{([A-Z0-9_]*(?:PASSWORD|AUTH|SECRET)[A-Z0-9_]*)([^}]*)\}", text):
         assert match.group(2).startswith(":?") or match.group(2) in (":-", ""), match.group(0)
 
 
 def test_services_have_health_checks_and_named_volumes():
-    for name in ("postgres", "prefect-server", "dask-scheduler", "s3", "redis"):
+    for name in ("postgres", "prefect-server", "dask-scheduler", "s3"):
         assert "healthcheck" in COMPOSE["services"][name], name
-    for service in COMPOSE["services"].values():
-        for volume in service.get("volumes", []):
-            source = volume.split(":")[0]
-            assert source in COMPOSE["volumes"] or source.startswith("${"), volume
+    for name in ("redis", "prefect-api"):
+        assert "healthcheck" in SCALED["services"][name], name
+    for file in (COMPOSE, SCALED):
+        for service in file["services"].values():
+            for volume in service.get("volumes", []):
+                source = volume.split(":")[0]
+                assert source in file["volumes"] or source.startswith("${"), volume
 
 
 def test_images_are_pinned():
-    for name, service in COMPOSE["services"].items():
+    for name, service in [*COMPOSE["services"].items(), *SCALED["services"].items()]:
+        if service == SCALED["services"]["prefect-server"]:
+            continue  # adds to the one of docker-compose.yml
         tag = service["image"].rsplit(":", 1)[1]
         assert tag not in ("latest", "3-latest"), name
         assert re.search(r"\d", tag), name
     assert "python:3.11." in (ROOT / "Dockerfile").read_text()
     assert "USER scale" in (ROOT / "Dockerfile").read_text()
+
+
+def test_scaled_out_servers_share_what_one_server_has_and_only_one_process_runs_the_services():
+    base = COMPOSE["services"]["prefect-server"]
+    scaled = SCALED["services"]
+    assert "--no-services" not in base["command"]
+    for name in ("prefect-server", "prefect-api"):
+        assert "--no-services" in scaled[name]["command"]
+        assert [part for part in scaled[name]["command"] if part != "--no-services"] == base["command"]
+    assert scaled["prefect-services"]["command"] == ["prefect", "server", "services", "start"]
+    whole = base["environment"] | scaled["prefect-server"]["environment"]
+    for name in ("prefect-api", "prefect-services", "migrate"):
+        assert scaled[name]["environment"] == whole, name

@@ -36,6 +36,8 @@ def test_the_whole_pipeline_then_nothing_then_only_what_is_new(job: Job) -> None
     assert first["probe"]["probes_run"] == 1
     assert "new feature set" in artifacts("plan-tiny-extract")[0]
     assert "shards done" in artifacts("report-tiny-extract")[0]
+    assert "frames |" in artifacts("report-tiny-extract")[0]  # throughput
+    assert "12 shards done" in artifacts("run-tiny")[0]
     assert artifacts("probes-tiny")
     assert ".html" in artifacts("html-tiny")[0]
 
@@ -96,6 +98,16 @@ def test_only_transient_errors_are_tried_again() -> None:
     assert not is_transient(None, None, State(RecipeError("x")))
     assert not is_transient(None, None, State(CorruptDataError("x")))
     assert not is_transient(None, None, State(FileNotFoundError()))
+
+
+def test_what_is_left_empty_comes_from_the_worker(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SCALE_STORE", str(tmp_path / "s"))
+    monkeypatch.setenv("SCALE_DEVICE", "cpu")
+    monkeypatch.setenv("SCALE_WORKERS", "3")
+    settings = Where().settings()
+    assert (settings.store, settings.device, settings.workers) == (str(tmp_path / "s"), "cpu", 3)
+    assert Where(device="cuda", workers=1).settings().device == "cuda"
+    assert Where(workers=1).settings().workers == 1
 
 
 def test_shipped_recipes_are_found_by_name(tmp_path) -> None:

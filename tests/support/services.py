@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,15 +65,23 @@ class ComposeService:
     environment: dict[str, str]
 
 
-def compose_service(name: str, variables: Mapping[str, str], rewrite: Mapping[str, str]) -> ComposeService:
-    """Read a service from the compose file; `rewrite` puts loopback addresses where containers have names."""
-    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"][name]
+def compose_service(
+    name: str, variables: Mapping[str, str], rewrite: Mapping[str, str], files: Sequence[str] = ("docker-compose.yml",)
+) -> ComposeService:
+    """Read a service from the compose files; `rewrite` puts loopback addresses where containers have names.
+
+    Of several files the later ones count, as compose merges them: commands are replaced, environments added to.
+    """
+    service: dict[str, Any] = {}
+    for file in files:
+        said = yaml.safe_load((ROOT / file).read_text())["services"].get(name, {})
+        service |= said | {"environment": service.get("environment", {}) | said.get("environment", {})}
+
+    # In one pass: a port that was put in must not be rewritten again.
+    old = re.compile("|".join(re.escape(text) for text in sorted(rewrite, key=len, reverse=True)) or "(?!)")
 
     def native(value: object) -> str:
-        text = interpolate(str(value), variables)
-        for old, new in rewrite.items():
-            text = text.replace(old, new)
-        return text
+        return old.sub(lambda match: rewrite[match.group()], interpolate(str(value), variables))
 
     command = [native(part) for part in service.get("command", [])]
     environment = {key: native(value) for key, value in service.get("environment", {}).items()}
@@ -145,6 +153,8 @@ class Services:
 
     def start(self, name: str, service: ComposeService, **more: str) -> subprocess.Popen[bytes]:
         program = BIN / service.command[0]
+        if not program.exists():
+            program = Path(require_program(service.command[0]))
         log = (self.folder / f"{name}.log").open("ab")
         self.processes[name] = subprocess.Popen(
             [str(program), *service.command[1:]],

@@ -1,0 +1,138 @@
+"""A changed recipe re-runs exactly the stages whose inputs changed; `scale run --dry-run` says which, and why."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.cli import run
+from tests.flows.conftest import Job, make_job
+
+UNKNOWN_EXTRACT, UNKNOWN_TRAIN = "unknown until extract has run", "unknown until train has run"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, program: tuple[Path, str]) -> Job:
+    """A job whose every stage is done; its store is only looked at."""
+    made = make_job(tmp_path_factory.mktemp("replan"), program)
+    assert run(["run", *on(made), "-q"]) == 0
+    return made
+
+
+def on(job: Job, recipe: Path | None = None) -> list[str]:
+    return [str(recipe or job.recipe), "--data", str(job.data), "--store", str(job.store)]
+
+
+Edit = Callable[[dict[str, Any]], object]
+
+
+def changed(job: Job, folder: Path, edit: Edit) -> Path:
+    recipe = copy.deepcopy(yaml.safe_load(job.recipe.read_text()))
+    edit(recipe)
+    file = folder / "changed.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    return file
+
+
+def planned(capsys: pytest.CaptureFixture[str], job: Job, recipe: Path) -> dict[str, set[str]]:
+    """Return the stages that a dry run would do, each with its reasons; the text for people must hold the same."""
+    capsys.readouterr()
+    assert run(["run", *on(job, recipe), "--dry-run", "--json"]) == 0
+    plans = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["plan"]
+    assert [plan["stage"] for plan in plans] == ["catalog", "extract", "train", "embed", "probe", "index"]
+    todo = {plan["stage"]: {row["why"] for row in plan["work"]} for plan in plans if not plan["empty"]}
+    assert run(["run", *on(job, recipe), "--dry-run"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for reasons in todo.values():
+        assert all(reason in printed for reason in reasons)
+    return todo
+
+
+def rename_backbone(recipe: dict[str, Any]) -> None:
+    backbone = recipe["backbones"].pop("tiny")
+    recipe["backbones"]["tiny2"] = backbone | {"mean": [0.5, 0.5, 0.5]}
+    recipe["train"]["backbone"] = "tiny2"
+
+
+def rename_grid(recipe: dict[str, Any]) -> None:
+    recipe["crops"]["grid3"] = recipe["crops"].pop("grid") | {"temporal": 3}
+    for section in ("embed", "probes", "indexes"):
+        recipe[section][0]["crops"] = "grid3"
+
+
+CHANGES: Mapping[str, tuple[Edit, Mapping[str, str]]] = {
+    "nothing": (lambda r: None, {}),
+    "a backbone option, under a new name": (
+        rename_backbone,
+        {"extract": "new feature set", "train": UNKNOWN_EXTRACT, "embed": UNKNOWN_TRAIN, "probe": UNKNOWN_EXTRACT,
+         "index": UNKNOWN_EXTRACT},
+    ),
+    "a crop policy, under a new name": (
+        rename_grid,
+        {"extract": "new feature set", "embed": UNKNOWN_EXTRACT, "probe": UNKNOWN_EXTRACT, "index": UNKNOWN_EXTRACT},
+    ),
+    "a second backbone beside the first": (
+        lambda r: r["backbones"].update(other=r["backbones"]["tiny"] | {"crops": ["train4"], "mean": [0.5] * 3}),
+        {"extract": "new feature set"},
+    ),
+    "a train option": (
+        lambda r: r["train"].update(epochs=3),
+        {"train": "model scale was trained another way", "embed": UNKNOWN_TRAIN, "probe": UNKNOWN_TRAIN},
+    ),
+    "the readout of the embeddings": (
+        lambda r: r["embed"][0].update(readout="joined"),
+        {"embed": "replaces the embeddings of another model or readout",
+         "probe": "the report does not exist or its inputs changed"},
+    ),
+    "a probe option": (
+        lambda r: r["probes"][0].update(k=[1, 5]),
+        {"probe": "the report does not exist or its inputs changed"},
+    ),
+    "an index option": (lambda r: r["indexes"][0].update(kind="hnsw"), {"index": "made another way"}),
+    "what does not change any number": (lambda r: r["train"].update(compile="off", checkpoint_epochs=1), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_dry_run_names_the_stages_and_the_reasons(capsys, done: Job, tmp_path: Path, change: str) -> None:
+    edit, expected = CHANGES[change]
+    assert planned(capsys, done, changed(done, tmp_path, edit)) == {stage: {why} for stage, why in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("edit", "field"),
+    [
+        (lambda r: r["backbones"]["tiny"].update(mean=[0.5] * 3), "backbone.mean: stored [0.45, 0.45, 0.45]"),
+        (lambda r: r["crops"]["grid"].update(temporal=3), "crops.temporal: stored 2, offered 3"),
+    ],
+)
+def test_features_made_another_way_are_not_mixed_and_the_field_is_named(
+    capsys, done: Job, tmp_path: Path, edit: Edit, field: str
+) -> None:
+    assert run(["run", *on(done, changed(done, tmp_path, edit)), "--dry-run"]) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert field in said
+    assert "another name" in said
+
+
+def test_what_was_planned_is_what_is_done(capsys, tmp_path: Path, program: tuple[Path, str]) -> None:
+    job = make_job(tmp_path, program)
+    assert run(["run", *on(job), "-q"]) == 0
+    job.recipe.write_text(changed(job, tmp_path, CHANGES["a train option"][0]).read_text())
+    job.add_videos("w", [20])
+    todo = planned(capsys, job, job.recipe)
+    assert todo["catalog"] == {"new"}
+    assert todo["extract"] == todo["index"] == {"unknown until catalog has run"}
+    assert run(["run", *on(job), "-q", "--json"]) == 0
+    did = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["did"]
+    done = {stage: {name: n for name, n in counts.items() if n} for stage, counts in did.items()}
+    assert done["catalog"]["videos_new"] == 2
+    assert (done["extract"]["shards_done"], done["extract"]["shards_skipped"]) == (2, 12)
+    assert (done["train"]["models_trained"], done["probe"]["probes_run"], done["index"]["indexes_built"]) == (1, 1, 1)
+    assert planned(capsys, job, job.recipe) == {}
