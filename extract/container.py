@@ -26,6 +26,24 @@ MAX_FRAME_PIXELS = 1 << 26
 
 av.logging.set_level(None)  # FFmpeg's own log would go to stderr from many processes; errors carry its last line anyway
 
+_NOT_READ = frozenset(
+    {
+        # these open other files or addresses that the file names
+        "concat", "dash", "hls", "applehttp", "image2pipe", "imf", "lavfi", "mlv", "rtp", "rtsp", "sap", "sdp",
+        "vobsub", "webm_dash_manifest",
+        # these make a film of any text or bytes whose name ends in .txt, .nfo, .bin
+        "adf", "bin", "idf", "tty", "xbin",
+    }
+)  # fmt: skip
+_FORMATS_READ = ",".join(
+    sorted({name for names in av.formats_available for name in names.split(",")} - _NOT_READ - {"data"})
+)
+"""Demuxers that FFmpeg may choose from. Playlists are recognised anywhere in a file's head, so looking for their first
+words ourselves is not enough."""
+
+_messages_before = 0
+"""Errors that FFmpeg had logged when the last file was opened: PyAV tells of an older one, about another file, too."""
+
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -75,7 +93,7 @@ def describe_error(error: BaseException) -> str:
         return "not enough memory for its frames"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     log = getattr(error, "log", None)
-    if log and len(log) == 3:
+    if log and len(log) == 3 and av.logging.get_last_error()[0] > _messages_before:
         text = f"{text} ([{log[1]}] {str(log[2]).strip()})"
     return " ".join(str(text).split())[:400]
 
@@ -102,15 +120,24 @@ def open_container(path: Path) -> InputContainer:
     VideoError
         If FFmpeg cannot make sense of it.
     """
+    global _messages_before
     _refuse_playlists(path)
+    _messages_before = av.logging.get_last_error()[0]
     try:
         return av.open(
             "file:" + os.path.abspath(path),
             mode="r",
             metadata_errors="replace",
-            options={"protocol_whitelist": "file", "pattern_type": "none", "max_pixels": str(MAX_FRAME_PIXELS)},
+            options={
+                "format_whitelist": _FORMATS_READ,
+                "protocol_whitelist": "file",
+                "pattern_type": "none",
+                "max_pixels": str(MAX_FRAME_PIXELS),
+            },
         )
     except DECODE_ERRORS as error:
+        if getattr(error, "errno", None) == errno.EINVAL:
+            raise VideoError("expected a video, found a playlist, a text, or something else that is not read") from None
         raise VideoError(f"not a video that FFmpeg can open: {describe_error(error)}") from None
 
 
@@ -123,6 +150,16 @@ def _refuse_playlists(path: Path) -> None:
         raise VideoError(f"cannot be read: {(error.strerror or str(error)).lower()}") from None
     if start.startswith((b"#EXTM3U", b"ffconcat")) or b"<MPD" in start or b"<SmoothStreamingMedia" in start:
         raise VideoError("expected a video, found a playlist (it would make the decoder open other files)")
+
+
+def is_animated_webp(path: Path) -> bool:
+    """Whether a file says of itself that it is a WebP picture that moves."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(21)
+    except OSError:
+        return False
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) == 21 and bool(head[20] & 2)
 
 
 def choose_stream(container: InputContainer) -> VideoStream:

@@ -170,10 +170,12 @@ class PyavReader:
                     continue
                 self._converter.write(frame, out[len(found)])
             except VideoError as failed:
-                error = str(failed)
+                error = error or str(failed)
+                if self.scan.files:
+                    continue  # the other images are files of their own
                 break
             except DECODE_ERRORS as failed:
-                error = f"frame {wanted}: {describe_error(failed)}"
+                error = error or f"frame {wanted}: {describe_error(failed)}"
                 break
             found.append(wanted)
         return DecodedFrames(np.array(found, dtype=np.int64), out[: len(found)], error or self.scan.index.error)
@@ -234,11 +236,14 @@ class PyavReader:
 
     def _image(self, wanted: int) -> av.VideoFrame:
         file = self.scan.files[wanted]
-        with FrameStream(file, threads=1) as stream:
-            frame = stream.next_frame()
-            if frame is None:
-                raise VideoError(f"image {file.name} cannot be decoded: {stream.error or 'no picture'}")
-            return frame
+        try:
+            with FrameStream(file, threads=1) as stream:
+                frame = stream.next_frame()
+                if frame is None:
+                    raise VideoError(stream.error or "no picture")
+                return frame
+        except VideoError as failed:
+            raise VideoError(f"image {file.name} cannot be decoded: {failed}") from None
 
     def _restart(self) -> FrameStream:
         self.close()

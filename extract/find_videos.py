@@ -150,7 +150,7 @@ def _match(folder: Path, parts: list[str], above: tuple[tuple[int, int], ...]) -
     if head == "**":
         yield from _match(folder, rest or ["*"], above)
         for entry in _entries(folder):
-            if not entry.name.startswith(".") and entry.is_dir():
+            if not entry.name.startswith(".") and _is_dir(entry):
                 stat = entry.stat()
                 identity = (stat.st_dev, stat.st_ino)
                 if identity not in above:  # a link back to a folder above would never end
@@ -167,8 +167,16 @@ def _match(folder: Path, parts: list[str], above: tuple[tuple[int, int], ...]) -
         if fnmatch.fnmatchcase(entry.name, head) and (head.startswith(".") or not entry.name.startswith(".")):
             if not rest:
                 yield folder / entry.name
-            elif entry.is_dir():
+            elif _is_dir(entry):
                 yield from _match(folder / entry.name, rest, above)
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder; a link that leads round in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -16,6 +16,9 @@ _PARSED_FORMATS = frozenset(
 )
 """Streams that FFmpeg cuts into packets itself: fields may come one by one, timestamps may be made up."""
 
+_MAX_JOINTS_SHARE = 0.1
+"""Of all steps between timestamps, those that may lead back for the rest to be believed."""
+
 _LONE_FRAME_S = 0.04
 """How long a single frame is shown when nothing says so; a video of no length would be neither short nor long."""
 
@@ -118,7 +121,9 @@ def index_from_frames(
     """Build the index after decoding every frame once.
 
     The frames' own timestamps are used where they ascend, then their decoding
-    timestamps, then the packets' sorted ones, then the header's frame rate.
+    timestamps, then the frames' own with the few places closed where they jump
+    back (recordings that were joined), then the packets' sorted ones, then the
+    header's frame rate.
 
     Parameters
     ----------
@@ -132,7 +137,7 @@ def index_from_frames(
     """
     num_frames = len(frame_pts)
     shown = np.sort(packets.pts[packets.pts != MISSING])
-    for candidate in (frame_pts, _fill_last(frame_dts), shown[:num_frames]):
+    for candidate in (frame_pts, _fill_last(frame_dts), _joined(frame_pts), shown[:num_frames]):
         if (
             packets.time_base_s > 0
             and len(candidate) == num_frames
@@ -193,6 +198,16 @@ def _fill_last(dts: np.ndarray) -> np.ndarray:
             step = filled[k - 1] - filled[k - 2] if k > 1 else 1
             filled[k] = filled[k - 1] + max(int(step), 1)
     return filled
+
+
+def _joined(pts: np.ndarray) -> np.ndarray:
+    """Let timestamps go on where they jump back; as they are where that happens more often than joining explains."""
+    steps = np.diff(pts)
+    forward = steps[steps > 0]
+    if MISSING in pts or not len(forward) or len(steps) - len(forward) > _MAX_JOINTS_SHARE * len(steps):
+        return pts
+    closed = np.where(steps > 0, steps, round(float(np.median(forward))))
+    return np.concatenate([pts[:1], pts[0] + np.cumsum(closed)])
 
 
 def _duration(times_s: np.ndarray, last_s: float, fps_hint: float) -> float:

@@ -16,6 +16,9 @@ from pipeline.errors import VideoError
 if TYPE_CHECKING:
     from extract.scan import VideoScan
 
+_MAX_BAD_IMAGES = 8
+"""Images tried at the start of a folder before it is given up."""
+
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -34,7 +37,7 @@ def list_images(folder: Path) -> tuple[Path, ...]:
                 for entry in entries
                 if not entry.name.startswith(".")
                 and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
-                and entry.is_file()
+                and _is_file(entry)
             ]
     except OSError as error:
         raise VideoError(f"cannot be opened: {(error.strerror or str(error)).lower()}") from None
@@ -50,26 +53,42 @@ def is_image_sequence(folder: Path) -> bool:
 
 
 def scan_image_sequence(folder: Path, *, fps: float) -> VideoScan:
-    """Index a folder of images; the first image decides the size.
+    """Index a folder of images; the first one that can be decoded decides the size.
 
     Raises
     ------
     VideoError
-        If it holds no images, or the first one cannot be decoded.
+        If it holds no images, or none of the first few can be decoded.
     """
     from extract.scan import FrameStream, VideoScan
 
     files = list_images(folder)
     if not files:
         raise VideoError("expected a video or a folder of images, found a folder without images")
-    with FrameStream(files[0], threads=1) as frames:
-        first = frames.next_frame()
-        if first is None:
-            raise VideoError(f"its first image {files[0].name} cannot be decoded: {frames.error or 'no picture'}")
-        codec = frames.stream.codec_context.name
-        picture = picture_of(first, frames.stream.sample_aspect_ratio)
+    reasons: list[str] = []
+    for file in files[:_MAX_BAD_IMAGES]:
+        try:
+            with FrameStream(file, threads=1) as frames:
+                first = frames.next_frame()
+                if first is None:
+                    raise VideoError(frames.error or "no picture")
+                codec = frames.stream.codec_context.name
+                picture = picture_of(first, frames.stream.sample_aspect_ratio)
+            break
+        except VideoError as error:
+            reasons.append(f"{file.name}: {error}")
+    else:
+        raise VideoError(f"none of its first {len(reasons)} images can be decoded; {reasons[0]}")
     index = FrameIndex(times_s=np.arange(len(files)) / fps, duration_s=len(files) / fps, counted_by="files")
     return VideoScan(index, picture, f"images/{codec}", "image2", files=files)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file; a link that leads nowhere or round in a circle is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _natural_key(name: str) -> list[tuple[int, int, str]]:

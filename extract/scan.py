@@ -16,6 +16,7 @@ from extract.container import (
     DECODE_ERRORS,
     choose_stream,
     describe_error,
+    is_animated_webp,
     is_encrypted,
     open_container,
     prepare_decoder,
@@ -29,7 +30,7 @@ from extract.frame_index import (
     index_from_packets,
 )
 from extract.picture import Picture, picture_of
-from extract.random_access import length_field_bytes, starts_cleanly
+from extract.random_access import is_torn, length_field_bytes, starts_cleanly
 from pipeline.errors import VideoError
 
 
@@ -47,6 +48,11 @@ class VideoScan:
     """Which of the container's streams."""
 
 
+_EMPTY_PACKETS_REPEAT = frozenset({"theora"})
+"""Codecs in which an empty packet is sound and says: show the last frame again. FFmpeg's decoders refuse it, as they do
+in the codecs where it is a sign of damage."""
+
+
 class FrameStream:
     """The decoded frames of one opened video, one after the other, until its end or a broken packet."""
 
@@ -60,7 +66,7 @@ class FrameStream:
             raise
         self.error: str | None = None
         """Why the frames ended; None at a regular end."""
-        self._frames: Iterator[VideoFrame] = self.container.decode(self.stream)
+        self._frames = self._decoded()
         self._ahead: deque[VideoFrame] = deque()
 
     def peek(self, num_frames: int) -> list[VideoFrame]:
@@ -93,7 +99,18 @@ class FrameStream:
         """Go on from the last keyframe at or before `pts`, in units of the time base."""
         self._ahead.clear()
         self.container.seek(pts, stream=self.stream, backward=True, any_frame=False)
-        self._frames = self.container.decode(self.stream)
+        self._frames = self._decoded()
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        if self.stream.codec_context.name not in _EMPTY_PACKETS_REPEAT:
+            return self.container.decode(self.stream)
+        return self._decoded_without_empty_packets()
+
+    def _decoded_without_empty_packets(self) -> Iterator[VideoFrame]:
+        for packet in self.container.demux(self.stream):
+            if packet.size:
+                yield from packet.decode()
+        yield from self.stream.decode(None)
 
     def close(self) -> None:
         """Close the file."""
@@ -153,14 +170,13 @@ def open_scanned(path: Path, *, threads: int = 1) -> tuple[VideoScan, FrameStrea
         num_expected = min(PROBE_FRAMES, len(packets.pts))
         probed = frames.peek(max(num_expected, 1))
         if not probed:
-            raise VideoError(_why_no_frame(packets, frames.error))
+            raise VideoError(_why_no_frame(packets, frames.error, is_animated_webp(path)))
         picture = picture_of(probed[0], frames.stream.sample_aspect_ratio)
-        if reason or frames.error or len(probed) < num_expected:
+        index = index_from_packets(packets, fps_hint)
+        if reason or frames.error or len(probed) < num_expected or not _in_order(frames, probed, index, packets):
             index = _count_frames(frames, packets, fps_hint)
             frames.close()
             frames = FrameStream(path, threads=threads)
-        else:
-            index = index_from_packets(packets, fps_hint)
         scan = VideoScan(index, picture, codec, format_names, stream_index=frames.stream.index)
     except DECODE_ERRORS as error:
         frames.close()
@@ -169,6 +185,19 @@ def open_scanned(path: Path, *, threads: int = 1) -> tuple[VideoScan, FrameStrea
         frames.close()
         raise
     return scan, frames
+
+
+def _in_order(frames: FrameStream, probed: list[VideoFrame], index: FrameIndex, packets: PacketTable) -> bool:
+    """Whether frames come out of the decoder in the order of their timestamps, as far as can be told without decoding.
+
+    A file whose timestamps are nonsense has frames all the same, in the
+    decoder's order. So has one that begins with pictures that refer to others
+    before it: those are never shown.
+    """
+    stamps = [frame.pts for frame in probed]
+    if index.pts is not None and None not in stamps and stamps != index.pts[: len(stamps)].tolist():
+        return False
+    return bool(frames.stream.codec_context.has_b_frames) or bool((np.diff(packets.pts) > 0).all())
 
 
 def _count_frames(frames: FrameStream, packets: PacketTable, fps_hint: float) -> FrameIndex:
@@ -192,8 +221,9 @@ def read_packets(container: InputContainer) -> PacketTable:
         If the container has no video stream.
     """
     stream = choose_stream(container)
-    is_h264 = stream.codec_context.name == "h264"
-    nal_length_bytes = length_field_bytes(stream.codec_context.extradata) if is_h264 else 0
+    codec = stream.codec_context.name
+    is_h264 = codec == "h264"
+    nal_length_bytes = length_field_bytes(codec, stream.codec_context.extradata)
     rows: list[tuple[int, int, bool]] = []
     discarded = tiny = 0
     missing = encrypted = corrupt = False
@@ -209,7 +239,7 @@ def read_packets(container: InputContainer) -> PacketTable:
             if not rows:
                 encrypted = is_encrypted(container, packet)
             tiny += packet.size <= _PACKED_MAX_BYTES
-            corrupt |= packet.is_corrupt
+            corrupt = corrupt or packet.is_corrupt or is_torn(packet, codec, nal_length_bytes)
             missing |= packet.pts is None
             stamp = packet.pts if packet.pts is not None else packet.dts
             is_start = packet.is_keyframe and (not is_h264 or starts_cleanly(packet, nal_length_bytes))
@@ -235,7 +265,9 @@ def _stamps(frame: VideoFrame) -> tuple[int, int]:
     return (MISSING if frame.pts is None else frame.pts, MISSING if frame.dts is None else frame.dts)
 
 
-def _why_no_frame(packets: PacketTable, decode_error: str | None) -> str:
+def _why_no_frame(packets: PacketTable, decode_error: str | None, is_webp: bool) -> str:
+    if is_webp:
+        return "an animated WebP, which FFmpeg cannot decode; turn it into an mp4 or a folder of images"
     if packets.is_encrypted:
         return "encrypted: no frame can be decoded without its key"
     if not len(packets.pts):

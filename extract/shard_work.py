@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from extract.container import check_readable
 from extract.crops import VideoCrops, draw_crops, facts_of
 from extract.targets import ResolvedTarget
 from extract.video_job import CropRequest, PickedCrops, VideoFrames, VideoJob, failed_video
+from pipeline.errors import VideoError
 from pipeline.status import VideoStatus
 
 if TYPE_CHECKING:
@@ -96,6 +98,8 @@ class VideoWork:
             video_id=self.video_id,
             path=path,
             duration_s=None if facts is None else facts.duration_s,
+            num_bytes=video.get("bytes"),
+            size=None if facts is None else (facts.width, facts.height),
             requests=tuple(self._request(name) for name in self.crops),
         )
 
@@ -108,8 +112,12 @@ class VideoWork:
         """Return the outcome of a video that is not opened: the catalogue could not read it, or nothing is planned."""
         if self.probe_error is None:
             return failed_video(self.job, "", VideoStatus.OK)
-        is_missing = not os.path.exists(self.job.path)
-        return failed_video(self.job, self.probe_error, VideoStatus.MISSING if is_missing else VideoStatus.UNREADABLE)
+        try:
+            check_readable(Path(self.job.path))
+        except VideoError as error:  # gone since it was catalogued, or still not there
+            if error.status == VideoStatus.MISSING:
+                return failed_video(self.job, str(error), error.status)
+        return failed_video(self.job, self.probe_error, VideoStatus.UNREADABLE)
 
     def _request(self, crops: str) -> CropRequest:
         seeing = [s.target for s in self.shards if s.target.crops == crops]

@@ -5,6 +5,7 @@ No torch here: workers that only decode must start fast and stay small.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,10 @@ class VideoJob:
     path: str
     duration_s: float | None
     requests: tuple[CropRequest, ...]
+    num_bytes: int | None = None
+    """Of the file, as catalogued."""
+    size: tuple[int, int] | None = None
+    """Width and height as catalogued: boxes of crops lie within."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ def read_video(
         with open_reader(job.path) as reader:
             if reader.num_frames == 0:
                 raise VideoError("no frame could be decoded")
+            _check_unchanged(job, reader)
             versions["decoder"] = f"{reader.decoder_name} {reader.decoder_version}"
             frame_bytes = reader.height * reader.width * 3
             for group in _groups(job, reader.frame_times_s, max(1, max_bytes // max(frame_bytes, 1))):
@@ -163,6 +169,22 @@ def read_video(
         error = f"the decoder passed over {num_wanted - num_found} frames"
     status = VideoStatus.OK if error is None else VideoStatus.PARTIAL
     return VideoFrames(job, np.zeros((0, 0, 0, 3), np.uint8), (), error, status, seconds, versions)
+
+
+def _check_unchanged(job: VideoJob, reader: VideoReader) -> None:
+    """Refuse a file that is another one than the catalogue describes: its crops were drawn for that one."""
+    if job.num_bytes is not None and os.path.isfile(job.path):
+        num_bytes = os.path.getsize(job.path)
+        if num_bytes != job.num_bytes:
+            raise VideoError(
+                f"changed since it was catalogued: expected {job.num_bytes} bytes, found {num_bytes}; "
+                "give a changed video a new path"
+            )
+    if job.size is not None and job.size != (reader.width, reader.height):
+        raise VideoError(
+            f"changed since it was catalogued: expected frames of {job.size[0]}x{job.size[1]} px, "
+            f"found {reader.width}x{reader.height}; give a changed video a new path"
+        )
 
 
 def _located(job: VideoJob, picks: list[Picks], decoded: DecodedFrames, seconds: float) -> VideoFrames:

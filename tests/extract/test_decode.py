@@ -211,14 +211,14 @@ def test_a_cover_picture_is_not_the_video(tmp_path: Path) -> None:
         assert numbers(reader.read(np.arange(8)).frames) == list(range(8))
 
 
-def test_a_broken_image_ends_an_image_sequence_there(tmp_path: Path) -> None:
+def test_a_broken_image_costs_an_image_sequence_one_frame(tmp_path: Path) -> None:
     folder = write_image_folder(tmp_path / "frames", numbered_frames(5), suffix=".jpg")
     (folder / "frame4.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
     (folder / "notes.txt").write_text("not a frame")
     with open_reader(folder, image_fps=10) as reader:
         assert reader.frame_times_s.tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
         decoded = reader.read(np.arange(5))
-    assert decoded.indices.tolist() == [0, 1, 2]
+    assert decoded.indices.tolist() == [0, 1, 2, 4]
     assert decoded.error is not None
     assert "frame4.jpg" in decoded.error
 

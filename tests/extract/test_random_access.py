@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from extract.random_access import length_field_bytes, starts_cleanly
+from extract.random_access import is_torn, length_field_bytes, starts_cleanly
 
 
 def nal(kind: int, num_bytes: int = 6, length_bytes: int = 4) -> bytes:
@@ -30,8 +30,24 @@ def test_broken_and_unlabelled_packets_are_none() -> None:
 
 
 def test_the_length_field_comes_from_the_header() -> None:
-    assert length_field_bytes(bytes([1, 100, 0, 31, 0xFF, 0xE1, 0])) == 4
-    assert length_field_bytes(bytes([1, 100, 0, 31, 0xFD, 0xE1, 0])) == 2
-    assert length_field_bytes(bytes([0, 0, 0, 1, 0x67, 0, 0])) == 0
-    assert length_field_bytes(None) == 0
-    assert length_field_bytes(b"\1") == 0
+    assert length_field_bytes("h264", bytes([1, 100, 0, 31, 0xFF, 0xE1, 0])) == 4
+    assert length_field_bytes("h264", bytes([1, 100, 0, 31, 0xFD, 0xE1, 0])) == 2
+    assert length_field_bytes("h264", bytes([0, 0, 0, 1, 0x67, 0, 0])) == 0
+    assert length_field_bytes("h264", None) == 0
+    assert length_field_bytes("h264", b"\1") == 0
+    assert length_field_bytes("hevc", bytes([1, *range(20), 0xFB, 0])) == 4
+    assert length_field_bytes("vp9", bytes([1, 100, 0, 31, 0xFF, 0xE1, 0])) == 0
+
+
+def test_torn_packets_are_told_from_sound_ones() -> None:
+    sound = nal(SEI) + nal(SLICE, 300)
+    assert not is_torn(sound, "h264", 4)
+    assert not is_torn(b"\0\0\0\1\x65" + bytes(9), "h264", 0)
+    assert is_torn(sound[:-1], "h264", 4)
+    assert is_torn(sound + b"\0\0", "h264", 4)
+    assert is_torn(sound[:10] + bytes(300), "h264", 4)
+    assert is_torn(nal(0x80 | SLICE), "h264", 4)
+    assert is_torn(bytes(500), "vp8", 0)
+    assert not is_torn(bytes(500), "rawvideo", 0)
+    assert not is_torn(b"\x82" + bytes(20), "vp9", 0)
+    assert is_torn(b"\x42" + bytes(20), "vp9", 0)
