@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 HeadKind = Literal["linear", "mlp", "attentive"]
+
+
+Slope = Callable[[Tensor], Tensor]
+"""From logits (B, P, C), which it may overwrite, to the derivative of the loss by them."""
 
 
 class Head(Protocol):
@@ -26,6 +31,33 @@ class Head(Protocol):
 
     def __call__(self, features: Tensor, valid: Tensor | None) -> Tensor:
         """Return logits (B, P, C)."""
+
+    def learn(self, features: Tensor, valid: Tensor | None, slope: Slope) -> None:
+        """Set `grad` of every parameter."""
+
+    def part(self, probes: slice) -> Head:
+        """Return some neighbouring probes; they share memory with these, gradients included."""
+
+
+class _ByAutograd:
+    """Gradients by torch's autograd."""
+
+    parameters: list[Tensor]
+
+    def __call__(self, features: Tensor, valid: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def learn(self, features: Tensor, valid: Tensor | None, slope: Slope) -> None:
+        """Set `grad` of every parameter."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        logits = self(features, valid)
+        logits.backward(slope(logits.detach().clone()))
+
+    def part(self, probes: slice) -> Head:
+        """Return these very probes; no others were ever needed."""
+        assert probes == slice(0, len(self.parameters[0])), probes
+        return self
 
 
 def _initial(shape: tuple[int, ...], seeds: Sequence[int], scale: float, stream: int, device: torch.device) -> Tensor:
@@ -42,22 +74,54 @@ def _zeros(*shape: int, device: torch.device) -> Tensor:
 
 
 class LinearHead:
-    """One linear layer a probe. Of (B, V, D) features it classifies every crop and averages the logits."""
+    """One linear layer a probe. Of (B, V, D) features it classifies every crop and averages the logits.
+
+    Its gradient is written out: two products into memory that is kept. Autograd
+    took new memory for every step, which cost a small set as much as the products.
+    """
 
     def __init__(self, dim: int, num_classes: int, seeds: Sequence[int], device: torch.device) -> None:
         # Near zero: the first logits say nothing.
-        self.weight_PCD = _initial((num_classes, dim), seeds, 1e-3, 0, device)
-        self.bias_PC = _zeros(len(seeds), num_classes, device=device)
-        self.parameters = [self.weight_PCD, self.bias_PC]
+        self._hold(
+            _initial((num_classes, dim), seeds, 1e-3, 0, device).detach(),
+            torch.zeros(len(seeds), num_classes, device=device),
+        )
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+
+    def _hold(self, weight_PCD: Tensor, bias_PC: Tensor) -> None:
+        self.weight_PCD, self.bias_PC = weight_PCD, bias_PC
+        self.parameters = [weight_PCD, bias_PC]
 
     def __call__(self, features: Tensor, valid: Tensor | None) -> Tensor:
         """Return logits (B, P, C)."""
         if features.ndim == 3:  # linear, so the average of the logits is the logits of the average
             features = average(features, valid)
-        return (features @ self.weight_PCD.flatten(0, 1).T).view(len(features), *self.bias_PC.shape) + self.bias_PC
+        logits = torch.addmm(self.bias_PC.flatten(), features, self.weight_PCD.flatten(0, 1).T)
+        return logits.view(len(features), *self.bias_PC.shape)
+
+    def learn(self, features: Tensor, valid: Tensor | None, slope: Slope) -> None:
+        """Set `grad` of every parameter."""
+        if features.ndim == 3:
+            features = average(features, valid)
+        slopes = slope(self(features, None)).flatten(1)
+        weight, bias = self.weight_PCD.grad, self.bias_PC.grad
+        assert weight is not None
+        assert bias is not None
+        torch.mm(slopes.T, features, out=weight.view(-1, weight.shape[2]))
+        torch.sum(slopes, dim=0, out=bias.view(-1))
+
+    def part(self, probes: slice) -> LinearHead:
+        """Return some neighbouring probes; they share memory with these, gradients included."""
+        some = object.__new__(LinearHead)
+        some._hold(self.weight_PCD[probes], self.bias_PC[probes])
+        for mine, theirs in zip(self.parameters, some.parameters, strict=True):
+            assert mine.grad is not None
+            theirs.grad = mine.grad[probes]
+        return some
 
 
-class MlpHead:
+class MlpHead(_ByAutograd):
     """One hidden layer with GELU a probe. Of (B, V, D) features it classifies every crop and averages the logits."""
 
     def __init__(self, dim: int, hidden: int, num_classes: int, seeds: Sequence[int], device: torch.device) -> None:
@@ -79,7 +143,7 @@ class MlpHead:
         return logits
 
 
-class AttentiveHead:
+class AttentiveHead(_ByAutograd):
     """A learned query weighs the crops of a video (softmax), a linear layer classifies their weighted sum."""
 
     def __init__(self, dim: int, num_classes: int, seeds: Sequence[int], device: torch.device) -> None:
@@ -109,44 +173,67 @@ def average(values_BVX: Tensor, valid_BV: Tensor | None) -> Tensor:
     return torch.einsum("bvx,bv->bx", values_BVX, weights / weights.sum(dim=1, keepdim=True).clamp_min(1))
 
 
+@dataclass(frozen=True)
+class _Shares:
+    """What one call of the optimiser's kernel changes: everything with one learning rate and weight decay."""
+
+    rate: float
+    decay: float
+    at: list[tuple[int, slice]] = field(default_factory=list)
+    """(parameter, probes)."""
+    values: list[Tensor] = field(default_factory=list)
+    first_moments: list[Tensor] = field(default_factory=list)
+    second_moments: list[Tensor] = field(default_factory=list)
+
+
 class GridAdamW:
     """AdamW with a learning rate and a weight decay of its own for every probe of a head.
 
-    torch's fused step runs on the share of the parameters that one point of the
-    grid has (neighbouring probes); written out in tensor operations it took
-    longer than the matrix products.
+    Calls the kernel of ``torch.optim.AdamW(fused=True)`` once for every point of
+    the grid. The class around that kernel spends longer on finding out what to
+    call than the kernel needs for one point of a small set.
     """
 
     def __init__(self, head: Head, learning_rates: Sequence[float], weight_decays: Sequence[float]) -> None:
         self.head = head
-        self.shares: list[tuple[Tensor, Tensor, slice]] = []
-        self.rates: list[float] = []
-        groups = []
-        for rate, decay, probes in _runs(learning_rates, weight_decays):
-            for parameter in head.parameters:
-                share = parameter.detach()[probes]
-                self.shares.append((share, parameter, probes))
-                self.rates.append(rate)
-                is_bias = parameter.ndim == 2
-                groups.append({"params": [share], "lr": rate, "weight_decay": 0.0 if is_bias else decay})
-        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        self.num_steps = torch.zeros((), device=head.parameters[0].device)
+        self.shares: dict[tuple[float, float], _Shares] = {}
+        for i, parameter in enumerate(head.parameters):
+            first, second = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            for rate, decay, probes in _runs(learning_rates, weight_decays):
+                key = (rate, 0.0 if parameter.ndim == 2 else decay)  # biases are not decayed
+                share = self.shares.setdefault(key, _Shares(*key))
+                share.at.append((i, probes))
+                share.values.append(parameter.detach()[probes])
+                share.first_moments.append(first[probes])
+                share.second_moments.append(second[probes])
 
     def step(self, schedule: float) -> None:
-        """Apply and clear the gradients.
+        """Apply the gradients.
 
         Parameters
         ----------
         schedule : float
             Multiplies every learning rate.
         """
-        for share, parameter, probes in self.shares:
-            assert parameter.grad is not None
-            share.grad = parameter.grad[probes]
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * schedule
-        self.optimizer.step()
-        for parameter in self.head.parameters:
-            parameter.grad = None
+        self.num_steps += 1
+        gradients = [parameter.grad for parameter in self.head.parameters if parameter.grad is not None]
+        for share in self.shares.values():
+            torch._fused_adamw_(
+                share.values,
+                [gradients[i][probes] for i, probes in share.at],
+                share.first_moments,
+                share.second_moments,
+                [],
+                [self.num_steps] * len(share.at),
+                lr=share.rate * schedule,
+                beta1=0.9,
+                beta2=0.999,
+                weight_decay=share.decay,
+                eps=1e-8,
+                amsgrad=False,
+                maximize=False,
+            )
 
 
 def _runs(learning_rates: Sequence[float], weight_decays: Sequence[float]) -> list[tuple[float, float, slice]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.errors import NoDataError, ShapeMismatchError, TrainingError
-from probe.heads import AttentiveHead, GridAdamW, LinearHead, MlpHead
+from probe import fitting
+from probe.heads import AttentiveHead, GridAdamW, HeadKind, LinearHead, MlpHead, Slope
 from probe.inputs import Input, prepare
 from probe.statistics import bootstrap_interval
 from probe.training import GridSpec, train_grid
@@ -35,6 +38,20 @@ def alone(num: int) -> list[str]:
     return [str(i) for i in range(num)]
 
 
+def softmax_slope(classes: torch.Tensor) -> Slope:
+    """Derivative of the mean cross entropy, by torch."""
+
+    def slope(logits: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            leaf = logits.clone().requires_grad_()
+            wanted = classes[:, None].expand(leaf.shape[:2]).flatten()
+            torch.nn.functional.cross_entropy(leaf.flatten(0, 1), wanted, reduction="sum").div(len(leaf)).backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    return slope
+
+
 FAST = GridSpec(learning_rates=(1e-3, 1e-2), weight_decays=(0.0, 0.5), epochs=15, batch_size=64)
 
 
@@ -54,16 +71,26 @@ class TestHeads:
         optimizer = GridAdamW(grid, [1e-2, 3e-2], [0.0, 0.3])
         groups = [{"params": [p], "weight_decay": 0.0 if p.ndim == 2 else 0.3} for p in single.parameters]
         theirs = torch.optim.AdamW(groups, lr=3e-2)
+        for parameter in single.parameters:
+            parameter.requires_grad_()
         for _ in range(5):
-            logits = grid(features, valid)
-            for probe in range(2):
-                torch.nn.functional.cross_entropy(logits[:, probe], classes).backward(retain_graph=probe == 0)
+            grid.learn(features, valid, softmax_slope(classes))
             optimizer.step(1.0)
             theirs.zero_grad()
             torch.nn.functional.cross_entropy(single(features, valid)[:, 0], classes).backward()
             theirs.step()
         for mine, their in zip(grid.parameters, single.parameters, strict=True):
             torch.testing.assert_close(mine[1], their[0], rtol=1e-4, atol=1e-5)
+
+    def test_a_part_of_a_linear_head_learns_into_the_same_memory(self) -> None:
+        features, classes = torch.randn(9, 6), torch.arange(9) % 3
+        whole, pieces = LinearHead(6, 3, [1, 2, 3], CPU), LinearHead(6, 3, [1, 2, 3], CPU)
+        whole.learn(features, None, softmax_slope(classes))
+        for probes in (slice(0, 1), slice(1, 3)):
+            pieces.part(probes).learn(features, None, softmax_slope(classes))
+        for mine, their in zip(pieces.parameters, whole.parameters, strict=True):
+            torch.testing.assert_close(mine.grad, their.grad)
+        torch.testing.assert_close(pieces.part(slice(1, 3))(features, None), whole(features, None)[:, 1:])
 
     @pytest.mark.parametrize("at", range(3))
     def test_invalid_crops_do_not_matter(self, at: int) -> None:
@@ -142,6 +169,40 @@ class TestGrid:
         spec = GridSpec(kind=kind, epochs=20, hidden_dim=16, learning_rates=(1e-2,), weight_decays=(0.1,))  # type: ignore[arg-type]
         found = train_grid(spec, Input.of(crops, mask), one_hot(y), alone(200), Input.of(test_crops, test_mask))[0]
         assert (found.selected_scores_QC.argmax(1) == y_test).mean() > 0.6
+
+    @pytest.mark.parametrize("kind", ["linear", "mlp", "attentive"])
+    @pytest.mark.parametrize("is_multilabel", [False, True])
+    def test_a_grid_is_its_points_trained_alone(self, kind: HeadKind, is_multilabel: bool) -> None:
+        """Beside points that explode the only sane one is chosen, and is what it is without them."""
+        (x, y), (x_test, _) = blobs(0, 83), blobs(1, 20)
+        targets = one_hot(y)
+        targets[::5, 0] |= is_multilabel
+        one = GridSpec(kind=kind, learning_rates=(1e-2,), weight_decays=(0.5,), epochs=6, batch_size=40, hidden_dim=8)
+        many = replace(one, learning_rates=(1e-2, 1e38), weight_decays=(0.5, 1e38))
+        found, alone_ = (
+            train_grid(spec, Input.of(x), targets, alone(83), Input.of(x_test), is_multilabel=is_multilabel)[0]
+            for spec in (many, one)
+        )
+        assert (found.learning_rate, found.weight_decay, found.epoch) == (1e-2, 0.5, alone_.epoch)
+        np.testing.assert_allclose(found.heldout_curve, alone_.heldout_curve, atol=1e-6)
+        np.testing.assert_allclose(found.selected_scores_QC, alone_.selected_scores_QC, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.last_scores_QC, alone_.last_scores_QC, rtol=1e-4, atol=1e-4)
+
+    def test_products_a_fold_and_one_product_for_all_give_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        (x, y), (x_test, _) = blobs(0, 90), blobs(1, 20)
+        found = []
+        for width in (1, 1 << 30):
+            monkeypatch.setattr(fitting, "MIN_WIDTH_OF_A_FOLD", width)
+            found.append(train_grid(FAST, Input.of(x), one_hot(y), alone(90), Input.of(x_test))[0])
+        assert found[0].heldout_curve == found[1].heldout_curve
+        np.testing.assert_allclose(found[0].selected_scores_QC, found[1].selected_scores_QC, rtol=1e-4, atol=1e-4)
+
+    def test_a_batch_of_held_out_rows_alone_teaches_nothing(self) -> None:
+        """33 rows in batches of 32 leave one row to the last batch, held out or not."""
+        x, y = blobs(0, 33)
+        found = train_grid(FAST, Input.of(x), one_hot(y), alone(33), Input.of(x))[0]
+        assert np.isfinite(found.last_scores_QC).all()
+        assert found.heldout_top1 is not None
 
     def test_test_rows_do_not_influence_what_is_chosen(self) -> None:
         """Other test rows, in another number: same choice, and the same scores of the rows they share."""
