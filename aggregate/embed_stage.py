@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,17 +12,18 @@ from safetensors.torch import load, save
 
 from aggregate.api import pick_device
 from aggregate.embed import Readout, embed, embedding_dim
+from aggregate.embed_plan import SOURCE, EmbeddingPlan, EmbedPlan, made_from, plan_target, source_states
 from aggregate.models import load_model
 from aggregate.rows import choose_rows, frame_sizes
-from aggregate.train_stage import plan_train
+from aggregate.train_plan import plan_train
 from aggregate.whitening import Whitening, fit_whitening
 from pipeline.errors import AlreadyExistsError, NotFoundError
 from pipeline.events import Note, OnEvent, Progress, ShardFinished, StageFinished, StageStarted, ignore
 from pipeline.fingerprint import fingerprint
 from pipeline.ledger import Ledger, RowStatus
-from pipeline.recipe import EmbedSpec, Recipe, TrainSpec
+from pipeline.recipe import TrainSpec
 from pipeline.reports import SkippedVideo, StageReport
-from pipeline.schema import PENDING, embedding_ledger_key, feature_ledger_key
+from pipeline.schema import PENDING, embedding_ledger_key
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
 
@@ -31,90 +31,6 @@ if TYPE_CHECKING:
     from pipeline import Dataset, EmbeddingWriter, FeatureStore, ShardTask
 
 WHITENING_FILE = "whitening.safetensors"
-SOURCE = "features"
-"""Key in a ledger entry's versions: which state of the feature shard the embeddings were made from."""
-
-
-@dataclass(frozen=True)
-class EmbeddingPlan:
-    """One embedding set of the recipe."""
-
-    name: str
-    crops: str
-    feature_set: str
-    readout: Readout
-    sets: int
-    content: Mapping[str, Any] | None
-    """The fingerprint's content; None where model or features do not exist yet."""
-    shards: tuple[int, ...]
-    """Shards with something to do."""
-    num_shards_done: int
-    replaces: bool
-    """Whether a set of another model stands under the name and goes first."""
-    why: str
-
-
-@dataclass(frozen=True)
-class EmbedPlan:
-    """The frozen plan of the stage `embed`."""
-
-    recipe: Recipe
-    targets: tuple[EmbeddingPlan, ...]
-
-    stage = "embed"
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether every embedding is there already."""
-        return all(t.content is not None and not t.shards and not t.replaces for t in self.targets)
-
-    @property
-    def fingerprint(self) -> str:
-        """One hash over those of all sets."""
-        return fingerprint({t.name: t.content for t in self.targets})
-
-    def summary(self) -> str:
-        """One line: what would be done, how much of it, and why."""
-        if not self.targets:
-            return "embed: nothing to do, the recipe has no embed section"
-        if self.is_empty:
-            return f"embed: nothing to do, {', '.join(t.name for t in self.targets)} complete"
-        return "embed: " + "; ".join(f"{t.name}: {t.why}" for t in self.targets)
-
-    def table(self) -> Sequence[Mapping[str, object]]:
-        """Return one row an embedding set."""
-        return [
-            {
-                "embedding": t.name,
-                "features": f"{t.crops}/{t.feature_set}",
-                "readout": t.readout,
-                "sets": t.sets,
-                "shards": "?" if t.content is None else len(t.shards),
-                "why": t.why,
-            }
-            for t in self.targets
-        ]
-
-
-def plan_embed(recipe: Recipe, store: FeatureStore, settings: Settings) -> EmbedPlan:
-    """Find out which embeddings of a recipe are missing, stale or of another model.
-
-    Parameters
-    ----------
-    recipe : Recipe
-    store : FeatureStore
-        Only read.
-    settings : Settings
-    """
-    spec = recipe.train
-    if spec is None or not recipe.embed:
-        return EmbedPlan(recipe, ())
-    try:
-        dataset: Dataset | None = store.dataset(recipe.dataset.name)
-        waits = "" if plan_train(recipe, store, settings).is_empty else "unknown until train has run"
-    except NotFoundError:
-        dataset, waits = None, "unknown until extract has run"
-    return EmbedPlan(recipe, tuple(_plan_one(dataset, spec, one, waits) for one in recipe.embed))
 
 
 def run_embed(plan: EmbedPlan, store: FeatureStore, settings: Settings, on_event: OnEvent = ignore) -> StageReport:
@@ -147,7 +63,7 @@ def run_embed(plan: EmbedPlan, store: FeatureStore, settings: Settings, on_event
     if spec is None or not plan.recipe.embed:
         return StageReport(stage="embed", recipe=plan.recipe.name, did={"shards_done": 0, "shards_skipped": 0})
     dataset = store.dataset(plan.recipe.dataset.name)
-    targets = tuple(_plan_one(dataset, spec, one, "") for one in plan.recipe.embed)
+    targets = tuple(plan_target(dataset, spec, one) for one in plan.recipe.embed)
     for target in targets:
         if target.content is None:
             raise NotFoundError(f"embedding set {target.name}: {target.why}; run the stages before it first")
@@ -186,55 +102,6 @@ def run_embed(plan: EmbedPlan, store: FeatureStore, settings: Settings, on_event
     )
 
 
-def _plan_one(dataset: Dataset | None, spec: TrainSpec, one: EmbedSpec, waits: str) -> EmbeddingPlan:
-    name, feature_set = one.name or spec.name, one.backbone or spec.backbone
-    fixed = (name, one.crops, feature_set, one.readout, one.sets)
-    if dataset is None or waits:
-        return EmbeddingPlan(*fixed, None, (), 0, False, waits)
-    try:
-        info = dataset.feature_info(one.crops, feature_set)
-    except NotFoundError:
-        return EmbeddingPlan(*fixed, None, (), 0, False, "unknown until extract has run")
-    try:
-        model = dataset.artifact("models", spec.name).meta
-    except NotFoundError:
-        return EmbeddingPlan(*fixed, None, (), 0, False, "unknown until train has run")
-    content = {
-        "model": {"name": spec.name, "fingerprint": model["fingerprint"], "weights_sha256": model["weights_sha256"]},
-        "crops": one.crops,
-        "feature_set": feature_set,
-        "features": info.fingerprint_id,
-        "readout": one.readout,
-        "sets": one.sets,
-    }
-    source = _source_states(dataset, one.crops, feature_set)
-    readable = tuple(sorted(source))
-    try:
-        stored = dataset.embedding_info(name)
-    except NotFoundError:
-        return EmbeddingPlan(*fixed, content, readable, 0, False, "there is no such embedding set yet")
-    if stored.fingerprint_id != fingerprint(content):
-        return EmbeddingPlan(*fixed, content, readable, 0, True, "replaces the embeddings of another model or readout")
-    ledger = Ledger(dataset.backend, embedding_ledger_key(dataset.name, name))
-    stale = tuple(s for s in readable if _made_from(ledger, s) != source[s])
-    why = (
-        f"{len(stale)} of {len(readable)} shards are missing or were made from other features" if stale else "complete"
-    )
-    return EmbeddingPlan(*fixed, content, stale, len(readable) - len(stale), False, why)
-
-
-def _source_states(dataset: Dataset, crops: str, feature_set: str) -> dict[int, str]:
-    """Shard -> what its features hold, for every shard that has any."""
-    ledger = Ledger(dataset.backend, feature_ledger_key(dataset.name, crops, feature_set))
-    entries = ((shard, ledger.entry(shard)) for shard in ledger.generations)
-    return {shard: entry.content_id for shard, entry in entries if entry is not None}
-
-
-def _made_from(ledger: Ledger, shard: int) -> str | None:
-    entry = ledger.entry(shard)
-    return None if entry is None else entry.versions.get(SOURCE)
-
-
 class _Worker:
     """Embeds the shards of one set."""
 
@@ -246,7 +113,7 @@ class _Worker:
         self.model = load_model(dataset, spec.name).to(self.device)
         self.failed: list[SkippedVideo] = []
         self.num_skipped = 0
-        self.source = _source_states(dataset, target.crops, target.feature_set)
+        self.source = source_states(dataset, target.crops, target.feature_set)
         self.whitening = self._whitening() if target.readout == "whitened" else None
         self.writer = self._open_writer()
 
@@ -256,7 +123,7 @@ class _Worker:
         texts, errors = statuses["status"].to_pylist(), statuses["error"].to_pylist()
         for shard in self.target.shards:
             ledger = Ledger(self.dataset.backend, embedding_ledger_key(self.dataset.name, self.target.name))
-            if _made_from(ledger, shard) == self.source[shard]:  # another run was faster
+            if made_from(ledger, shard) == self.source[shard]:  # another run was faster
                 self.num_skipped += 1
                 yield None
                 continue

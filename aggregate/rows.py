@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from aggregate.arrays import as_tensor
 from aggregate.loader import BatchSource, CropData, ResidentSource, StreamSource
 from pipeline.errors import NoDataError
 from pipeline.recipe import TrainSpec
@@ -20,7 +21,7 @@ from pipeline.schema import GEOMETRY_COLUMNS
 from pipeline.status import VideoStatus
 
 if TYPE_CHECKING:
-    from pipeline import Dataset, Selection
+    from pipeline import Dataset, FeatureBlock, Selection
 
 HAS_CROPS = (VideoStatus.OK.value, VideoStatus.PARTIAL.value, VideoStatus.TOO_SHORT.value, VideoStatus.NON_FINITE.value)
 """Statuses that may leave valid crops."""
@@ -105,15 +106,7 @@ def make_source(dataset: Dataset, rows: np.ndarray, spec: TrainSpec, device: tor
     num_bytes = len(rows) * info.num_crops * (info.dim * itemsize + 4 * (len(GEOMETRY_COLUMNS) + 7))
     if num_bytes <= RESIDENT_SHARE * free_bytes(device):
         block = selection.features(spec.crops, spec.backbone)
-        videos = selection.videos
-        data = CropData(
-            torch.from_numpy(np.array(block.values)),
-            torch.from_numpy(np.array(block.geometry)),
-            torch.from_numpy(np.array(block.valid)),
-            torch.from_numpy(rows.copy()),
-            torch.from_numpy(group_ids(videos).copy()),
-            frame_sizes(videos),
-        )
+        data = _crop_data(block, group_ids(selection.videos), frame_sizes(selection.videos))
         return ResidentSource(data, frame=spec.model.geometry_frame, device=device, seed=spec.seed)
     return stream_source(selection, spec, info.dim, device)
 
@@ -129,18 +122,26 @@ def stream_source(selection: Selection, spec: TrainSpec, dim: int, device: torch
         )  # fmt: skip
         for block in batches:
             at = np.searchsorted(selection.rows, block.rows)
-            yield CropData(  # no copies: a batch's memory is not used again while a tensor holds it
-                torch.from_numpy(block.values),
-                torch.from_numpy(block.geometry),
-                torch.from_numpy(block.valid),
-                torch.from_numpy(block.rows),
-                torch.from_numpy(groups[at]),
-                sizes[torch.from_numpy(at)],
-            )
+            yield _crop_data(block, groups[at], sizes[torch.from_numpy(at)])
 
     return StreamSource(
         open_epoch, num_videos=len(selection), input_dim=dim, frame=spec.model.geometry_frame, device=device
     )
+
+
+def _crop_data(block: FeatureBlock, groups: np.ndarray, sizes: Tensor) -> CropData:
+    """Wrap a block; it is copied only where its memory is the store's (read only), not where it is the batch's own."""
+    values, geometry, valid, rows, group = (
+        as_tensor(name, array)
+        for name, array in (
+            ("features", block.values),
+            ("raw geometry", block.geometry),
+            ("valid", block.valid),
+            ("rows", block.rows),
+            ("group_ids", groups),
+        )
+    )
+    return CropData(values, geometry, valid, rows, group, sizes)
 
 
 def free_bytes(device: torch.device) -> int:

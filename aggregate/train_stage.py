@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,114 +15,16 @@ from aggregate.checkpoint import CheckpointFolder, only_one
 from aggregate.metrics import JsonLines, MetricsSink, TensorBoard
 from aggregate.models import CONFIG, METRICS, ONLINE_WEIGHTS, WEIGHTS, encode_config, encode_weights
 from aggregate.rows import choose_rows, make_source
+from aggregate.train_plan import TrainPlan, plan_train
 from aggregate.trainer import Trainer, TrainResult
 from pipeline.errors import NotFoundError
 from pipeline.events import Note, OnEvent, StageFinished, ignore
-from pipeline.fingerprint import fingerprint
-from pipeline.recipe import Recipe, TrainSpec
+from pipeline.recipe import TrainSpec
 from pipeline.reports import StageReport
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline import Dataset, FeatureStore
-
-ALGORITHM = 1
-"""Raised when the same recipe would train to other numbers."""
-WITHOUT_EFFECT = frozenset({"name", "checkpoint_epochs", "compile"})
-"""Fields of TrainSpec that do not change what a model computes."""
-WAITS = "unknown until extract has run"
-
-
-@dataclass(frozen=True)
-class TrainPlan:
-    """The frozen plan of the stage `train`."""
-
-    recipe: Recipe
-    content: Mapping[str, Any] | None
-    """What decides the model, the fingerprint's content; None where features do not exist yet."""
-    snapshot: str
-    num_videos: int | None
-    is_empty: bool
-    why: str
-    force: bool = False
-
-    stage = "train"
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of `content`."""
-        return fingerprint(self.content) if self.content is not None else ""
-
-    def summary(self) -> str:
-        """One line: what would be done, how much of it, and why."""
-        spec = self.recipe.train
-        if spec is None or self.is_empty:
-            return f"train: nothing to do, {self.why}"
-        videos = "?" if self.num_videos is None else self.num_videos
-        return f"train: model {spec.name} on {videos} videos, {spec.epochs} epochs; {self.why}"
-
-    def table(self) -> Sequence[Mapping[str, object]]:
-        """Return one row a model."""
-        spec = self.recipe.train
-        if spec is None:
-            return []
-        return [
-            {
-                "model": spec.name,
-                "features": f"{spec.crops}/{spec.backbone}",
-                "objective": spec.objective.kind,
-                "rows": "all (transductive)" if spec.rows == "all" else f"train of split {spec.split}",
-                "videos": "?" if self.num_videos is None else self.num_videos,
-                "epochs": 0 if self.is_empty else spec.epochs,
-                "why": self.why,
-            }
-        ]
-
-
-def plan_train(recipe: Recipe, store: FeatureStore, settings: Settings, *, force: bool = False) -> TrainPlan:
-    """Find out whether the recipe's model must be trained.
-
-    Parameters
-    ----------
-    recipe : Recipe
-    store : FeatureStore
-        Only read.
-    settings : Settings
-    force : bool
-        Train even if a model of this fingerprint and snapshot is there.
-
-    Returns
-    -------
-    TrainPlan
-        Where the features do not exist yet it says "unknown until extract has run".
-
-    Raises
-    ------
-    NoDataError
-        If features exist, but none of rows that the policy allows.
-    """
-    spec = recipe.train
-    if spec is None:
-        return TrainPlan(recipe, None, "", None, True, "the recipe has no train section", force)
-    try:
-        dataset = store.dataset(recipe.dataset.name)
-        info = dataset.feature_info(spec.crops, spec.backbone)
-    except NotFoundError:
-        return TrainPlan(recipe, None, "", None, False, WAITS, force)
-    if info.num_shards_done == 0:
-        return TrainPlan(recipe, None, "", None, False, WAITS, force)
-    rows = choose_rows(dataset, spec)
-    content = {
-        "algorithm": ALGORITHM,
-        "dataset": recipe.dataset.name,
-        "features": info.fingerprint_id,
-        "train": spec.model_dump(mode="json", exclude=set(WITHOUT_EFFECT)),
-    }
-    snapshot = dataset.snapshot(crops=spec.crops, feature_set=spec.backbone)
-    why = _reason(dataset, spec.name, fingerprint(content), snapshot)
-    done = why is None and not force
-    text = why or ("asked to train again" if force else f"model {spec.name} has this fingerprint and snapshot")
-    return TrainPlan(recipe, content, snapshot, len(rows.rows), done, text, force)
 
 
 def run_train(plan: TrainPlan, store: FeatureStore, settings: Settings, on_event: OnEvent = ignore) -> StageReport:
@@ -156,7 +56,7 @@ def run_train(plan: TrainPlan, store: FeatureStore, settings: Settings, on_event
     started = time.monotonic()
     spec = plan.recipe.train
     if spec is None:
-        return _report(plan, {"models_trained": 0, "models_skipped": 0, "steps": 0}, started, {})
+        return _report(plan, started, {}, trained=0, skipped=0)
     dataset = store.dataset(plan.recipe.dataset.name)
     if plan.content is None or dataset.snapshot(crops=spec.crops, feature_set=spec.backbone) != plan.snapshot:
         plan = plan_train(plan.recipe, store, settings, force=plan.force)
@@ -167,7 +67,7 @@ def run_train(plan: TrainPlan, store: FeatureStore, settings: Settings, on_event
         )
     if plan.is_empty:
         on_event(StageFinished("train", plan.summary(), 0.0))
-        return _report(plan, {"models_trained": 0, "models_skipped": 1, "steps": 0}, started, _described(spec))
+        return _report(plan, started, _described(spec), trained=0, skipped=1)
 
     def say_waiting() -> None:
         text = f"another process is training model {spec.name}; waiting for it"
@@ -176,7 +76,7 @@ def run_train(plan: TrainPlan, store: FeatureStore, settings: Settings, on_event
     with only_one(training_folder(store, settings, plan), say_waiting):
         again = plan_train(plan.recipe, store, settings, force=plan.force)
         if again.is_empty:  # the other process has finished it
-            return _report(plan, {"models_trained": 0, "models_skipped": 1, "steps": 0}, started, _described(spec))
+            return _report(plan, started, _described(spec), trained=0, skipped=1)
         report = _train(plan, spec, dataset, store, settings, started, on_event)
     figures = ", ".join(
         f"{k} {v:.4g}" for k, v in report.details["last"].items() if k.endswith(("loss", "accuracy")) and v is not None
@@ -208,7 +108,7 @@ def _train(
     result = Trainer(source, spec, device=device, checkpoints=checkpoints, metrics=sinks, on_event=on_event).fit()
     details = _save(dataset, plan, spec, result, source.num_videos, device)
     checkpoints.clear()
-    return _report(plan, {"models_trained": 1, "models_skipped": 0, "steps": result.num_steps}, started, details)
+    return _report(plan, started, details, trained=1, skipped=0, steps=result.num_steps)
 
 
 def training_folder(store: FeatureStore, settings: Settings, plan: TrainPlan) -> Path:
@@ -224,18 +124,6 @@ def training_folder(store: FeatureStore, settings: Settings, plan: TrainPlan) ->
         return local / name
     place = hashlib.sha256(store.url.encode()).hexdigest()[:16]
     return settings.cache_folder / "training" / place / name
-
-
-def _reason(dataset: Dataset, name: str, wanted: str, snapshot: str) -> str | None:
-    try:
-        meta = dataset.artifact("models", name).meta
-    except NotFoundError:
-        return f"there is no model {name} yet"
-    if meta.get("fingerprint") != wanted:
-        return f"model {name} was trained another way"
-    if meta.get("snapshot") != snapshot:
-        return f"videos or features changed since model {name} was trained"
-    return None
 
 
 def _save(
@@ -276,11 +164,13 @@ def _described(spec: TrainSpec) -> dict[str, Any]:
     return {"model": spec.name, "objective": spec.objective.kind, "rows": policy, "split": spec.split}
 
 
-def _report(plan: TrainPlan, did: dict[str, int], started: float, details: dict[str, Any]) -> StageReport:
+def _report(
+    plan: TrainPlan, started: float, details: dict[str, Any], *, trained: int, skipped: int, steps: int = 0
+) -> StageReport:
     return StageReport(
         stage="train",
         recipe=plan.recipe.name,
-        did=did,
+        did={"models_trained": trained, "models_skipped": skipped, "steps": steps},
         seconds=time.monotonic() - started,
         fingerprint=plan.fingerprint,
         snapshot=plan.snapshot,

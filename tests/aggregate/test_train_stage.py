@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from aggregate import train_stage, trainer
+from aggregate import train_plan, trainer
 from aggregate.models import CONFIG, METRICS, WEIGHTS, decode_model, load_model
 from aggregate.stage import plan_embed, plan_train, run_embed, run_train
 from aggregate.train_stage import training_folder
@@ -231,4 +231,4 @@ def test_remote_stores_keep_trainings_in_the_cache_folder(tmp_path):
     plan = plan_train(chosen, store, HERE)
     folder = training_folder(Remote, Settings(cache=tmp_path / "cache"), plan)
     assert folder.is_relative_to(tmp_path / "cache" / "training")
-    assert train_stage.ALGORITHM == 1
+    assert train_plan.ALGORITHM == 1
