@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.buffers import BufferRing
 from pipeline.errors import InvalidInputError, ShapeMismatchError
 from pipeline.layout import split_by_shard
 from pipeline.reader import MAX_OPEN_SHARDS, SetReader
@@ -60,7 +61,7 @@ def iterate(
         Leave out a last batch that is not full.
     out : FeatureBlock, optional
         Buffers of at least `batch_size` rows (pinned memory, say) that every batch is written into; a batch is then
-        only good until the next one. Otherwise every batch has memory of its own.
+        only good until the next one. Otherwise every batch has memory of its own for as long as anybody holds it.
     start_batch : int
         Go on here: batches before it are neither read nor yielded.
     block_bytes : int, optional
@@ -166,16 +167,20 @@ def _host(
         gather = reader.host_gather(rows)
     else:
         resident = reader.resident(rows)
-    for start in starts:
+    buffers = _Buffers(reader, out, batch_size)
+
+    def batch(start: int) -> FeatureBlock:
         places = np.sort(order[start : start + batch_size])
-        picked = rows[places]
-        arrays = _buffers(reader, out, len(picked))
+        arrays = buffers.take(len(places))
         if gather is not None:
             gather.read(places, arrays)
         elif resident is not None:
             for name, buffer in arrays.items():
                 np.take(resident[name], places, axis=0, out=buffer, mode="clip")
-        yield _block(arrays, picked)
+        return _block(arrays, rows[places])
+
+    for start in starts:
+        yield batch(start)  # and keep no hold of it, so that its memory is free as soon as the caller drops it
 
 
 def _stream(
@@ -197,9 +202,10 @@ def _stream(
     with ThreadPoolExecutor(1, thread_name_prefix="read-block") as pool:
         number, loaded = first, load(first)
         ahead = pool.submit(load, first + 1) if first + 1 < len(blocks) else None
+        buffers = _Buffers(reader, out, batch_size)
         for start in starts:
             stop = min(start + batch_size, blocks[-1].start + len(blocks[-1].rows))
-            arrays = _buffers(reader, out, stop - start)
+            arrays = buffers.take(stop - start)
             pieces: list[np.ndarray] = []
             while True:
                 block = blocks[number]
@@ -224,10 +230,23 @@ def _stream(
             yield _block(arrays, picked)
 
 
-def _buffers(reader: SetReader, out: FeatureBlock | None, n: int) -> dict[str, np.ndarray]:
-    if out is None:
-        return allocate(reader, n)
-    return {"values": out.values[:n], "valid": out.valid[:n], "geometry": out.geometry[:n]}
+class _Buffers:
+    """Where batches are written: the caller's memory, or memory of our own."""
+
+    def __init__(self, reader: SetReader, out: FeatureBlock | None, batch_size: int) -> None:
+        self._reader, self._out, self._batch_size = reader, out, batch_size
+        self._ring: BufferRing | None = None
+
+    def take(self, n: int) -> dict[str, np.ndarray]:
+        """Return arrays for a batch of `n` rows."""
+        if self._out is not None:
+            return {"values": self._out.values[:n], "valid": self._out.valid[:n], "geometry": self._out.geometry[:n]}
+        if n < self._batch_size:  # the last one; if it is kept, it should not keep the memory of a whole one
+            return allocate(self._reader, n)
+        if self._ring is None:
+            arrays = self._reader.spec.arrays
+            self._ring = BufferRing({a.name: ((n, *a.layout.row_shape), a.layout.dtype) for a in arrays})
+        return self._ring.take()
 
 
 def _block(arrays: dict[str, np.ndarray], rows: np.ndarray) -> FeatureBlock:

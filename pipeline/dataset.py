@@ -275,7 +275,7 @@ class Dataset:
 
             return Selection(self, select_rows(self.videos, condition))
         if video_ids is not None:
-            rows = [self.row_of(video_id) for video_id in video_ids]
+            rows = self._catalogue.rows_of(list(video_ids))
         return Selection(self, np.arange(self.num_rows) if rows is None else check_rows(rows, self.num_rows))
 
     def status(self, crops: str, feature_set: str) -> pa.Table:

@@ -1,8 +1,8 @@
 """One shard of one array, readable in place: mapped (local), fetched whole (object store) or decoded by zarr (foreign).
 
-An uncompressed shard with chunks of one row is a plain strided array once it is mapped: rows of `row_bytes`, four
-bytes of checksum between them. Reading a range is then a view, and a random minibatch copies each row once, from the
-page cache into the caller's buffer.
+An uncompressed shard with chunks of one row is a plain strided array once it is mapped: rows of `row_bytes`, a
+checksum and padding between them. Reading a range is then a view, and a random minibatch copies each row once, from
+the page cache into the caller's buffer.
 """
 
 from __future__ import annotations
@@ -43,6 +43,20 @@ class ShardRows:
         self._rows_per_piece = rows_per_piece
         self.num_bytes = num_bytes
         self.num_rows = sum(len(piece) for piece in pieces)
+
+    def memory(self) -> list[memoryview]:
+        """Return the bytes of every piece, from its first row to the end of its last."""
+        views = []
+        for piece in self._pieces:
+            span = (len(piece) - 1) * piece.strides[0] // piece.itemsize + piece[0].size
+            flat = np.lib.stride_tricks.as_strided(piece, (span,), (piece.itemsize,), writeable=False)
+            views.append(flat.view(np.uint8).data)
+        return views
+
+    def locate(self, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where rows lie in :meth:`memory`: the piece of each, and its first byte therein."""
+        piece, inside = np.divmod(local, self._rows_per_piece)
+        return piece, inside * self._pieces[0].strides[0]
 
     def row(self, local: int) -> np.ndarray:
         """Return one row as a view."""
@@ -135,12 +149,14 @@ def open_shard_file(backend: StorageBackend, key: str, layout: ArrayLayout) -> S
     if (offsets[used:] >= 0).any():
         raise CorruptDataError(f"{key}: expected chunks without gaps, found chunk {used} absent")
     body = layout.chunk_rows * layout.row_bytes
-    if layout.chunk_rows == 1 and used and (offsets[:used] == np.arange(used) * layout.chunk_bytes).all():
+    step = int(offsets[1] - offsets[0]) if used > 1 else layout.chunk_step
+    if layout.chunk_rows == 1 and used and step > 0 and (offsets[:used] == offsets[0] + np.arange(used) * step).all():
         rows = np.ndarray(
             (used, *layout.row_shape),
             layout.dtype,
             buffer=data,
-            strides=(layout.chunk_bytes, *_inner_strides(layout)),
+            offset=int(offsets[0]),
+            strides=(step, *_inner_strides(layout)),
         )
         return ShardRows([rows], layout.shard_rows, kept)
     shape = (layout.chunk_rows, *layout.row_shape)
@@ -149,14 +165,18 @@ def open_shard_file(backend: StorageBackend, key: str, layout: ArrayLayout) -> S
 
 
 def chunks_hold(backend: StorageBackend, key: str, layout: ArrayLayout) -> bool:
-    """Return whether every chunk of a shard matches the crc32c that Zarr keeps behind it."""
+    """Return whether every chunk of a shard matches the crc32c that Zarr keeps behind it, with zeros between them."""
     data = backend.read(key)
-    offsets = parse_index(data[max(len(data) - layout.index_bytes, 0) :], layout, len(data), what=key)
-    for start in offsets[offsets >= 0].tolist():
+    end = len(data) - layout.index_bytes
+    offsets = parse_index(data[max(end, 0) :], layout, len(data), what=key)
+    covered = 0
+    for start in sorted(offsets[offsets >= 0].tolist()):
         stop = start + layout.chunk_bytes
-        if crc32c(data[start : stop - 4]) != int.from_bytes(data[stop - 4 : stop], "little"):
+        expected = int.from_bytes(data[stop - 4 : stop], "little")
+        if any(data[covered:start]) or crc32c(data[start : stop - 4]) != expected:
             return False
-    return True
+        covered = stop
+    return not any(data[covered:end])
 
 
 def _inner_strides(layout: ArrayLayout) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -118,21 +119,24 @@ class SetReader:
             return None
         return {name: view for name, view in views.items() if view is not None}
 
-    def row_views(self, rows: np.ndarray) -> list[np.ndarray | None]:
-        """Return the values of ascending rows where they lie, each checked; None for a row without values."""
+    def locate(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, ShardRows, np.ndarray]]:
+        """Yield, shard by shard, where the values of ascending rows lie, each row checked.
+
+        Yields
+        ------
+        (places, values, local)
+            ``rows[places]`` are the rows `local` of `values`. Rows without values are in none.
+        """
         self._guard.check()
-        views: list[np.ndarray | None] = []
         for shard, part in split_by_shard(rows, self.spec.shard_rows):
-            local = rows[part] - shard * self.spec.shard_rows
             opened = self._shard(shard)
             if opened is None:
-                views.extend([None] * len(local))
                 continue
-            good = [k < len(opened.present) and bool(opened.present[k]) for k in local.tolist()]
-            self._check(shard, opened, local[good])
-            values = opened.arrays["values"]
-            views.extend(values.row(k) if ok else None for k, ok in zip(local.tolist(), good, strict=True))
-        return views
+            local = rows[part] - shard * self.spec.shard_rows
+            inside = np.flatnonzero(local < len(opened.present))
+            inside = inside[opened.present[local[inside]]]
+            self._check(shard, opened, local[inside])
+            yield part.start + inside, opened.arrays["values"], local[inside]
 
     def host_gather(self, rows: np.ndarray) -> HostGather:
         """Return the gatherer of a selection, kept for its next epoch."""
@@ -241,7 +245,7 @@ class SetReader:
         if opened.all_checked or opened.checked[local].all():
             return
         with self._lock:
-            todo = np.unique(local[~opened.checked[local]])
+            todo = local[~opened.checked[local]]
             for array in self.spec.arrays:
                 bad = self._mismatching(opened, array.name, opened.arrays[array.name], todo)
                 if bad.size:

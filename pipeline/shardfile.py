@@ -2,8 +2,9 @@
 
 The format is Zarr's own, see https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html:
 every chunk is its raw little-endian bytes plus their crc32c; the index (offset and length of each chunk as uint64, and
-its own crc32c) stands at the end. Plain zarr reads and writes the same bytes; writing them here costs one copy and
-leaves the fsync and the rename to the backend.
+its own crc32c) stands at the end. Chunks lie where the index says; ours begin at whole cache lines, with zeros between
+them. Plain zarr packs its chunks tightly; either is read, by it and by us. Writing here costs one copy and leaves the
+fsync and the rename to the backend.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def row_checksums(array: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     return np.fromiter((google_crc32c.value(row.tobytes()) for row in array), dtype=np.uint32, count=len(array))
 
 
-def encode_shard(rows: np.ndarray, layout: ArrayLayout) -> bytearray:
+def encode_shard(rows: np.ndarray, layout: ArrayLayout, step: int | None = None) -> bytearray:
     """Encode the first rows of a shard; chunks beyond them are left out.
 
     Parameters
@@ -54,6 +55,8 @@ def encode_shard(rows: np.ndarray, layout: ArrayLayout) -> bytearray:
     rows : ndarray of shape (n, *row_shape)
         1 <= n <= shard_rows, of the layout's dtype. A last chunk that is not full is padded with the fill value, as
         zarr does.
+    step : int, optional
+        Bytes from chunk to chunk; `layout.chunk_step` by default, `layout.chunk_bytes` is what zarr writes.
 
     Returns
     -------
@@ -64,8 +67,10 @@ def encode_shard(rows: np.ndarray, layout: ArrayLayout) -> bytearray:
     assert 1 <= len(rows) <= layout.shard_rows
     used = -(-len(rows) // layout.chunk_rows)
     body = layout.chunk_rows * layout.row_bytes
-    shard = bytearray(used * layout.chunk_bytes + layout.index_bytes)
-    chunks = np.frombuffer(shard, np.uint8, used * layout.chunk_bytes).reshape(used, layout.chunk_bytes)
+    step = layout.chunk_step if step is None else step
+    end = (used - 1) * step + layout.chunk_bytes
+    shard = bytearray(end + layout.index_bytes)
+    chunks = np.ndarray((used, layout.chunk_bytes), np.uint8, buffer=shard, strides=(step, 1))
     flat = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
     whole = len(rows) // layout.chunk_rows
     chunks[:whole, :body] = flat[: whole * body].reshape(whole, body)
@@ -74,12 +79,12 @@ def encode_shard(rows: np.ndarray, layout: ArrayLayout) -> bytearray:
         padded[: len(rows) - whole * layout.chunk_rows] = rows[whole * layout.chunk_rows :]
         chunks[whole, :body] = padded.reshape(-1).view(np.uint8)
     index = np.full((layout.num_chunks, 2), ABSENT, "<u8")
-    index[:used, 0] = np.arange(used, dtype="<u8") * layout.chunk_bytes
+    index[:used, 0] = np.arange(used, dtype="<u8") * step
     index[:used, 1] = layout.chunk_bytes
     for chunk in chunks:
         chunk[body:] = np.frombuffer(struct.pack("<I", crc32c(chunk[:body].tobytes())), np.uint8)
     raw = index.tobytes()
-    shard[used * layout.chunk_bytes :] = raw + struct.pack("<I", crc32c(raw))
+    shard[end:] = raw + struct.pack("<I", crc32c(raw))
     return shard
 
 
