@@ -282,13 +282,18 @@ class DecodePool:
         if self._is_closed:
             raise InvalidInputError("this pool of decoders is closed")
         worker = self._idle.get()
-        return worker if worker is not None else self._start()
+        if worker is not None:
+            return worker
+        try:
+            return self._start()
+        except BaseException:
+            self._idle.put(None)  # the place is free again: others wait for it
+            raise
 
     def _start(self) -> WorkerProcess:
         try:
             worker = WorkerProcess(opener=self._opener, max_bytes=self._max_bytes, memory_limit=self._memory_limit)
         except OSError as error:
-            self._idle.put(None)
             raise SetupError(f"expected to start a decoding process, found: {error.strerror or error}") from None
         with self._lock:
             self._workers.add(worker)

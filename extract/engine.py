@@ -26,6 +26,7 @@ from extract.cutting import encode_video
 from extract.decode import VideoReader
 from extract.encode import Encoder
 from extract.memory import DEFAULT_MEMORY_BYTES, ByteBudget, keep_freed_memory
+from extract.orderly_end import ThreadGroup, finish, stop_before_exit
 from extract.rates import Rates
 from extract.shard_work import TargetShard, VideoWork
 from extract.tally import Tally
@@ -119,6 +120,11 @@ class Engine:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._stacks: dict[int, ExitStack] = {}
+        self._decoders = ThreadGroup(
+            partial(self._guarded, self._decode_loop), self._jobs, "decode", source.num_workers
+        )
+        self._encoders = ThreadGroup(partial(self._guarded, self._encode_loop), self._decoded, "encode", num_threads)
+        self._writers = ThreadGroup(partial(self._guarded, self._write_loop), self._to_write, "write", 1)
         self._started = time.perf_counter()
 
     def run(self, shards: Iterable[OpenShard | None]) -> None:
@@ -138,10 +144,10 @@ class Engine:
             written first, the others dropped and their claims released; the
             same holds for an interrupt.
         """
-        decoders = self._threads(self._decode_loop, "decode", self._source.num_workers)
-        encoders = self._threads(self._encode_loop, "encode", self._num_threads)
-        writers = self._threads(self._write_loop, "write", 1)
+        stop_before_exit(self)
         try:
+            for group in self._groups:
+                group.start()
             for shard in shards:
                 if shard is None:
                     self._wait_for_others()
@@ -149,44 +155,45 @@ class Engine:
                 self._open(shard)
                 for work in shard.works:
                     self._put(work)
-            self._end(decoders, self._jobs)
-            self._end(encoders, self._decoded)
-            self._end(writers, self._to_write)
+            for group in self._groups:
+                self._end(group)
         finally:
-            self._stopping.set()
-            self._memory.close()
-            self._drain_jobs()
-            for threads, channel in ((decoders, self._jobs), (encoders, self._decoded), (writers, self._to_write)):
-                _end_waiting(threads, channel)
-            for stack in self._stacks.values():
-                stack.close()
+            finish(self.stop)
             self._pass_events_on()
         self._check()
 
-    def _threads(self, loop: Callable[[], None], name: str, count: int) -> list[threading.Event]:
-        """Start threads; each is known by the event that it sets at its end.
+    @property
+    def _groups(self) -> tuple[ThreadGroup, ...]:
+        """In the order in which they end: each feeds the next."""
+        return self._decoders, self._encoders, self._writers
 
-        Not by the thread itself: an interrupt in the middle of `Thread.join`
-        makes Python 3.11 believe that a running thread has ended.
+    def stop(self, limit_s: float | None = None) -> None:
+        """End all threads, write what is complete, drop the rest and release its claims. Safe to call again.
+
+        Parameters
+        ----------
+        limit_s : float, optional
+            How long to wait for each thread; None: until it has ended.
         """
-        ended = [threading.Event() for _ in range(count)]
-        for i, event in enumerate(ended):
-            threading.Thread(target=self._guarded, args=(loop, event), name=f"{name}-{i}", daemon=True).start()
-        return ended
+        self._stopping.set()
+        self._memory.close()
+        self._drain_jobs()
+        for group in self._groups:
+            group.end(limit_s)
+        for stack in list(self._stacks.values()):
+            stack.close()
 
-    def _guarded(self, loop: Callable[[], None], ended: threading.Event) -> None:
+    def _guarded(self, loop: Callable[[], None]) -> None:
         try:
             loop()
         except BaseException as err:
             self._fail(err)
-        finally:
-            ended.set()
 
-    def _end(self, threads: Sequence[threading.Event], channel: Any) -> None:
+    def _end(self, group: ThreadGroup) -> None:
         """Let threads finish what waits in their channel, and end."""
-        for _ in threads:
-            self._put_into(channel, None)
-        for ended in threads:
+        for _ in group.ended:
+            self._put_into(group.channel, None)
+        for ended in group.ended:
             while not ended.wait(_POLL_S):
                 self._pass_events_on()
                 self._check()
@@ -367,16 +374,3 @@ class Engine:
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
-
-
-def _end_waiting(threads: Sequence[threading.Event], channel: Any) -> None:
-    """Send every thread its signal to end and wait until it has; a thread that died takes nothing any more."""
-    for ended in threads:
-        while not ended.is_set():
-            try:
-                channel.put(None, timeout=_POLL_S)
-                break
-            except queue.Full:
-                continue
-    for ended in threads:
-        ended.wait()

@@ -155,6 +155,7 @@ class ShardRunner:
                     on_event=self._events.put,
                 )
         self._writers = {t.label: self._open_writer(t) for t in plan.targets}
+        self._handing_over: list[Any] = []
         num_workers = settings.workers or max(1, self._num_threads // 2)
         self._source = DecodePool(num_workers, **decoder_options(settings))
 
@@ -162,6 +163,8 @@ class ShardRunner:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        for claim in self._handing_over:  # of a shard that failed between its claims and its work
+            claim.release()
         self._source.close()
 
     def _open_writer(self, target: ResolvedTarget) -> Any:
@@ -216,6 +219,7 @@ class ShardRunner:
 
     def _claim(self, shard: int, labels: Iterable[str], tally: Tally) -> tuple[list[TargetShard], list[str]]:
         parts, others = [], []
+        self._handing_over = []
         for label in labels:
             writer = self._writers[label]
             tasks = writer.todo(shards=[shard], retry=self._plan.retry)
@@ -226,6 +230,7 @@ class ShardRunner:
             if claim is None:
                 others.append(label)
                 continue
+            self._handing_over.append(claim)
             target = next(t for t in self._plan.targets if t.label == label)
             dim = self._backbones[target.target.backbone].dim
             parts.append(TargetShard(target, writer, tasks[0], claim, dim))

@@ -35,14 +35,19 @@ class WorkerProcess:
         self._beats = mmap.mmap(beats, 8)
         numbers = (theirs.fileno(), beats, os.getpid(), max_bytes, memory_limit)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "extract.decode_worker", *map(str, numbers), opener],
-            pass_fds=(theirs.fileno(), beats),
-            stdin=subprocess.DEVNULL,
-            env=environment,
-        )
-        theirs.close()
-        os.close(beats)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "extract.decode_worker", *map(str, numbers), opener],
+                pass_fds=(theirs.fileno(), beats),
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(beats)
         self.connection = Connection(ours.detach())
         self._is_ready = False
         self._mapped = BufferOrder(max_bytes)
