@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from pipeline.errors import CorruptDataError, InvalidInputError, NoDataError, NotFoundError, SnapshotChangedError
 from pipeline.events import Note, OnEvent, ignore
-from probe.faiss_index import read_index_file
+from probe.faiss_index import num_candidates, read_index_file
 from probe.sources import Transform, VectorSource
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ CENTRE_FILE = "centre.f32"
 SIMILARITY_DECIMALS = 6
 """Finer differences are below what float32 sums carry; equal similarities are ordered by row."""
 EXTRA_CANDIDATES = 4
+
+
+ReadRows = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Neighbours(NamedTuple):
@@ -57,6 +61,8 @@ class SearchIndex:
     transform: Transform
     stale: str | None
     """Why its answers may be incomplete, in words; None when it is of the present snapshot."""
+    read: ReadRows | None = None
+    """Raw vectors of ascending rows, as :meth:`VectorSource.read` returns them; None where the store lost them."""
 
     def search(self, vectors: np.ndarray, k: int) -> Neighbours:
         """Find the `k` nearest videos of each raw (unnormalised) vector.
@@ -79,8 +85,12 @@ class SearchIndex:
         queries = self.transform(vectors)
         if not np.isfinite(queries).all():
             raise InvalidInputError("expected finite query vectors, found NaN or infinity")
-        depth = min(k + EXTRA_CANDIDATES, self.index.ntotal)
+        # Compressed vectors only propose candidates: the store's own vectors decide among them.
+        is_compressed = self.meta["kind"] == "ivfpq" and self.read is not None
+        depth = min(num_candidates(k) if is_compressed else k + EXTRA_CANDIDATES, self.index.ntotal)
         similarities, rows = self.index.search(np.ascontiguousarray(queries), depth)
+        if is_compressed:
+            similarities = self._exact(queries, rows, similarities)
         rounded = np.where(rows < 0, -np.inf, np.round(similarities.astype(np.float64), SIMILARITY_DECIMALS))
         order = np.lexsort((rows, -rounded), axis=1)[:, :k]
         rows, similarities = np.take_along_axis(rows, order, 1), np.take_along_axis(rounded, order, 1)
@@ -89,6 +99,18 @@ class SearchIndex:
         similarities = np.pad(similarities, ((0, 0), (0, max(missing, 0))), constant_values=np.nan)
         similarities[rows < 0] = np.nan
         return Neighbours(rows, similarities.astype(np.float32))
+
+    def _exact(self, queries_QD: np.ndarray, rows_QK: np.ndarray, similarities_QK: np.ndarray) -> np.ndarray:
+        """Return the candidates' similarities by the stored vectors; a row that has none any more keeps its own."""
+        assert self.read is not None
+        exact_QK = similarities_QK.astype(np.float64)
+        for query in range(len(queries_QD)):
+            known = np.flatnonzero(rows_QK[query] >= 0)
+            known = known[np.argsort(rows_QK[query, known])]
+            vectors, valid = self.read(rows_QK[query, known])
+            scores = self.transform(vectors).astype(np.float64) @ queries_QD[query].astype(np.float64)
+            exact_QK[query, known] = np.where(valid, scores, exact_QK[query, known])
+        return exact_QK
 
 
 def index_names(store: FeatureStore, dataset: str) -> list[str]:
@@ -129,7 +151,17 @@ def open_index(store: FeatureStore, dataset: str, name: str = "default") -> Sear
         raise CorruptDataError(
             f"expected {wanted[1]} channels in the centre of index {name}, found {centre.size}; run `scale index` again"
         )
-    return SearchIndex(name, index, meta, source, Transform(part_dims, centre), _staleness(ds, name, meta, source))
+    transform, stale = Transform(part_dims, centre), _staleness(ds, name, meta, source)
+    return SearchIndex(name, index, meta, source, transform, stale, _reader(ds, source))
+
+
+def _reader(ds: Dataset, source: VectorSource) -> ReadRows | None:
+    """Return what reads the source's vectors; None where the store no longer has them."""
+    try:
+        source.snapshot(ds)
+    except NotFoundError:
+        return None
+    return lambda rows: source.read(ds, rows)
 
 
 @lru_cache(maxsize=2)

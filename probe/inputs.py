@@ -12,7 +12,8 @@ from pipeline.errors import ShapeMismatchError
 
 MIN_RELATIVE_STD = 0.05
 """Channels that hardly vary in train are not blown up: their scale is at least this share of the typical one."""
-ROWS_PER_PASS = 4096
+NUMBERS_PER_PASS = 1 << 19
+"""Statistics are summed in float64, a few MiB at a time, so that the copies stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ class Input:
             One crop a row; the result is then (B, D).
         """
         features = self.features[rows] if crops is None else self.features[rows, crops]
-        features = features.float()
+        features = features.float()  # a copy already: what follows may overwrite it
         if self.mean_D is not None and self.scale_D is not None:
-            features = (features - self.mean_D) * self.scale_D
+            features.sub_(self.mean_D).mul_(self.scale_D)
         return features, None if self.valid_NV is None or crops is not None else self.valid_NV[rows]
 
     def shuffled(self, generator: torch.Generator, *, by_crop: bool) -> tuple[Tensor, Tensor | None]:
@@ -102,10 +103,12 @@ def prepare(train: Input, test: Input) -> tuple[Input, Input]:
     total = torch.zeros(train.dim, dtype=torch.float64)
     squares = torch.zeros(train.dim, dtype=torch.float64)
     count = 0
-    for rows in torch.arange(len(train)).split(ROWS_PER_PASS):
-        part = train.features[rows].double()
+    rows_per_pass = max(1, NUMBERS_PER_PASS // max(1, train.features[:1].numel()))
+    for start in range(0, len(train), rows_per_pass):
+        rows = slice(start, start + rows_per_pass)
+        part = train.features[rows].double().flatten(0, -2)
         if train.valid_NV is not None:
-            part = part[train.valid_NV[rows]]
+            part = part[train.valid_NV[rows].flatten()]
         total += part.sum(dim=0)
         squares += part.square().sum(dim=0)
         count += len(part)
