@@ -8,6 +8,7 @@ other is hashed, and other bytes under a known id are an error.
 from __future__ import annotations
 
 import os
+import reprlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ class CatalogPlan:
     """Videos of the catalogue that the recipe no longer finds."""
     num_relabelled: int
     """Known videos whose label, splits or group are given differently now; the catalogue keeps the old."""
+    relabelled_example: str = ""
+    """One of them, and how it differs."""
 
     stage = "catalog"
 
@@ -124,14 +127,16 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings) -> Cat
     new: list[ListedVideo] = []
     new_annotations: list[Annotation] = []
     to_check: list[KnownVideo] = []
-    num_relabelled = 0
+    num_relabelled, example = 0, ""
     for video, annotation in zip(listed, annotations, strict=True):
         known = catalogue.pop(video.video_id, None)
         if known is None:
             new.append(video)
             new_annotations.append(annotation)
             continue
-        num_relabelled += _is_relabelled(known, annotation)
+        if difference := _relabelling(known, annotation):
+            num_relabelled += 1
+            example = example or f"{video.video_id}: {difference}"
         if known["sha256"] is not None and _may_have_changed(video, known):
             to_check.append(KnownVideo(known["row"], video, known["sha256"], known["bytes"]))
     return CatalogPlan(
@@ -143,6 +148,7 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings) -> Cat
         num_known=len(listed) - len(new),
         num_gone=len(catalogue),
         num_relabelled=num_relabelled,
+        relabelled_example=example,
     )
 
 
@@ -232,10 +238,18 @@ def _may_have_changed(video: ListedVideo, known: Mapping) -> bool:
     return found.st_size != known["bytes"] or max(found.st_ctime, found.st_mtime) >= added_at.timestamp()
 
 
-def _is_relabelled(known: Mapping, annotation: Annotation) -> bool:
-    splits = dict(known["splits"] or ())
-    now = (annotation.label, list(annotation.labels), dict(annotation.splits), annotation.group)
-    return (known["label"], list(known["labels"] or ()), splits, known["group"]) != now
+def _relabelling(known: Mapping, annotation: Annotation) -> str:
+    """Return what is given differently now than the catalogue holds it; empty where nothing is."""
+    pairs = {
+        "label": (known["label"], annotation.label),
+        "labels": (list(known["labels"] or ()), list(annotation.labels)),
+        "splits": (dict(known["splits"] or ()), dict(annotation.splits)),
+        "group": (known["group"], annotation.group),
+    }
+    for field, (kept, now) in pairs.items():
+        if kept != now:
+            return f"{field} is {reprlib.repr(kept)} in the catalogue, {reprlib.repr(now)} now"
+    return ""
 
 
 def _check_unchanged(plan: CatalogPlan, settings: Settings) -> None:
@@ -261,8 +275,9 @@ def _notes(plan: CatalogPlan) -> list[str]:
         notes.append(f"{plan.num_gone} videos of the catalogue are not found any more; their rows and features stay")
     if plan.num_relabelled:
         notes.append(
-            f"{plan.num_relabelled} known videos come with other labels, splits or groups than the catalogue holds; "
-            "rows are never changed, so start a new dataset to use the new ones"
+            f"{plan.num_relabelled} known videos come with other labels, splits or groups than the catalogue holds "
+            f"({plan.relabelled_example}); these were not taken, for rows are never changed: start a new dataset to "
+            "use them"
         )
     return notes
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -191,7 +192,9 @@ def test_changed_labels_and_vanished_videos_are_said(data: Path, store: FeatureS
     assert (plan.num_gone, plan.num_relabelled) == (1, 5)
     notes = [event.text for event in events if isinstance(event, Note)]
     assert "1 videos of the catalogue are not found any more" in notes[0]
-    assert "other labels" in notes[1]
+    assert "5 known videos come with other labels" in notes[1]
+    assert re.search(r"\((run|jump)/[^:]+: label is '\1' in the catalogue, None now\)", notes[1])
+    assert "not taken" in notes[1]
     assert rows(store)["run/b.mp4"]["label"] == "run"
 
 
