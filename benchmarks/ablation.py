@@ -1,6 +1,6 @@
 """What each part of SCALE is worth, on generated data and on real videos.
 
-    python -m benchmarks.ablation generated [--only main,mask,...] [--minutes 10]
+    python -m benchmarks.ablation generated [--only "main,mask ratio,..."] [--runs 3] [--minutes 10]
     python -m benchmarks.ablation jhmdb --store STORE [--dataset jhmdb12]
     python -m benchmarks.ablation report
 
@@ -204,6 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("generated", "jhmdb", "report"))
     parser.add_argument("--only", default="", help="tables, separated by commas")
+    parser.add_argument("--runs", type=int, default=100, help="at most so many a row")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--store", default="store")
     parser.add_argument("--dataset", default="jhmdb12")
@@ -214,7 +215,11 @@ def main() -> None:
         return
     generated = args.what == "generated"
     wanted = set(filter(None, args.only.split(",")))
-    rows = [r for r in rows_of_tables(generated=generated) if not wanted or r.table in wanted]
+    rows = [
+        replace(r, num_runs=min(r.num_runs, args.runs))
+        for r in rows_of_tables(generated=generated)
+        if not wanted or r.table in wanted
+    ]
     load = load_generated if generated else jhmdb_loader(args.store, args.dataset)
     run_rows(args.what, rows, load, args.minutes)
 

@@ -1,12 +1,14 @@
 """One optimiser step of SCALE against the plain formulation, and what feeding it costs.
 
-    python benchmarks/train.py [--videos 128] [--steps 9]
+    python -m benchmarks.train [--device auto] [--videos B] [--steps 9] [--compile auto]
 
-CPU: B videos, 2 sets of V = 8 crops, D = 768, float32, both formulations with the
-same weights, input and mask, one after the other in every round. Plain: both heads
-on every token, the full logit matrix, torch's AdamW as it comes. With CUDA there, also
-B = 512: ours in bfloat16 (compiled where it wins) against the plain one in float32,
-and the data side (selection resident on the device) as a share of a step.
+B videos, 2 sets of V = 8 crops, D = 768, both formulations with the same weights, input
+and mask, one after the other in every round. Plain: both heads on every token, the full
+logit matrix, torch's AdamW as it comes, float32. The data side (mode `device`: the
+selection lies on the device, a batch is index arrays) is a share of a step.
+
+cpu: B = 128, ours in float32 and in bfloat16. cuda: B = 512, ours in bfloat16, eager and
+compiled. The code is the same for both; `auto` runs cpu, and cuda where there is one.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -35,6 +38,7 @@ from aggregate.sets import disjoint_sets
 from pipeline.recipe import ModelSpec, ObjectiveSpec
 
 WIDTH, SET_SIZE, TEMPERATURE = 768, 8, 0.2
+CPU_VIDEOS, GPU_VIDEOS = 128, 512
 
 
 def plain_loss(model: ScaleModel, batch: SetBatch) -> Tensor:
@@ -99,7 +103,9 @@ def next_batch(source: ResidentSource, num_videos: int, number: int, device: tor
     return make_set_batch(crops, sets, draw_mask(sets.valid, 0.25, g), device)
 
 
-def compare(num_videos: int, device: torch.device, steps: int, *, bf16: bool, compiled: bool) -> dict[str, object]:
+def compare(
+    num_videos: int, device: torch.device, steps: int, *, bf16: bool = False, compiled: bool = False
+) -> dict[str, object]:
     """Time both formulations round by round; the ratio is the median of the rounds' ratios."""
     quiet = ModelSpec(dropout=0.0)
     source = make_source(num_videos, device)
@@ -127,8 +133,9 @@ def compare(num_videos: int, device: torch.device, steps: int, *, bf16: bool, co
     return {
         "device": str(device),
         "B": num_videos,
-        "ours": f"{1e3 * median['ours']:.0f} ms" + (" (bf16)" if bf16 else ""),
-        "plain": f"{1e3 * median['plain']:.0f} ms",
+        "ours in": ("bfloat16" if bf16 else "float32") + (", compiled" if compiled else ""),
+        "ours": f"{1e3 * median['ours']:.3g} ms",
+        "plain": f"{1e3 * median['plain']:.3g} ms",
         "ours / plain": f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})",
         "data side / step": f"{100 * median['data'] / (median['data'] + median['ours']):.1f} %",
         "difference of losses": f"{abs(losses[0] - losses[1]):.1e}",
@@ -140,25 +147,44 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def rows_for(device: torch.device, args: argparse.Namespace) -> list[dict[str, object]]:
+    """Measure one device."""
+    compiled = args.compile == "on" or (args.compile == "auto" and device.type == "cuda" and has_triton())
+    if device.type == "cuda":
+        ways = [{"bf16": True, "compiled": False}, {"bf16": True, "compiled": True}]
+        num_videos, steps = args.videos or GPU_VIDEOS, 5 * args.steps
+    else:
+        ways = [{}, {"bf16": True}, {"compiled": True}]
+        num_videos, steps = args.videos or CPU_VIDEOS, args.steps
+    return [compare(num_videos, device, steps, **way) for way in ways if compiled or not way.get("compiled")]
+
+
+def has_triton() -> bool:
+    """Whether torch can compile for this GPU."""
+    return find_spec("triton") is not None and torch.cuda.get_device_capability()[0] >= 7
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=128, help="B on the CPU")
-    parser.add_argument("--steps", type=int, default=9, help="timed rounds, after three to warm up")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--videos", type=int, help="B; 128 on a CPU, 512 on a GPU")
+    parser.add_argument(
+        "--steps", type=int, default=9, help="timed rounds, after three to warm up; five times as many on a GPU"
+    )
+    parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="auto: on a GPU with Triton")
     args = parser.parse_args()
     torch.set_num_threads(2)
-    rows = [compare(args.videos, torch.device("cpu"), args.steps, bf16=False, compiled=False)]
+    names = [args.device] if args.device != "auto" else ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("expected a CUDA device, found none; --device cpu measures the same code on the processor")
     notes = [
-        "one optimiser step, 2 sets of 8 crops, D = 768; dropout 0.1 while timing, 0 where losses are compared",
-        "plain: heads on every token, full logit matrix, AdamW as it comes; targets: <= 0.80 on 2 CPU cores",
+        "one optimiser step, 2 sets of 8 crops, D = 768; dropout 0.1 while timing, 0 where float32 losses are compared",
+        "plain: heads on every token, full logit matrix, AdamW as it comes, float32",
+        "data side: mode `device`, the selection resident, sets and mask drawn, crops gathered",
+        "targets: cpu, float32, 2 cores <= 0.80; cuda, bfloat16, B = 512 <= 0.35 and data side <= 5 %"
+        + ("" if "cuda" in names else " (no CUDA device here: not measured)"),
     ]
-    if torch.cuda.is_available():
-        compiled = torch.cuda.get_device_capability()[0] >= 7
-        rows.append(compare(512, torch.device("cuda"), 5 * args.steps, bf16=True, compiled=compiled))
-        notes.append("GPU: ours bfloat16 against plain float32; targets: <= 0.35, data side <= 5 %")
-    else:
-        notes.append(
-            "no CUDA device here: the GPU targets (<= 0.35 of plain float32 at B = 512, data <= 5 %) not measured"
-        )
+    rows = [row for name in names for row in rows_for(torch.device(name), args)]
     write_results("train", "One optimiser step of SCALE", rows, packages=["torch"], notes=notes)
 
 
