@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ from pipeline.layout import num_shards
 from pipeline.ledger import Ledger
 from pipeline.names import check_name
 from pipeline.new_sets import drop_embedding_set, open_or_create_set
-from pipeline.progress import SetKey, embedding_set_info, feature_set_info, snapshot_id, status_table
+from pipeline.pinned_sets import PinnedSets
+from pipeline.progress import embedding_set_info, feature_set_info, snapshot_id, status_table
 from pipeline.reader import SetReader
 from pipeline.selection import Selection, check_rows
 from pipeline.sets import (
@@ -51,24 +52,7 @@ class Dataset:
         self.name = name
         self.shard_rows = shard_rows
         self._catalogue = Catalogue(self._backend, name)
-        self._ledgers: dict[SetKey, Ledger] = {}
-        self._crop_sets: dict[str, list[str]] = {}
-        for crops in self._backend.folders(f"{name}/crops"):
-            if not self._backend.exists(f"{schema.crop_set_key(name, crops)}/{schema.ZARR_JSON}"):
-                continue
-            found = self._backend.folders(f"{name}/crops/{crops}/features")
-            self._crop_sets[crops] = [f for f in found if self._is_set(schema.feature_set_key(name, crops, f))]
-            for feature_set in self._crop_sets[crops]:
-                key = schema.feature_ledger_key(name, crops, feature_set)
-                self._ledgers[crops, feature_set] = Ledger(self._backend, key)
-        for embedding in self._backend.folders(f"{name}/embeddings"):
-            if self._is_set(schema.embedding_set_key(name, embedding)):
-                self._ledgers[None, embedding] = Ledger(self._backend, schema.embedding_ledger_key(name, embedding))
-        self._readers: dict[SetKey, SetReader] = {}
-
-    def _is_set(self, folder: str) -> bool:
-        """Whether a set was ever finished being made: its group comes last."""
-        return self._backend.exists(f"{folder}/{schema.ZARR_JSON}")
+        self._sets = PinnedSets(self._backend, name)
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}, {self.num_rows} videos, {self._store.url!r})"
@@ -132,7 +116,7 @@ class Dataset:
         for parent in (f"{self.name}/crops", folder, f"{folder}/features"):
             create_group(self._backend, parent, attributes if parent == folder else {})
         check_same(self._crop_set_attributes(name)["policy"], content, what=f"crop set {name}")
-        self._crop_sets.setdefault(name, [])
+        self._sets.add_crop_set(name)
 
     def crop_policy(self, name: str) -> CropPolicy:
         """Return the policy of a crop set; NotFoundError names those that exist."""
@@ -148,17 +132,15 @@ class Dataset:
 
     def crop_sets(self) -> list[str]:
         """Return the names of the crop sets."""
-        return sorted(self._crop_sets)
+        return self._sets.crop_sets()
 
     def feature_sets(self, crops: str) -> list[str]:
         """Return the names of a crop set's feature sets."""
-        if crops not in self._crop_sets:
-            raise self._unknown("crop set", crops, self.crop_sets())
-        return sorted(self._crop_sets[crops])
+        return self._sets.feature_sets(crops)
 
     def embedding_sets(self) -> list[str]:
         """Return the names of the embedding sets."""
-        return sorted(name for crops, name in self._ledgers if crops is None)
+        return self._sets.embedding_sets()
 
     def writer(
         self,
@@ -242,8 +224,7 @@ class Dataset:
         """
         self._check_writable()
         drop_embedding_set(self._backend, self.name, check_name(name))
-        self._ledgers.pop((None, name), None)
-        self._readers.pop((None, name), None)
+        self._sets.forget_embedding_set(name)
 
     def select(
         self,
@@ -315,43 +296,19 @@ class Dataset:
             they took). Of everything when no set is named.
         """
         self._guard.check()
-        chosen: Collection[SetKey]
-        if feature_set is not None:
-            chosen = [(crops, feature_set)]
-            self._ledger(crops, feature_set)
-        elif embedding is not None:
-            chosen = [(None, embedding)]
-            self._ledger(None, embedding)
-        else:
-            chosen = sorted(
-                (k for k in self._ledgers if crops is None or k[0] == crops), key=lambda k: (k[0] or "", k[1])
-            )
-        return snapshot_id(self.name, self._catalogue, {key: self._ledgers[key] for key in chosen})
+        return snapshot_id(self.name, self._catalogue, self._sets.ledgers(crops, feature_set, embedding))
 
     def _reader(self, crops: str, feature_set: str) -> SetReader:
         self._guard.check()
-        if (crops, feature_set) not in self._readers:
-            ledger = self._ledger(crops, feature_set)
-            spec, _ = open_feature_set(self._backend, self.name, crops, feature_set)
-            self._readers[crops, feature_set] = SetReader(self._backend, spec, ledger)
-        return self._readers[crops, feature_set]
+        return self._sets.reader(crops, feature_set)
 
     def _embedding_reader(self, name: str) -> SetReader:
         self._guard.check()
-        if (None, name) not in self._readers:
-            ledger = self._ledger(None, name)
-            spec, _ = open_embedding_set(self._backend, self.name, name)
-            self._readers[None, name] = SetReader(self._backend, spec, ledger)
-        return self._readers[None, name]
+        return self._sets.reader(None, name)
 
     def _ledger(self, crops: str | None, name: str) -> Ledger:
         self._guard.check()
-        ledger = self._ledgers.get((crops, name))
-        if ledger is not None:
-            return ledger
-        if crops is None:
-            raise self._unknown("embedding set", name, self.embedding_sets())
-        raise self._unknown(f"feature set of {crops}", name, self.feature_sets(crops))
+        return self._sets.ledger(crops, name)
 
     def save_artifact(
         self, kind: str, name: str, files: Mapping[str, bytes | Path], meta: Mapping[str, Any]
@@ -383,7 +340,7 @@ class Dataset:
         try:
             return read_group(self._backend, schema.crop_set_key(self.name, check_name(name)), "crop_set")
         except NotFoundError:
-            raise self._unknown("crop set", name, self.crop_sets()) from None
+            raise self._sets.unknown("crop set", name, self.crop_sets()) from None
 
     def _attributes(self, kind: str, **content: Any) -> dict[str, Any]:
         return {"kind": kind, "schema_version": schema.SCHEMA_VERSION, "written_by": self._store.version, **content}
@@ -393,8 +350,3 @@ class Dataset:
         if self._store.mode == "r":
             message = f"expected a store opened for writing, found {self._store.url} opened with mode 'r'; "
             raise ConflictError(message + "use FeatureStore.open(url, mode='a')")
-
-    def _unknown(self, what: str, name: str, there: list[str]) -> NotFoundError:
-        return NotFoundError(
-            f"expected a {what} of dataset {self.name} ({', '.join(there) or 'there is none yet'}), found {name!r}"
-        )

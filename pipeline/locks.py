@@ -2,6 +2,13 @@
 
 Local stores use `flock` on the folder itself: nothing is left behind, and the kernel frees it when its holder dies.
 Object stores have no locks; there an exclusive, numbered, expiring claim serves, see :mod:`pipeline.claims`.
+
+Why the exclusive creation of the ledger entry is not enough there: it decides who commits, but the shard that the entry
+describes lies under a key that Zarr fixes (``values/c.3.0.0``) and is replaced before. Without the lock a second writer
+could put its shard between the first one's shard and entry; the entry would then vouch for bytes that are gone. Nobody
+would read wrong values (checksums), but rows would be lost until the next run. A lease leaves that window open to a
+writer that is stopped for longer than the lease. Closing it takes a put on the condition that the shard is still the
+one that was read (``If-Match``), which S3 has had since late 2024 and many compatible services have not.
 """
 
 from __future__ import annotations
