@@ -218,7 +218,7 @@ def _axis_titles(x_label: str, y_label: str) -> Markup:
     return Markup('<text class="axis-title" x="{}" y="{}" text-anchor="middle">{}</text>').format(
         (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label
     ) + Markup(
-        '<text class="axis-title" transform="translate(15 {}) rotate(-90)" text-anchor="middle">{}</text>'
+        '<text class="axis-title" transform="translate(18 {}) rotate(-90)" text-anchor="middle">{}</text>'
     ).format(middle, y_label)
 
 
@@ -326,8 +326,9 @@ def scatter_map(points: Sequence[Point], *, label: str, x_label: str, y_label: s
         'y2="{1:.0f}"/><text class="axis-title" x="{0:.0f}" y="{2:.0f}" text-anchor="end">{3}</text>'
         '<text class="axis-title" transform="translate(9 14) rotate(-90)" text-anchor="end">{4}</text>'
     ).format(width - 8, height - 16, height - 3, x_label, y_label)
-    return Markup('<svg class="map" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}{}</svg>').format(
-        width, height, label, frame, Markup("").join(marks)
+    # Some room left of and below the drawing, or the axis titles are cut.
+    return Markup('<svg class="map" viewBox="-12 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}{}</svg>').format(
+        width + 12, height + 6, label, frame, Markup("").join(marks)
     )
 
 

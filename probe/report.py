@@ -38,6 +38,9 @@ class Row:
     figure: str
     value: float
     where: str
+    chosen: str
+    beside: str
+    """The number of the other protocol, in words."""
 
 
 def render_report(report: ProbeReport, frames: Frames | None = None) -> str:
@@ -113,6 +116,8 @@ def _row(result: ProbeResult, report: ProbeReport) -> Row:
         figure=figure,
         value=value,
         where=f"{result.crops}/{result.feature_set}" if several else "",
+        chosen=view.chosen_text(result),
+        beside=view.beside_text(result, report.results) if result.is_headline else "",
     )
 
 

@@ -81,6 +81,28 @@ def detail_text(result: ProbeResult, *, with_features: bool = True) -> str:
     return " · ".join(parts)
 
 
+def beside_text(result: ProbeResult, results: Sequence[ProbeResult]) -> str:
+    """Return the same measurement by the other protocol: SCALE's for the neighbours, the last epoch for classifiers."""
+    other = {"strict": "scale", "selected": "last"}.get(result.protocol)
+    same = ("probe", "split", "crops", "feature_set", "readout", "embedding", "fraction", "n_per_class", "seed")
+    for found in results:
+        if found.protocol == other and all(getattr(found, name) == getattr(result, name) for name in same):
+            what = f"SCALE's protocol, k = {found.k}" if other == "scale" else "last epoch"
+            return f"{what}: {percent(found.top1)}"
+    return ""
+
+
+def chosen_text(result: ProbeResult) -> str:
+    """Return what was chosen and on what: ``learning rate 0.003, epoch 12 of 60; 5 folds ...``."""
+    chosen = dict(result.selected)
+    epochs = chosen.pop("epochs", None)
+    parts = [f"{name.replace('_', ' ')} {value:g}" if isinstance(value, (int, float)) else f"{name} {value}"
+             for name, value in chosen.items()]  # fmt: skip
+    if "epoch" in chosen and epochs is not None:
+        parts[list(chosen).index("epoch")] += f" of {epochs}"
+    return "; ".join(filter(None, (", ".join(parts), result.chosen_on)))
+
+
 def has_several_sources(report: ProbeReport) -> bool:
     """Whether the results read more than one crop set or feature set, so that each must name its own."""
     return len({(r.crops, r.feature_set) for r in report.results}) > 1

@@ -317,3 +317,25 @@ def test_the_name_of_the_file_is_the_one_the_stage_writes() -> None:
     from probe import stage
 
     assert stage.HTML_FILE == HTML_FILE
+
+
+def test_the_other_protocol_stands_beside_the_headline() -> None:
+    report = make_report()
+    strict = next(r for r in report.results if r.probe == "knn" and r.protocol == "strict")
+    scale = strict.model_copy(update={"protocol": "scale", "k": 20, "top1": 0.4321, "is_headline": False})
+    other = scale.model_copy(update={"readout": "another", "top1": 0.9})
+    assert report_view.beside_text(strict, (strict, other)) == ""
+    assert report_view.beside_text(strict, (strict, other, scale)) == "SCALE's protocol, k = 20: 43.2 %"
+    selected = strict.model_copy(update={"probe": "linear", "protocol": "selected", "seed": 1})
+    lasts = [selected.model_copy(update={"protocol": "last", "seed": seed, "top1": seed / 10}) for seed in (0, 1)]
+    assert report_view.beside_text(selected, lasts) == "last epoch: 10.0 %"
+    page = " ".join(read(render_report(report.model_copy(update={"results": (strict, scale)}), None)).text)
+    assert "SCALE's protocol, k = 20: 43.2 %" in page
+
+
+def test_what_was_chosen_in_words() -> None:
+    result = make_report().results[0]
+    chosen = {"learning_rate": 3e-3, "weight_decay": 1.0, "epoch": 12, "epochs": 60}
+    result = result.model_copy(update={"selected": chosen, "chosen_on": "5 folds"})
+    assert report_view.chosen_text(result) == "learning rate 0.003, weight decay 1, epoch 12 of 60; 5 folds"
+    assert report_view.chosen_text(result.model_copy(update={"selected": {}})) == "5 folds"

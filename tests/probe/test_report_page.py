@@ -75,6 +75,19 @@ def test_a_phone_never_scrolls_sideways(browser: Browser, which: str, request: p
         assert page_checks.too_wide(page) == []
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_axis_title_is_cut(browser: Browser, report_file: Path, width: int) -> None:
+    cut = """Array.from(document.querySelectorAll('svg .axis-title')).filter(t => {
+        const a = t.getBoundingClientRect(), b = t.ownerSVGElement.getBoundingClientRect();
+        return a.left < b.left || a.right > b.right || a.top < b.top || a.bottom > b.bottom;
+    }).map(t => t.textContent)"""
+    with browser.page(width=width) as page:
+        page.open(report_file)
+        page_checks.open_all_details(page)
+        assert page.evaluate("document.querySelectorAll('svg .axis-title').length") > 3
+        assert page.evaluate(cut) == []
+
+
 def test_the_keyboard_reaches_everything_and_is_seen(browser: Browser, report_file: Path) -> None:
     with browser.page() as page:
         page.open(report_file)
