@@ -42,6 +42,8 @@ def _over_runs(values: Sequence[float], *, sign: bool) -> str:
     """Mean and 95 % t-interval over runs; with fewer than five the range instead."""
     x = 100 * np.asarray(values)
     mean = f"{x.mean():+.1f}" if sign else f"{x.mean():.1f}"
+    if len(x) == 1:
+        return mean
     if len(x) < MIN_RUNS:
         return f"{mean} ({x.min():.1f} to {x.max():.1f})"
     return f"{mean} ± {stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)):.1f}"
