@@ -68,7 +68,7 @@ def _encode_view(
     for k, number in enumerate(request.numbers.tolist()):
         if (current[k] == NOT_DECODED).any() or (previous is not None and (previous[k] == NOT_DECODED).any()):
             continue
-        with rates.measure("preprocess", 1):
+        with rates.measure("preprocess", 1, frames.device):
             geometry, colour = request.geometry[k], colours[number]
             cut = cut_crop(frames, current[k], geometry, size_px, colour)
             before = None if previous is None else cut_crop(frames, previous[k], geometry, size_px, colour)

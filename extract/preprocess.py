@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,19 +48,49 @@ def cut_crop(
 
     top, left, bottom, right = (int(geometry[k]) for k in (TOP_PX, LEFT_PX, BOTTOM_PX, RIGHT_PX))
     unique, inverse = np.unique(picks, return_inverse=True)  # short videos show frames twice; resize them once
-    index = torch.from_numpy(unique).to(frames.device)
-    clip = frames[index, top:bottom, left:right].permute(0, 3, 1, 2)
+    clip = _select(frames[:, top:bottom, left:right], unique).permute(0, 3, 1, 2)
     if clip.shape[-2:] != (size_px, size_px):
         wide = clip if clip.device.type == "cpu" else clip.float()
         wide = functional.interpolate(wide, size=(size_px, size_px), mode="bilinear", antialias=True)
         clip = wide if wide.dtype == torch.uint8 else wide.round_().clamp_(0, 255).to(torch.uint8)
     if len(unique) != len(picks) or (np.diff(picks) < 0).any():
-        clip = clip[torch.from_numpy(inverse).to(frames.device)]
+        clip = _select(clip, inverse)
     if geometry[FLIP] > 0.5:
         clip = clip.flip(-1)
     if colour is not None:
         clip = augment_colours(clip, colour)
     return clip.permute(0, 2, 3, 1).contiguous()
+
+
+def _select(frames: torch.Tensor, picks: np.ndarray) -> torch.Tensor:
+    """Return some frames, (len(picks), ...).
+
+    On a GPU without a vector of indices: sending one there would make the
+    host wait for all that the device has been given before.
+    """
+    import torch
+
+    return frames[torch.from_numpy(picks)] if frames.device.type == "cpu" else _slice(frames, picks)
+
+
+def _slice(frames: torch.Tensor, picks: np.ndarray) -> torch.Tensor:
+    import torch
+
+    steps = np.diff(picks)
+    if len(picks) == 1 or (steps[0] > 0 and (steps == steps[0]).all()):
+        return frames[int(picks[0]) : int(picks[-1]) + 1 : int(steps[0]) if len(steps) else 1]
+    return torch.stack([frames[k] for k in picks.tolist()])
+
+
+@lru_cache(maxsize=64)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the constants of :func:`normalise`; kept, because sending them to a GPU makes the host wait for it."""
+    import torch
+
+    spread = torch.tensor(std, dtype=torch.float32)
+    return (1.0 / (255.0 * spread)).to(device), (-torch.tensor(mean, dtype=torch.float32) / spread).to(device)
 
 
 def normalise(clips: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
@@ -79,8 +110,7 @@ def normalise(clips: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ..
     """
     import torch
 
-    scale = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float32, device=clips.device))
-    shift = -torch.tensor(mean, dtype=torch.float32, device=clips.device) / torch.tensor(std, device=clips.device)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), clips.device)
     out = clips.float() if clips.dtype != torch.float32 else clips.clone()
     return out.mul_(scale).add_(shift).permute(0, 4, 1, 2, 3)
 

@@ -13,6 +13,9 @@ from pipeline.errors import InvalidInputError, ShapeMismatchError
 from pipeline.recipe import BackboneSpec, CropPolicy, Recipe, Target
 from pipeline.settings import Settings
 
+_USUAL_PRECISION = "float16"
+"""Left out of fingerprints, so that those of stores made before there was a choice stay as they are."""
+
 
 @dataclass(frozen=True)
 class ViewSpec:
@@ -117,8 +120,11 @@ def _resolve(
     positions = tuple(spread_frames(policy.num_frames, wanted))
     size_px = spec.size_px or info.size_px or policy.size_px
     check_clip_shape(info, (1, 3, len(positions), size_px, size_px))
+    backbone = info.description()
+    if spec.precision != _USUAL_PRECISION:
+        backbone["precision"] = spec.precision
     fingerprint = {
-        "backbone": info.description(),
+        "backbone": backbone,
         "preprocessing": describe_preprocessing(size_px, len(positions), info.mean, info.std, target.stream),
         "crops": policy.model_dump(mode="json"),
         "decoder": dict(decoder),

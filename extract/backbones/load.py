@@ -91,7 +91,7 @@ def load_backbone(
         network.to(device),
         dim=info.dim if info.dim is not None else _measure_dim(network, info),
         device=device,
-        autocast=None if device.type == "cpu" else "float16",
+        autocast=None if device.type == "cpu" or spec.precision == "float32" else spec.precision,
         expected_crops=expected_crops,
         on_event=on_event,
     )

@@ -43,6 +43,9 @@ class BackboneBase(Spec):
     std: tuple[float, float, float] | None = None
     dtype: Literal["float16", "float32"] = "float16"
     """Of the stored features."""
+    precision: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Of convolutions and matrix products on a GPU; bfloat16 for networks that overflow float16. A CPU computes in
+    float32 whatever stands here."""
 
 
 class PytorchVideoBackbone(BackboneBase):

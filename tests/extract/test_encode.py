@@ -11,6 +11,7 @@ import torch
 
 from extract.encode import CropItem, Encoder
 from extract.memory import ByteBudget
+from extract.rates import Rates
 from extract.targets import ViewSpec, resolve_targets
 from pipeline.errors import OutOfMemoryError
 from pipeline.settings import Settings
@@ -94,6 +95,67 @@ def test_many_threads_lose_nothing(targets):
     while encoder.flush():
         pass
     assert_right(found, 300)
+
+
+def test_the_next_batch_is_computed_before_the_last_one_is_fetched(targets):
+    """On a GPU the device must have work while the host waits for features: the same path, here on the CPU."""
+    story: list[str] = []
+
+    class Network(FakeBackbone):
+        def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+            story.append(f"run {len(self.sizes)}")
+            return super().__call__(clips)
+
+    encoder = Encoder(targets, {"tiny": Network()}, batch_crops=2, batches_ahead=1)
+    found: dict[int, np.ndarray] = {}
+
+    def deliver(k: int, feature: np.ndarray) -> None:
+        story.append(f"crop {k}")
+        found[k] = feature
+
+    for k in range(7):
+        pixels = torch.full((4, 16, 16, 3), k, dtype=torch.uint8)
+        encoder.add(VIEW, CropItem(pixels, None, {"grid/tiny": partial(deliver, k)}))
+    assert story == ["run 0", "run 1", "crop 0", "crop 1", "run 2", "crop 2", "crop 3"]
+    assert encoder.flush()
+    assert story[7:] == ["run 3", "crop 4", "crop 5"]
+    assert encoder.flush()
+    assert story[10:] == ["crop 6"]
+    assert not encoder.flush()
+    assert_right(found, 7)
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_many_threads_lose_nothing_with_batches_in_flight(targets, ahead):
+    rates = Rates()
+    encoder = Encoder(targets, {"tiny": FakeBackbone(most=5)}, batch_crops=7, batches_ahead=ahead, rates=rates)
+    found: dict[int, np.ndarray] = {}
+
+    def bring(k: int) -> None:
+        pixels = torch.full((4, 16, 16, 3), k % 200, dtype=torch.uint8)
+        encoder.add(VIEW, CropItem(pixels, None, {"grid/tiny": partial(found.__setitem__, k)}))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(bring, range(300)))
+    while encoder.flush():
+        pass
+    assert_right(found, 300)
+    assert rates.units["forward"] == 300
+
+
+@pytest.mark.gpu
+def test_features_come_back_from_a_gpu_while_it_goes_on(targets):
+    rates = Rates()
+    encoder = Encoder(targets, {"tiny": FakeBackbone()}, batch_crops=8, rates=rates)
+    found: dict[int, np.ndarray] = {}
+    for k in range(100):
+        pixels = torch.full((4, 16, 16, 3), k, dtype=torch.uint8, device="cuda")
+        encoder.add(VIEW, CropItem(pixels, None, {"grid/tiny": partial(found.__setitem__, k)}))
+    while encoder.flush():
+        pass
+    assert_right(found, 100)
+    assert rates.as_details()["busy_seconds"]["forward"] > 0
+    assert rates.units["forward"] == 100
 
 
 def test_the_byte_budget_bounds_bytes_and_holders():

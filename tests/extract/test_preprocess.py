@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter
 
 from extract.colour import ColourDraw, augment_colours, draw_colours
-from extract.preprocess import cut_crop, normalise
+from extract.preprocess import _slice, cut_crop, normalise
 from extract.streams import apply_stream
 from extract.upload import FrameUploader
 from pipeline.recipe import CropPolicy
@@ -41,6 +41,11 @@ def test_resizing_is_antialiased_bilinear(box):
     )
     assert cut.shape == (2, 16, 16, 3)
     assert (cut.permute(0, 3, 1, 2).double() - exact).abs().max() <= 1.0
+
+
+@pytest.mark.parametrize("picks", [[3], [1, 2, 3], [0, 2, 4], [0, 1, 4], [2, 1, 0], [1, 1, 2]], ids=str)
+def test_frames_are_taken_without_a_vector_of_indices_as_with_one(picks):
+    np.testing.assert_array_equal(_slice(FRAMES, np.array(picks)), FRAMES[picks])
 
 
 def test_normalise_and_its_strides():

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from extract import plan_extract, run_extract
+from extract.targets import resolve_targets
 from pipeline import FeatureStore
 from pipeline.errors import FingerprintMismatchError, InvalidInputError, NoDataError, ShapeMismatchError
 from pipeline.events import Event, Progress, ShardFinished, StageFinished, StageStarted, VideoFailed
+from pipeline.fingerprint import differing_fields
 from pipeline.settings import Settings
 from tests.support.extraction import (
     DEFAULT_CROPS,
@@ -224,6 +226,20 @@ def test_image_folders_and_nested_names_work(tmp_path, program):
     store, report = extract_all(recipe, tmp_path / "s", Settings(data=folder))
     assert report.did["videos_ok"] == 1
     assert isinstance(Path(store.url), Path)
+
+
+def test_the_precision_of_a_gpu_is_part_of_the_fingerprint_unless_it_is_the_usual_one(tmp_path, videos, program):
+    settings = Settings(data=videos)
+    usual, named, other = (
+        resolve_targets(tiny_recipe(program, **extra), settings, decoder={"name": "x"}, only=["grid"])[0].fingerprint
+        for extra in ({}, {"precision": "float16"}, {"precision": "bfloat16"})
+    )
+    assert usual == named
+    assert "precision" not in usual["backbone"]
+    assert differing_fields(dict(usual), dict(other)) == {"backbone.precision": (None, "bfloat16")}
+    store, _ = extract_all(tiny_recipe(program), tmp_path / "store", settings)
+    with pytest.raises(FingerprintMismatchError, match="precision"):
+        plan_extract(tiny_recipe(program, precision="bfloat16"), store, settings)
 
 
 def test_another_decoder_gives_the_same_pixels_under_another_fingerprint(tmp_path, videos, program):
