@@ -20,7 +20,7 @@ from extract.shard_work import TargetShard, VideoWork
 from extract.tally import Tally
 from extract.targets import ResolvedTarget
 from extract.versions import decoder_options
-from pipeline.errors import NoDataError
+from pipeline.errors import InvalidInputError, NoDataError
 from pipeline.events import Event, Note, OnEvent, StageFinished, StageStarted, ignore
 from pipeline.reports import StageReport
 from pipeline.settings import Settings
@@ -252,9 +252,21 @@ class ShardRunner:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device that a name means; ``auto`` takes a GPU when there is one."""
+    """Return the device that a name means; ``auto`` takes a GPU when there is one.
+
+    Raises
+    ------
+    InvalidInputError
+        If the name is unknown, or the device is not there.
+    """
     import torch
 
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if num_gpus else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise InvalidInputError(f"expected a device auto, cpu, cuda or cuda:N, found {name!r}")
+    if kind == "cuda" and int(number or 0) >= num_gpus:
+        raise InvalidInputError(f"expected the device {name}, found {num_gpus} CUDA devices; use --device cpu")
     return torch.device(name)

@@ -37,7 +37,7 @@ def report_markdown(report: StageReport) -> str:
     if report.skipped:
         lines.append(f"\n### Videos with a status ({len(report.skipped)})\n")
         by_reason = Counter((video.status, video.error.split("\n")[0][:120]) for video in report.skipped)
-        rows = [{"status": s, "reason": e, "videos": n} for (s, e), n in by_reason.most_common()]
+        rows = [{"status": s, "videos": n, "reason": e} for (s, e), n in by_reason.most_common()]
         lines.append(markdown_table(rows))
     lines.append(f"\nfingerprint `{report.fingerprint[:16]}` snapshot `{report.snapshot[:16]}`")
     return "\n".join(lines)
@@ -56,12 +56,17 @@ def add_rates(parts: Sequence[StageReport]) -> dict[str, dict[str, float]]:
     return {"busy_seconds": {name: round(seconds, 3) for name, seconds in busy.items()}, "per_busy_second": speeds}
 
 
+def did_line(report: StageReport) -> str:
+    """Return what a stage did in a few words: ``14 shards done, 12 videos ok``."""
+    return ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in report.did.items() if n) or "nothing to do"
+
+
 def run_markdown(reports: Sequence[StageReport]) -> str:
     """Describe a whole run: what each stage did, how long it took, and the probe numbers."""
     rows = [
         {
             "stage": report.stage,
-            "did": ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in report.did.items() if n) or "nothing to do",
+            "did": did_line(report),
             "seconds": f"{report.seconds:.1f}",
         }
         for report in reports
@@ -79,7 +84,7 @@ def probe_rows(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "probe": p.get("probe"),
             "features": p.get("feature_set", ""),
             "readout": p.get("readout"),
-            "k": p.get("k"),
+            "setting": probe_setting(p),
             "top-1 %": round(100 * p["top1"], 1) if p.get("top1") is not None else None,
             "95 % interval": " - ".join(f"{100 * x:.1f}" for x in p["interval"]) if p.get("interval") else "",
             "used": p.get("used"),
@@ -87,6 +92,13 @@ def probe_rows(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for p in probes[:MAX_ROWS]
     ]
+
+
+def probe_setting(probe: Mapping[str, Any]) -> str:
+    """Return what tells a number from its neighbours: ``k=20 T=0.07 centring=train``."""
+    names = {"k": "k", "temperature": "T", "centring": "centring", "selection": "", "fraction": "labels"}
+    shown = {key: probe[key] for key in names if probe.get(key) and (key, probe[key]) != ("fraction", 1.0)}
+    return " ".join(f"{names[key]}={value}" if names[key] else str(value) for key, value in shown.items())
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

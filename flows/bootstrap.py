@@ -64,21 +64,22 @@ def deploy_all(*, on_line: Callable[[str], None], wait_s: float = 60.0) -> dict[
     StorageError
         If the server does not answer within `wait_s`.
     """
-    if not os.environ.get("PREFECT_API_URL"):
+    address = os.environ.get("PREFECT_API_URL", "")
+    if not address.startswith(("http://", "https://")):
         raise SetupError(
-            "expected PREFECT_API_URL to name a Prefect server, found nothing; start one (`make up`, or "
-            "`prefect server start`) and export PREFECT_API_URL=http://127.0.0.1:4200/api"
+            f"expected PREFECT_API_URL to name a Prefect server, found {address or 'nothing'}; start one "
+            "(`make up`, or `prefect server start`) and export PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
     wanted = read_wanted()
-    wait_for_server(wait_s)
+    wait_for_server(wait_s, on_line)
     _ensure_pools(wanted, on_line)
     _ensure_zombie_automation(on_line)
     _deploy(on_line)
     return {"deployments": _read_deployments(), "pools": sorted(wanted.pools)}
 
 
-def wait_for_server(wait_s: float) -> None:
-    """Return once the server answers.
+def wait_for_server(wait_s: float, on_line: Callable[[str], None] = lambda line: None) -> None:
+    """Return once the server answers; say so when that takes a while.
 
     Raises
     ------
@@ -88,6 +89,7 @@ def wait_for_server(wait_s: float) -> None:
     from prefect import get_client
 
     deadline = time.monotonic() + wait_s
+    told = False
     while True:
         with get_client(sync_client=True) as client:
             problem = client.api_healthcheck()
@@ -98,6 +100,9 @@ def wait_for_server(wait_s: float) -> None:
                 f"expected the Prefect server at {os.environ['PREFECT_API_URL']} to answer within {wait_s:.0f} s, "
                 f"found {problem!r}; is it running, and is PREFECT_API_AUTH_STRING right?"
             )
+        if not told:
+            on_line(f"waiting up to {wait_s:.0f} s for the Prefect server at {os.environ['PREFECT_API_URL']}")
+            told = True
         time.sleep(1.0)
 
 

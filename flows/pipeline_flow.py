@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.artifacts import artifact_key, run_markdown
+from flows.artifacts import artifact_key, did_line, run_markdown
 from flows.catalog_flow import catalog
 from flows.embed_flow import embed
 from flows.extract_flow import extract
@@ -47,6 +48,7 @@ def pipeline(
             continue
         report = extract(recipe, where, options) if name == "extract" else SUBFLOWS[name](recipe, where)
         reports.append(StageReport.model_validate(report))
+        get_run_logger().info("%s: %s (%.1f s)", name, did_line(reports[-1]), reports[-1].seconds)
     publish_run(reports)
     return {"recipe": recipe, "did": {report.stage: report.did for report in reports}}
 

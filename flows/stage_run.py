@@ -70,8 +70,8 @@ def publish_numbers(report: StageReport) -> None:
         create_link_artifact(
             link,
             key=artifact_key("html", report.recipe),
-            link_text=f"HTML report of {report.recipe}",
-            description="The whole report, where the store is; the page may not open files of your disk by a click",
+            link_text=str(path),
+            description=f"HTML report of {report.recipe}, where its store is",
         )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
@@ -14,12 +16,14 @@ from typer.exceptions import Abort, Exit, TyperException
 from flows.cli import console, demo, ops, search, stages, store
 from pipeline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, PipelineError, exit_code
 
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
 HELP = """Video representations from crop features of a frozen backbone.
 
 Videos are decoded once into a feature store; everything after reads the store. Every command can be run again: it
 does only what is missing.
 
-Exit codes: 0 done, 1 failure, 2 wrong usage, 3 bad input, 4 done in part, 130 interrupted.
+Exit codes: 0 done, 1 failure, 2 wrong usage, 3 bad input, 4 done in part, 130 interrupted, 143 terminated.
 """
 
 app = typer.Typer(
@@ -36,7 +40,17 @@ ops.register(app)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with the code that says how it went."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.exit(run(arguments))
+    terminated = False
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        # As Ctrl-C: pools are closed, claims are given back.
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    code = run(arguments)
+    sys.exit(EXIT_TERMINATED if terminated and code == EXIT_INTERRUPTED else code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from flows.artifacts import probe_setting
 from pipeline import events
 
 WIDTH_OF_PIPES = 180
@@ -142,7 +143,7 @@ def print_probes(probes: Sequence[Mapping[str, Any]]) -> None:
             "probe": p.get("probe"),
             "features": p.get("feature_set") or p.get("features") or "",
             "readout": p.get("readout"),
-            "setting": _setting(p),
+            "setting": probe_setting(p),
             "top-1 %": f"{100 * p['top1']:.1f}" if p.get("top1") is not None else "-",
             "95 % interval": "{:.1f} - {:.1f}".format(*(100 * x for x in p["interval"])) if p.get("interval") else "-",
             "used": p.get("used"),
@@ -151,13 +152,6 @@ def print_probes(probes: Sequence[Mapping[str, Any]]) -> None:
         for p in probes
     ]
     print_table(rows, title="Probes", empty="no probe ran")
-
-
-def _setting(probe: Mapping[str, Any]) -> str:
-    names = {"k": "k", "temperature": "T", "centring": "centring", "selection": "", "fraction": "labels"}
-    shown = {key: probe[key] for key in names if probe.get(key) and (key, probe[key]) != ("fraction", 1.0)}
-    parts = [f"{names[key]}={value}" if names[key] else str(value) for key, value in shown.items()]
-    return " ".join(parts)
 
 
 def _cell(value: object) -> str:

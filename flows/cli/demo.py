@@ -36,7 +36,7 @@ def demo(
         names = ", ".join(motion.name for motion in MOTIONS)
         state = f"drew {num_written} H.264 videos" if num_written else "the videos are there already"
         console.err.print(f"demo     {state} in {videos}: {names}", markup=False)
-    settings = make_settings(store=str(folder / "store"), data=videos, recipe_dir=DEMO_RECIPE.parent)
+    settings = make_settings(DEMO_RECIPE, store=str(folder / "store"), data=videos)
     execute(DEMO_RECIPE, settings, stages=None, dry_run=dry_run, as_json=as_json, quiet=quiet)
     if not as_json and not dry_run:
         console.out.print(

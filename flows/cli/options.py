@@ -38,26 +38,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machines read this: th
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
 
-def make_settings(
-    *,
-    store: str | None = None,
-    data: Path | None = None,
-    weights: Path | None = None,
-    device: str | None = None,
-    workers: int | None = None,
-    dask: str | None = None,
-    recipe_dir: Path | None = None,
-) -> Settings:
-    """Return settings from the environment, with the flags that were given on top."""
-    flags: dict[str, Any] = {
-        "store": store,
-        "data": data,
-        "weights": weights,
-        "device": device,
-        "workers": workers,
-        "dask": dask,
-        "recipe_dir": recipe_dir,
-    }
+def make_settings(recipe: Path | None = None, **flags: Any) -> Settings:
+    """Return settings from the environment, with the flags that were given on top.
+
+    Parameters
+    ----------
+    recipe : Path, optional
+        Whose folder is searched for files that the recipe names.
+    **flags
+        Fields of :class:`pipeline.settings.Settings`; None where a flag was not given.
+    """
+    if recipe is not None:
+        flags["recipe_dir"] = recipe.resolve().parent
     return Settings(**{name: value for name, value in flags.items() if value is not None})
 
 

@@ -57,15 +57,8 @@ def run(
     quiet: QuietOption = False,
 ) -> None:
     """Run a whole recipe."""
-    settings = make_settings(
-        store=store,
-        data=data,
-        weights=weights,
-        device=device,
-        workers=workers,
-        dask=dask,
-        recipe_dir=recipe.resolve().parent,
-    )
+    where = {"store": store, "data": data, "weights": weights, "device": device, "workers": workers, "dask": dask}
+    settings = make_settings(recipe, **where)
     execute(recipe, settings, stages=None, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
@@ -83,24 +76,10 @@ def extract(
     quiet: QuietOption = False,
 ) -> None:
     """Extract features of the catalogued videos."""
-    settings = make_settings(
-        store=store,
-        data=data,
-        weights=weights,
-        device=device,
-        workers=workers,
-        dask=dask,
-        recipe_dir=recipe.resolve().parent,
-    )
-    execute(
-        recipe,
-        settings,
-        stages=["extract"],
-        dry_run=dry_run,
-        as_json=as_json,
-        quiet=quiet,
-        shards=parse_shards(shards),
-    )
+    where = {"store": store, "data": data, "weights": weights, "device": device, "workers": workers, "dask": dask}
+    settings = make_settings(recipe, **where)
+    chosen = parse_shards(shards)
+    execute(recipe, settings, stages=["extract"], dry_run=dry_run, as_json=as_json, quiet=quiet, shards=chosen)
 
 
 def _single(name: str) -> Any:
@@ -115,14 +94,7 @@ def _single(name: str) -> Any:
         as_json: JsonOption = False,
         quiet: QuietOption = False,
     ) -> None:
-        settings = make_settings(
-            store=store,
-            data=data,
-            weights=weights,
-            device=device,
-            workers=workers,
-            recipe_dir=recipe.resolve().parent,
-        )
+        settings = make_settings(recipe, store=store, data=data, weights=weights, device=device, workers=workers)
         execute(recipe, settings, stages=[name], dry_run=dry_run, as_json=as_json, quiet=quiet)
 
     return command

@@ -53,8 +53,8 @@ def test_a_report_counts_failures_by_reason():
         snapshot="s" * 64,
     )
     text = report_markdown(report)
-    assert "| unreadable | no frame | 3 |" in text
-    assert "| missing |  | 1 |" in text
+    assert "| unreadable | 3 | no frame |" in text
+    assert "| missing | 1 |  |" in text
     assert "| shards done | 2 |" in text
     assert "| decode | 2.0 | 120.0 frames |" in text
     assert "3.0 MiB" in text
@@ -81,8 +81,19 @@ def test_keys_are_what_prefect_accepts(parts):
 
 def test_probe_rows_show_percent_and_interval():
     rows = probe_rows(
-        [{"probe": "knn", "readout": "mean", "k": 20, "top1": 0.681, "interval": [0.57, 0.78], "used": 72}]
+        [
+            {
+                "probe": "knn",
+                "readout": "mean",
+                "k": 20,
+                "temperature": 0.07,
+                "top1": 0.681,
+                "interval": [0.57, 0.78],
+                "used": 72,
+            }
+        ]
     )
+    assert rows[0]["setting"] == "k=20 T=0.07"
     assert rows[0]["top-1 %"] == 68.1
     assert rows[0]["95 % interval"] == "57.0 - 78.0"
 

@@ -170,7 +170,26 @@ def test_every_command_has_help_that_says_what_it_does(capsys) -> None:
         assert "Usage" in out
 
 
-def test_ctrl_c_ends_in_order_and_the_next_run_goes_on(job: Job) -> None:
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("tpu", "expected a device auto, cpu, cuda or cuda:N, found 'tpu'"), ("cuda:99", "expected the device cuda:99")],
+)
+def test_a_device_that_is_not_there_is_said_in_one_line(capsys, job: Job, device: str, message: str) -> None:
+    code, _, err = scale(capsys, "run", *on(job), "--device", device)
+    assert code == 3
+    assert message in " ".join(err.split())
+
+
+@pytest.mark.parametrize("address", ["", "nonsense"])
+def test_deploying_to_no_server_says_how_to_get_one(capsys, monkeypatch, address: str) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    code, _, err = scale(capsys, "deploy")
+    assert code == 3
+    assert "export PREFECT_API_URL=" in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_kill_end_in_order_and_the_next_run_goes_on(job: Job, number: signal.Signals, code: int) -> None:
     job.add_videos("long", [200] * 4)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [str(SCALE), "run", *on(job)]
@@ -178,10 +197,10 @@ def test_ctrl_c_ends_in_order_and_the_next_run_goes_on(job: Job) -> None:
     ledger = job.store / "set/crops"
     wait_until(lambda: list(ledger.glob("*/ledger/*/*.parquet")) or process.poll() is not None, timeout_s=90,
                what="the first committed shard")  # fmt: skip
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     if process.returncode != 0:  # it may have been done already
-        assert process.returncode == 130, out + err
+        assert process.returncode == code, out + err
         assert "interrupted" in err
         assert "Traceback" not in out + err
     done = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=True)
