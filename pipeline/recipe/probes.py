@@ -20,7 +20,7 @@ class ProbeBase(Spec):
     backbone: str | None = None
     """Feature set; None: every feature set of the recipe's backbones."""
     split: str = "1"
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     leak_threshold: float = Field(0.98, gt=0, le=1)
     """Cosine of mean-pooled, train-centred features from which a test and a train video count as near-duplicates."""
     exclude_leaks: bool = False
@@ -62,7 +62,7 @@ class LinearProbe(ProbeBase):
     """Decoupled, times the learning rate."""
     epochs: int = Field(60, ge=1)
     batch_size: int = Field(512, ge=1)
-    """At most; an epoch has at least 8 steps."""
+    """At most. Small sets get smaller batches, so that an epoch has 8 steps, but not below 32 rows."""
     holdout_fraction: float = Field(0.2, gt=0, le=0.5)
     """Share of the train groups that choose. Up to 5,000 train rows the linear probe holds every such fold out once."""
     hidden_dim: int = Field(512, ge=1)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import FeatureStore
-from pipeline.errors import NoDataError, NotFoundError
+from pipeline.errors import NoDataError, NotFoundError, RecipeError
 from pipeline.events import Event, Note
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings
@@ -183,7 +183,79 @@ def test_embeddings_that_are_not_there_are_named_and_the_rest_is_measured(tmp_pa
     assert any("scale embed" in line for line in report.warnings)
 
 
+def test_labels_that_are_code_are_labels(tmp_path: Path) -> None:
+    labels = ["<script>alert(1)</script>", "'; DROP TABLE videos;-- \u202e"] * (NUM // 2)
+    report = measure(store_at(tmp_path, labels=labels, values=values(labels)), recipe(KNN, LINEAR))
+    assert set(report.classes) == set(labels)
+    assert all(result.top1 == 1.0 for result in report.results if result.probe == "linear")
+
+
+def test_rows_without_any_label_among_many_labels_are_excluded_and_counted(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    from tests.support.stores import fill, video_table
+
+    store = FeatureStore.create(tmp_path)
+    ds = store.create_dataset("toy", shard_rows=8)
+    table = video_table(NUM, splits=SPLITS)
+    many = [[], None, ["run", "walk"], ["walk"], [""], ["run", "run"], [None, "run"], ["walk"]] * (NUM // 8)
+    at = table.column_names.index("labels")
+    ds.append_videos(table.set_column(at, "labels", pa.array(many, pa.list_(pa.string()))))
+    ds.define_crop_set("c", recipe().crops["c"])
+    fill(store, "toy", "c", "x3d_xs", 12, values=values())
+    report = measure(store, recipe(KNN, LINEAR, {**LINEAR, "kind": "attentive"}))
+    assert report.classes == ("run", "walk")
+    assert report.coverage[0].excluded_test == {"no label": 6}
+    assert all((result.used, result.excluded, result.is_multilabel) == (10, 6, True) for result in report.results)
+
+
+def test_one_video_a_side_is_a_number_with_an_interval_that_says_so(tmp_path: Path) -> None:
+    pair = {"labels": ["run", "walk"], "splits": ["train", "test"], "values": values(["run", "walk"])}
+    report = measure(store_at(tmp_path, **pair), recipe(KNN, LINEAR, {"kind": "retrieval", "crops": "c"}))
+    assert all(result.interval[1] - result.interval[0] > 0.9 for result in report.results)
+    assert all(r.chosen_on.startswith("nothing was chosen") for r in report.results)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 6e4])
+def test_features_that_say_nothing_score_chance(tmp_path: Path, level: float) -> None:
+    store = store_at(tmp_path, values=np.full((NUM, 4, 12), level, np.float32))
+    report = measure(store, recipe(KNN, LINEAR, {**LINEAR, "kind": "attentive"}, {"kind": "retrieval", "crops": "c"}))
+    assert all(result.top1 == 0.5 for result in report.results)
+
+
+def test_more_neighbours_than_anyone_has(tmp_path: Path) -> None:
+    report = measure(
+        store_at(tmp_path), recipe({**KNN, "k": [10**30]}, {"kind": "retrieval", "crops": "c", "k": [10**9]})
+    )
+    asked = next(r for r in report.results if r.k == 10**30)
+    assert asked.k_used == 24
+    assert "the gallery has 24" in asked.notes[0]
+
+
 class TestClearErrors:
+    @pytest.mark.parametrize(
+        ("probe", "value"),
+        [("temperature", float("inf")), ("temperature", float("nan")), ("k", [0]), ("seed", -1), ("seed", 2**62)],
+    )
+    def test_numbers_that_no_probe_can_use_are_refused_by_the_recipe(self, probe: str, value: Any) -> None:
+        with pytest.raises(RecipeError, match=probe):
+            recipe({**KNN, probe: value})
+
+    def test_a_rate_that_is_no_number(self) -> None:
+        for value in (float("inf"), float("nan"), 0.0):
+            with pytest.raises(RecipeError, match="learning_rates"):
+                recipe({**LINEAR, "learning_rates": [value]})
+
+    def test_the_largest_seed_works(self, tmp_path: Path) -> None:
+        report = measure(
+            store_at(tmp_path), recipe({**LINEAR, "seed": 2**32 - 1, "readouts": ["mean"], "num_seeds": 2})
+        )
+        assert {result.seed for result in report.results} == {2**32 - 1, 2**32}
+
+    def test_not_a_single_crop_is_valid(self, tmp_path: Path) -> None:
+        with pytest.raises(NoDataError, match=r"0 train and 0 test.*no valid crop"):
+            measure(store_at(tmp_path, valid=np.zeros((NUM, 4), bool)), recipe())
+
     def test_a_split_nobody_knows(self, tmp_path: Path) -> None:
         with pytest.raises(NotFoundError, match=r"split '7'.*\['1'\]"):
             measure(store_at(tmp_path), recipe({**KNN, "split": "7"}))
