@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from extract.plan import ExtractPlan, plan_extract
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 MAX_ATTEMPTS = 50
 """Of one shard, each ended by the death of a worker, before the run gives up."""
 CONNECT_TIMEOUT_S = 30
+MAX_SUBMITTED = 512
+"""Shards that the scheduler is told of at once: its memory must not grow with the number of videos."""
 
 _BACKBONES: dict[str, dict[str, Any]] = {}
 """Of this worker process, by plan: built once, used for every shard that comes."""
@@ -76,18 +79,23 @@ def run_on_dask(plan: ExtractPlan, store: FeatureStore, settings: Settings, on_e
     Raises
     ------
     WorkerLostError
-        If workers die over one shard again and again.
+        If workers die over one shard again and again, or the scheduler is gone.
     """
     totals: dict[str, int] = {}
     attempts: dict[int, int] = {}
     videos = {s.shard: s.num_videos for s in plan.shards}
     num_done = 0
+    left = list(reversed(videos))
+    waiting: dict[Future, int] = {}
     with _connected(settings.dask or "", len(plan.shards)) as client:
-        waiting = {_submit(client, plan, store, settings, shard): shard for shard in videos}
-        while waiting:
+        while left or waiting:
+            while left and len(waiting) < MAX_SUBMITTED:
+                shard = left.pop()
+                waiting[_submit(client, plan, store, settings, shard)] = shard
             for future in _finished(list(waiting)):
                 shard = waiting.pop(future)
                 if _lost_worker(future):
+                    _check_scheduler(client, settings.dask)
                     attempts[shard] = attempts.get(shard, 0) + 1
                     if attempts[shard] >= MAX_ATTEMPTS:
                         raise WorkerLostError(
@@ -95,7 +103,7 @@ def run_on_dask(plan: ExtractPlan, store: FeatureStore, settings: Settings, on_e
                             "reason), then run again: finished shards are kept"
                         )
                     on_event(Note("extract", f"shard {shard}: its worker died, doing it again", "warning"))
-                    waiting[_submit(client, plan, store, settings, shard)] = shard
+                    left.append(shard)
                     continue
                 for name, count in future.result().items():
                     totals[name] = totals.get(name, 0) + count
@@ -119,7 +127,8 @@ def _submit(client: Client, plan: ExtractPlan, store: FeatureStore, settings: Se
 def _finished(futures: list[Future]) -> list[Future]:
     from distributed import wait
 
-    wait(futures, return_when="FIRST_COMPLETED")
+    with suppress(CancelledError):  # lost with the scheduler: their status says so
+        wait(futures, return_when="FIRST_COMPLETED")
     return [future for future in futures if future.done()]
 
 
@@ -130,6 +139,22 @@ def _lost_worker(future: Future) -> bool:
     if future.status in ("lost", "cancelled"):
         return True
     return future.status == "error" and isinstance(future.exception(), KilledWorker)
+
+
+def _check_scheduler(client: Client, where: str | None) -> None:
+    """Raise if tasks are lost because there is no scheduler any more."""
+    try:
+        client.scheduler_info(n_workers=0)
+        client.run_on_scheduler(_answer)
+    except Exception as err:
+        raise WorkerLostError(
+            f"expected the Dask scheduler at {where} to go on, found it gone ({type(err).__name__}); start it and run "
+            "again: finished shards are kept"
+        ) from err
+
+
+def _answer() -> bool:
+    return True
 
 
 @contextmanager
