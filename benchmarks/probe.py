@@ -151,7 +151,7 @@ def bench_grid(num_rows: int, dim: int, num_classes: int, epochs: int) -> dict[s
         "ratio": f"{whole / single:.1f}x one point (by the clock, up to {torch.get_num_threads()} threads: "
         f"{by_clock:.1f}x)",
         "of a bare GEMM": f"products alone {products / whole:.0%}, with AdamW's kernel "
-        f"{(products + updates) / whole:.0%} of the 24 points; were the rest free: {(products + updates) / single:.1f}x",
+        f"{(products + updates) / whole:.0%} of 24 points; were the rest free: {(products + updates) / single:.1f}x",
         "wanted": "at most 4x",
         "check": f"chosen on {folds} held-out fold{'s' if folds > 1 else ''}, then one point trained again on all "
         "rows; both counted on both sides",
