@@ -127,7 +127,9 @@ def print_table(rows: Iterable[Mapping[str, object]], *, title: str | None = Non
     if not listed:
         out.print(f"{title}: {empty}" if title else empty, markup=False)
         return
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    if title:
+        out.print(title, style="bold", markup=False)  # not the table's: that is wrapped to the table's width
+    table = Table(header_style="bold", box=None, pad_edge=False)
     for key in listed[0]:
         is_number = all(isinstance(row.get(key), int | float) for row in listed)
         table.add_column(str(key), justify="right" if is_number else "left", overflow="fold")

@@ -262,7 +262,9 @@ def verify(
     if as_json:
         typer.echo(report.model_dump_json())
     else:
-        console.print_table(report.table(), title=report.summary(), empty="no problem found")
+        console.out.print(report.summary(), markup=False)
+        if rows := report.table():
+            console.print_table(rows)
     if not report.is_clean:
         raise typer.Exit(EXIT_FAILURE)
 

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,24 @@ def test_a_failed_pipeline_is_retried_and_stages_that_were_done_do_nothing(runni
     assert dataset.videos.equals(catalogue)
     assert statuses(job) == {"ok"}
     assert dataset.artifacts("reports")
+
+
+def test_a_cancelled_run_leaves_the_store_clean_and_the_next_one_does_not_wait(running, job: Job) -> None:
+    world, deployment = running
+    job.add_videos("x", [150] * 12)
+    run_id = world.start_run(deployment, stages=["catalog", "extract"], options={"shards_per_task": 1})
+    wait_until(lambda: ledger_entries(job), timeout_s=120, what="the first committed shard")
+    world.call(["prefect", "flow-run", "cancel", str(run_id)], job)
+    world.wait_for(run_id, "Cancelled", timeout_s=90)
+    committed = ledger_entries(job)
+    assert 0 < len(committed) < 36
+    world.call(["scale", "verify", str(job.store)], job)  # fails when something is torn
+    # Claims were given back: nobody waits the minutes until they expire.
+    started = time.monotonic()
+    world.call(["scale", "extract", str(job.recipe)], job)
+    assert time.monotonic() - started < 120
+    assert statuses(job) == {"ok"}
+    assert {name: ledger_entries(job)[name] for name in committed} == committed
 
 
 def test_two_triggers_at_once_one_waits(running, job: Job) -> None:
