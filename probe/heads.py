@@ -184,6 +184,7 @@ class _Shares:
     values: list[Tensor] = field(default_factory=list)
     first_moments: list[Tensor] = field(default_factory=list)
     second_moments: list[Tensor] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)
 
 
 class GridAdamW:
@@ -198,6 +199,7 @@ class GridAdamW:
         self.head = head
         self.num_steps = torch.zeros((), device=head.parameters[0].device)
         self.shares: dict[tuple[float, float], _Shares] = {}
+        self.gradients: list[Tensor] = []
         for i, parameter in enumerate(head.parameters):
             first, second = torch.zeros_like(parameter), torch.zeros_like(parameter)
             for rate, decay, probes in _runs(learning_rates, weight_decays):
@@ -218,10 +220,14 @@ class GridAdamW:
         """
         self.num_steps += 1
         gradients = [parameter.grad for parameter in self.head.parameters if parameter.grad is not None]
+        if [*map(id, gradients)] != [*map(id, self.gradients)]:  # a linear head keeps its own: found out once
+            self.gradients = gradients
+            for share in self.shares.values():
+                share.gradients[:] = [gradients[i][probes] for i, probes in share.at]
         for share in self.shares.values():
             torch._fused_adamw_(
                 share.values,
-                [gradients[i][probes] for i, probes in share.at],
+                share.gradients,
                 share.first_moments,
                 share.second_moments,
                 [],
