@@ -20,6 +20,7 @@ from pipeline.errors import (
     UnsafeNameError,
     UnsafeStorageError,
 )
+from pipeline.memory import open_regular
 
 
 class Disk:
@@ -94,19 +95,20 @@ class LocalBackend:
         """See :class:`StorageBackend`."""
         path = self._path(key)
         try:
-            return path.read_bytes()
+            with open(open_regular(path), "rb") as file:
+                return file.read()
         except OSError as err:
-            raise _reworded(err, f"read {key} in", self.url) from err
+            raise reworded(err, f"read {key} in", self.url) from err
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """See :class:`StorageBackend`."""
         path = self._path(key)
         try:
-            with path.open("rb") as file:
+            with open(open_regular(path), "rb") as file:
                 file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
                 return file.read(length)
         except OSError as err:
-            raise _reworded(err, f"read {key} in", self.url) from err
+            raise reworded(err, f"read {key} in", self.url) from err
 
     def size(self, key: str) -> int:
         """See :class:`StorageBackend`."""
@@ -114,7 +116,7 @@ class LocalBackend:
         try:
             return path.stat().st_size
         except OSError as err:
-            raise _reworded(err, f"read {key} in", self.url) from err
+            raise reworded(err, f"read {key} in", self.url) from err
 
     def exists(self, key: str) -> bool:
         """See :class:`StorageBackend`."""
@@ -132,7 +134,7 @@ class LocalBackend:
                 raise
             self._fsync_folder(path.parent)
         except OSError as err:
-            raise _reworded(err, f"write {key} in", self.url) from err
+            raise reworded(err, f"write {key} in", self.url) from err
 
     def create(self, key: str, data: BytesLike) -> None:
         """See :class:`StorageBackend`. A hard link is the exclusive step: the name appears with all its bytes."""
@@ -152,7 +154,7 @@ class LocalBackend:
                     f"expected a file system with hard links under {self.url}, found {err.strerror}; "
                     "exclusive commits need them, so put the store on another file system"
                 ) from err
-            raise _reworded(err, f"create {key} in", self.url) from err
+            raise reworded(err, f"create {key} in", self.url) from err
 
     def delete(self, key: str) -> None:
         """See :class:`StorageBackend`."""
@@ -162,7 +164,7 @@ class LocalBackend:
             if path.parent.is_dir():
                 self._fsync_folder(path.parent)
         except OSError as err:
-            raise _reworded(err, f"delete {key} in", self.url) from err
+            raise reworded(err, f"delete {key} in", self.url) from err
 
     def list(self, prefix: str = "", *, recursive: bool = True) -> Listing:
         """See :class:`StorageBackend`."""
@@ -177,7 +179,7 @@ class LocalBackend:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as err:
-            raise _reworded(err, f"list {prefix} in", self.url) from err
+            raise reworded(err, f"list {prefix} in", self.url) from err
 
     def leftovers(self, prefix: str = "") -> Listing:
         """See :class:`StorageBackend`."""
@@ -207,7 +209,7 @@ class LocalBackend:
             except (FileNotFoundError, NotADirectoryError):  # removed meanwhile, or never there
                 continue
             except OSError as err:
-                raise _reworded(err, f"list {prefix} in", self.url) from err
+                raise reworded(err, f"list {prefix} in", self.url) from err
 
     def _write_temporary(self, path: Path, data: BytesLike) -> Path:
         self._make_folders(path.parent)
@@ -241,11 +243,22 @@ class LocalBackend:
             os.close(fd)
 
 
-def _reworded(err: OSError, what: str, url: str) -> PipelineError:
+def reworded(err: OSError, what: str, url: str) -> PipelineError:
     """Turn an OSError into an error of this project."""
+    if what.startswith(("write", "create")) and isinstance(
+        err, IsADirectoryError | NotADirectoryError | FileExistsError
+    ):
+        return StorageError(
+            f"expected to {what} {url}, found a folder where the file should be, or a file in place of its folder; "
+            "move it away"
+        )
     if isinstance(err, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return NotFoundError(f"expected to {what} {url}, found no such file")
     if err.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return SetupError(f"expected to {what} {url}, found: {err.strerror}; change the permissions or the folder")
-    hint = "free some space" if err.errno in (errno.ENOSPC, errno.EDQUOT) else "try again"
+    hints = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space") | {
+        errno.EFBIG: "raise the limit on the size of files (`ulimit -f`)",
+        errno.ENAMETOOLONG: "use shorter names, or a folder with a shorter path",
+    }
+    hint = hints.get(err.errno or 0, "try again")
     return StorageError(f"expected to {what} {url}, found: {err.strerror or err}; {hint}")

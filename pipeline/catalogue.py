@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -21,18 +22,26 @@ import pyarrow.compute as pc
 from pipeline.backend import StorageBackend
 from pipeline.errors import (
     AlreadyExistsError,
+    ConflictError,
     CorruptDataError,
     InvalidInputError,
     NotFoundError,
     ShapeMismatchError,
     VideoChangedError,
 )
-from pipeline.schema import CATALOGUE_SCHEMA, SCHEMA_VERSION, catalogue_copy_key, catalogue_key, catalogue_prefix
+from pipeline.schema import (
+    CATALOGUE_SCHEMA,
+    NUMBER,
+    SCHEMA_VERSION,
+    catalogue_copy_key,
+    catalogue_key,
+    catalogue_prefix,
+)
 from pipeline.sealed import check_seal, seal, unseal
 
 MAX_SCANS = 16
 """Lookups of one video that scan the ids (1 ms for 250,000); then a dict of all of them is made (80 ms) and kept."""
-_FILE = re.compile(r"videos-(\d+)\.parquet\Z")
+_FILE = re.compile(rf"(?:\A|/)videos-{NUMBER}\.parquet\Z")
 _OFFERED = tuple(n for n in CATALOGUE_SCHEMA.names if n not in ("row", "added_at"))
 
 
@@ -49,9 +58,10 @@ class AppendedVideos:
     """Rows after the append."""
 
 
-def commit_numbers(backend: StorageBackend, dataset: str) -> tuple[int, ...]:
-    """Return the numbers of the catalogue files that are there, ascending."""
-    listed = backend.list(catalogue_prefix(dataset), recursive=False)
+def commit_numbers(backend: StorageBackend, dataset: str, *, copies: bool = False) -> tuple[int, ...]:
+    """Return the numbers of the catalogue files (or of their spare copies) that are there, ascending."""
+    folder = catalogue_prefix(dataset) + ("/_copies" if copies else "")
+    listed = backend.list(folder, recursive=False)
     found = (_FILE.search(key) for key, _ in listed)
     return tuple(sorted(int(match[1]) for match in found if match))
 
@@ -79,13 +89,13 @@ class Catalogue:
             return 0
         count = numbers[-1] + 1
         if len(numbers) != count:
-            copies = self._backend.list(f"{catalogue_prefix(self._dataset)}/_copies", recursive=False)
-            known = {int(m[1]) for m in (_FILE.search(key) for key, _ in copies) if m} | set(numbers)
-            missing = sorted(set(range(count)) - known)
+            known = {*numbers, *commit_numbers(self._backend, self._dataset, copies=True)}
+            missing = list(islice((n for n in range(count) if n not in known), 5))
             if missing:
                 raise CorruptDataError(
                     f"dataset {self._dataset}: expected catalogue files 0..{count - 1}, found no number "
-                    f"{', '.join(map(str, missing[:5]))}; restore it from a backup"
+                    f"{', '.join(map(str, missing))}; restore it from a backup, or remove number {count - 1} if no "
+                    "writer made it"
                 )
         return count
 
@@ -203,8 +213,14 @@ class Catalogue:
             )
             try:
                 self._backend.create(catalogue_key(self._dataset, seen.num_commits), data)
-            except AlreadyExistsError:
+            except AlreadyExistsError as err:
+                number = seen.num_commits
                 seen = Catalogue(self._backend, self._dataset)
+                if seen.num_commits <= number:  # trying again would find the same for ever
+                    raise ConflictError(
+                        f"expected {catalogue_key(self._dataset, number)} to be free or a catalogue file, found "
+                        "something else of that name (a folder?); remove it"
+                    ) from err
                 continue
             self._backend.put(catalogue_copy_key(self._dataset, seen.num_commits), data)
             after = Catalogue(self._backend, self._dataset, seen.num_commits + 1)
@@ -249,6 +265,7 @@ def _conform(table: pa.Table) -> pa.Table:
             continue
         try:
             columns[name] = table[name].cast(field.type)
+            columns[name].validate(full=True)  # or bytes that are no text would be found by whoever reads them
         except pa.ArrowException as err:
             raise ShapeMismatchError(
                 f"expected column {name} as {field.type}, found {table[name].type}: {err}"

@@ -23,8 +23,9 @@ from types import TracebackType
 
 from pipeline.backend import StorageBackend
 from pipeline.errors import AlreadyExistsError, NotFoundError, PipelineError
+from pipeline.schema import NUMBER
 
-_FILE = re.compile(r"(.+)-(\d+)\.json\Z")
+_FILE = re.compile(rf"(.+)-{NUMBER}\.json\Z")
 
 _held: set[str] = set()
 """Tokens that this process holds. A file of ours with another one is what a create or delete left that failed."""

@@ -21,10 +21,10 @@ import pyarrow as pa
 from pipeline.backend import StorageBackend
 from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
 from pipeline.fingerprint import canonical_json
-from pipeline.schema import LEDGER_SCHEMA, PENDING, SCHEMA_VERSION
+from pipeline.schema import LEDGER_SCHEMA, NUMBER, PENDING, SCHEMA_VERSION
 from pipeline.sealed import seal, unseal
 
-_FILE = re.compile(r"(\d+)-(\d+)\.parquet\Z")
+_FILE = re.compile(rf"(?:\A|/){NUMBER}-{NUMBER}\.parquet\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,8 @@ class LedgerEntry:
         ------
         CorruptDataError
             If it is not byte for byte what was written.
+        SchemaVersionError
+            If a newer version of this project wrote it.
         """
         table, metadata = unseal(data, LEDGER_SCHEMA, what=what)
         try:
@@ -110,6 +112,10 @@ class LedgerEntry:
             rows = table["row"].to_numpy()
             if not np.array_equal(rows, np.arange(entry.row_start, entry.row_stop)):
                 raise ValueError("its rows are not those it says")
+            if len(rows) and table["num_valid"].to_numpy().min() < 0:
+                raise ValueError("a row with fewer than no valid crops")
+            if not all(isinstance(meta[name], dict) for name in ("digests", "versions", "differing")):
+                raise TypeError("digests, versions or differing are no mapping")
         except (KeyError, TypeError, ValueError) as err:
             raise CorruptDataError(f"{what}: expected a ledger entry, found something else: {err}") from err
         return entry

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.backend import StorageBackend
-from pipeline.errors import ClaimedError, StorageError
+from pipeline.errors import ClaimedError
 
 try:
     import fcntl
@@ -59,7 +59,9 @@ def exclusive(backend: StorageBackend, folder: str) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as err:
-        raise StorageError(f"expected to lock {folder} in {backend.url}, found: {err.strerror}; try again") from err
+        from pipeline.backend_local import reworded
+
+        raise reworded(err, f"write into {folder} in", backend.url) from err
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

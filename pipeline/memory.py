@@ -7,8 +7,10 @@ would run into the usual limit of 1,024 open files. The system call itself needs
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
+import stat
 import sys
 import weakref
 from pathlib import Path
@@ -23,6 +25,18 @@ if _libc is not None:
     _libc.mmap.restype = ctypes.c_void_p
     _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
     _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+def open_regular(path: Path) -> int:
+    """Return a descriptor for reading a file; FileNotFoundError where a folder, a pipe or a device has its name.
+
+    Without the check a pipe would be waited for until somebody writes into it.
+    """
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
+    return fd
 
 
 def map_file(path: Path) -> np.ndarray:
@@ -45,7 +59,7 @@ def map_file(path: Path) -> np.ndarray:
     StorageError
         If the system refuses.
     """
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    fd = open_regular(path)
     try:
         size = os.fstat(fd).st_size
         if size == 0:

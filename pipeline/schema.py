@@ -6,6 +6,8 @@ Parquet file; `pipeline/README.md` draws the whole tree.
 
 from __future__ import annotations
 
+import re
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
@@ -87,6 +89,10 @@ MAX_DIM = 1 << 20
 MAX_NUM_ROWS = 1 << 40
 
 ZARR_JSON = "zarr.json"
+NUMBER = "(0|[1-9][0-9]{0,11})"
+"""A number in a file's name as writers write it. Anything else (``007``, other alphabets' digits, a number that would
+fill the memory of who counts up to it) is none of our files."""
+_SHARD = re.compile(rf"c\.{NUMBER}(\.0)*\Z")
 
 
 def dataset_key(dataset: str) -> str:
@@ -142,6 +148,12 @@ def embedding_ledger_key(dataset: str, name: str) -> str:
 def shard_key(array: str, shard: int, ndim: int) -> str:
     """Return the key of one shard of an array (Zarr's default chunk keys with the separator ``.``: one flat folder)."""
     return f"{array}/c.{shard}" + ".0" * (ndim - 1)
+
+
+def shard_of(key: str) -> int | None:
+    """Return which shard of its array lies under a key; None where the key is no shard's."""
+    match = _SHARD.match(key.rpartition("/")[2])
+    return int(match[1]) if match else None
 
 
 def previous_key(ledger: str, array: str, shard: int, generation: int) -> str:

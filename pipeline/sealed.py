@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import CorruptDataError
+from pipeline.errors import CorruptDataError, SchemaVersionError
+from pipeline.schema import SCHEMA_VERSION
 from pipeline.shardfile import crc32c
 
 _MARK = b"crc32c:"
@@ -65,12 +66,20 @@ def unseal(data: bytes, schema: pa.Schema, *, what: str) -> tuple[pa.Table, dict
     ------
     CorruptDataError
         If the seal does not hold or the columns are others.
+    SchemaVersionError
+        If a newer version of this project wrote it.
     """
     check_seal(data, what=what)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         metadata = {k.decode(): v.decode() for k, v in (file.metadata.metadata or {}).items() if k != b"ARROW:schema"}
+        version = int(metadata.get("schema_version", SCHEMA_VERSION))
+        if version > SCHEMA_VERSION:
+            raise SchemaVersionError(
+                f"{what}: expected schema version {SCHEMA_VERSION} or older, found {version}; a newer version of this "
+                "project wrote it, so use that one"
+            )
         table = file.read().select(schema.names).cast(schema)
-    except (pa.ArrowException, KeyError, UnicodeDecodeError) as err:
+    except (pa.ArrowException, KeyError, ValueError) as err:
         raise CorruptDataError(f"{what}: expected the columns {', '.join(schema.names)}, found: {err}") from err
     return table, metadata

@@ -92,16 +92,16 @@ class DatasetCheck:
         return specs
 
     def _check_catalogue(self) -> None:
-        numbers = commit_numbers(self._backend, self._name)
-        copies = f"{schema.catalogue_prefix(self._name)}/_copies"
-        known = set(numbers) | {
-            int(key.rpartition("videos-")[2].removesuffix(".parquet"))
-            for key, _ in self._backend.list(copies, recursive=False)
-            if key.endswith(".parquet") and key.rpartition("videos-")[2].removesuffix(".parquet").isdigit()
-        }
+        copies = commit_numbers(self._backend, self._name, copies=True)
+        known = sorted({*commit_numbers(self._backend, self._name), *copies})
         whole = True
-        for number in range(max(known, default=-1) + 1):
+        for number in known:
             whole &= self._check_commit(number)
+        if known and known[-1] >= len(known):
+            gap = next(n for n, number in enumerate(known) if n != number)
+            what = f"expected numbers 0..{known[-1]}, found no number {gap}; restore it from a backup"
+            self._found("damaged catalogue", schema.catalogue_key(self._name, gap), what)
+            whole = False
         if not whole:
             return
         try:
@@ -154,11 +154,11 @@ class DatasetCheck:
             for name in self._backend.folders(f"{folder}/ledger"):
                 known |= set(list_generations(self._backend, f"{folder}/ledger/{name}"))
             for key, _ in self._backend.list(schema.geometry_key(self._name, crops), recursive=False):
-                shard = key.rpartition("/")[2].split(".")
-                if shard[0] != "c" or not shard[1].isdigit():
+                shard = schema.shard_of(key)
+                if shard is None:
                     continue
-                if int(shard[1]) in known:
-                    self._check_geometry_shard(crops, int(shard[1]))
+                if shard in known:
+                    self._check_geometry_shard(crops, shard)
                     continue
                 if self._is_live(f"{folder}/"):
                     continue  # somebody is between writing the arrays and committing them

@@ -11,12 +11,12 @@ import numpy as np
 from pipeline.arrays import read_layout, write_array_metadata
 from pipeline.backend import StorageBackend
 from pipeline.claims import Claims
-from pipeline.errors import CorruptDataError, NotFoundError, PipelineError
+from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
 from pipeline.layout import ArrayLayout
 from pipeline.ledger import Ledger, LedgerEntry, RowStatus, entry_key, list_generations, make_table
 from pipeline.locks import exclusive
 from pipeline.mapped import ShardRows, open_shard, open_shard_file
-from pipeline.schema import PENDING, previous_key, shard_key
+from pipeline.schema import PENDING, previous_key, shard_key, shard_of
 from pipeline.sets import ArraySpec, SetSpec, stored_layout
 from pipeline.shardfile import encode_shard, row_checksums
 from pipeline.verify import Problem
@@ -88,9 +88,10 @@ class SetCheck:
             self._sweep_previous(entry)
 
     def _entry(self, shard: int, generation: int) -> LedgerEntry | None:
+        """Return an entry, None where it is damaged. A storage that does not answer is no reason to drop anything."""
         try:
             return Ledger(self._backend, self._spec.ledger, {shard: generation}).entry(shard)
-        except PipelineError:
+        except (CorruptDataError, SnapshotChangedError):
             return None
 
     def _check_entry(self, entry: LedgerEntry) -> None:
@@ -248,6 +249,10 @@ class SetCheck:
                 again = replace(base, generation=generations[-1])
                 self._commit(again, statuses, opened, np.flatnonzero((base.num_valid > 0) & ~bad))
             self._backend.delete(where)
+        elif self._repair and self._num_videos is not None:  # no video of the catalogue lies in that shard
+            self._backend.delete(where)
+            self._found("damaged ledger", where, "an entry that fails its seal, of a shard without videos", "deleted")
+            return
         fixed = "replaced; the next run redoes the rows" if self._repair else ""
         self._found("damaged ledger", where, "the entry fails its seal", fixed, rows=max(lost, 0))
 
@@ -294,13 +299,13 @@ class SetCheck:
             if array.name == "geometry":
                 continue
             for key, _ in self._backend.list(array.key, recursive=False):
-                parts = key.rpartition("/")[2].split(".")
-                if parts[0] != "c" or not parts[-1].isdigit() or int(parts[1]) in known or parts[1] in claimed:
+                shard = shard_of(key)
+                if shard is None or shard in known or str(shard) in claimed:
                     continue
                 fixed = ""
                 if self._repair:
                     with exclusive(self._backend, self._spec.ledger):
-                        if int(parts[1]) not in list_generations(self._backend, self._spec.ledger):
+                        if shard not in list_generations(self._backend, self._spec.ledger):
                             self._backend.delete(key)
                             fixed = "deleted"
                 self._found("orphan", key, "a shard without a ledger entry: its writer was killed", fixed)
