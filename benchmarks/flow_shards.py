@@ -117,7 +117,7 @@ def main() -> None:
         world.deploy(job)
         world.start_worker(job)
         options = {"shards_per_task": arguments.shards_per_task}
-        run_id = world.start_run(world.deployment("extract/extract"), options=options)
+        run_id = world.start_run(world.deployment("extract/extract"), job, options=options)
         process = flow_process(job)
         server_before = _server_mib(world)
         started = time.perf_counter()

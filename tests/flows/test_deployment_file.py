@@ -97,3 +97,5 @@ def test_scaled_out_servers_share_what_one_server_has_and_only_one_process_runs_
     whole = base["environment"] | scaled["prefect-server"]["environment"]
     for name in ("prefect-api", "prefect-services", "migrate"):
         assert scaled[name]["environment"] == whole, name
+    # Two servers that meet an empty database both register its block types, and one of them fails.
+    assert scaled["prefect-api"]["depends_on"] == {"prefect-server": {"condition": "service_healthy"}}

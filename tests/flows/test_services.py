@@ -27,8 +27,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.xdist_group("se
 
 @pytest.fixture
 def running(world: World, job: Job) -> Iterator[tuple[World, Any]]:
-    """A deployed world with a worker whose environment points at this test's job."""
-    world.deploy(job)
+    """A deployed world with a worker whose environment points at this test's job; runs are given its recipe."""
+    if not world.is_deployed:
+        world.deploy(job)
     world.start_worker(job)
     yield world, world.deployment("pipeline/nightly-append")
     world.kill_worker(job)
@@ -47,7 +48,7 @@ def statuses(job: Job) -> set[str]:
 def test_the_prefect_page_shows_forms_and_artifacts(running, job: Job, browser: Browser, tmp_path: Path) -> None:
     world, deployment = running
     (job.data / "a" / "text.mp4").write_text("this is no video")
-    run_id = world.start_run(deployment)
+    run_id = world.start_run(deployment, job)
     world.wait_for(run_id, "Completed", timeout_s=240)
     site = world.api_url.removesuffix("/api")
     shots = Path(os.environ.get("SCALE_SCREENSHOTS", tmp_path))
@@ -143,14 +144,14 @@ def test_real_clips_by_schedule_and_the_next_run_extracts_only_new_ones(
 def test_a_worker_killed_midway_is_noticed_and_the_next_run_finishes(running, job: Job) -> None:
     world, deployment = running
     job.add_videos("x", [150] * 12)
-    run_id = world.start_run(deployment, stages=["catalog", "extract"])
+    run_id = world.start_run(deployment, job, stages=["catalog", "extract"])
     wait_until(lambda: ledger_entries(job), timeout_s=120, what="the first committed shard")
     world.kill_worker(job)
     committed = ledger_entries(job)
     crashed = world.wait_for(run_id, "Crashed", timeout_s=5 * HEARTBEAT_S)
     assert "heartbeat" in crashed.state.message
     world.start_worker(job)
-    again = world.start_run(deployment, stages=["catalog", "extract"])
+    again = world.start_run(deployment, job, stages=["catalog", "extract"])
     world.wait_for(again, "Completed", timeout_s=180)
     assert statuses(job) == {"ok"}
     assert {name: ledger_entries(job)[name] for name in committed} == committed  # nothing was computed again
@@ -166,8 +167,9 @@ def test_three_ways_to_run_a_stage_again_and_each_does_only_what_is_missing(runn
     assert len(by_hand) == 4  # two crop sets
     # The stage's deployment, which fails: the weights are gone for a moment.
     program.rename(tmp_path / "away.pt2")
+    deployed = ["prefect", "deployment", "run", "extract/extract", "-p", f"recipe={job.recipe}"]
     shards = json.dumps({"shards": [0, 1]})
-    world.call(["prefect", "deployment", "run", "extract/extract", "-p", f"options={shards}"], job)
+    world.call([*deployed, "-p", f"options={shards}"], job)
     run_id = world.runs(world.deployment("extract/extract"))[-1].id
     failed = world.wait_for(run_id, "Failed", timeout_s=120)
     assert "own.pt2" in failed.state.message
@@ -178,7 +180,7 @@ def test_three_ways_to_run_a_stage_again_and_each_does_only_what_is_missing(runn
     assert world.wait_for(run_id, "Completed", timeout_s=120).run_count == 2
     retried = ledger_entries(job)
     assert len(retried) == 6
-    world.call(["prefect", "deployment", "run", "extract/extract"], job)
+    world.call(deployed, job)
     last = world.runs(world.deployment("extract/extract"))[-1].id
     world.wait_for(last, "Completed", timeout_s=120)
     assert statuses(job) == {"ok"}
@@ -191,7 +193,7 @@ def test_a_failed_pipeline_is_retried_and_stages_that_were_done_do_nothing(runni
     world, deployment = running
     program = own_weights(job, tmp_path)
     program.rename(tmp_path / "away.pt2")
-    run_id = world.start_run(deployment)
+    run_id = world.start_run(deployment, job)
     world.wait_for(run_id, "Failed", timeout_s=120)
     (tmp_path / "away.pt2").rename(program)
     catalogue = FeatureStore.open(str(job.store)).dataset("set").videos
@@ -206,7 +208,7 @@ def test_a_failed_pipeline_is_retried_and_stages_that_were_done_do_nothing(runni
 def test_a_cancelled_run_leaves_the_store_clean_and_the_next_one_does_not_wait(running, job: Job) -> None:
     world, deployment = running
     job.add_videos("x", [150] * 12)
-    run_id = world.start_run(deployment, stages=["catalog", "extract"], options={"shards_per_task": 1})
+    run_id = world.start_run(deployment, job, stages=["catalog", "extract"], options={"shards_per_task": 1})
     wait_until(lambda: ledger_entries(job), timeout_s=120, what="the first committed shard")
     world.call(["prefect", "flow-run", "cancel", str(run_id)], job)
     world.wait_for(run_id, "Cancelled", timeout_s=90)
@@ -223,7 +225,7 @@ def test_a_cancelled_run_leaves_the_store_clean_and_the_next_one_does_not_wait(r
 
 def test_two_triggers_at_once_one_waits(running, job: Job) -> None:
     world, deployment = running
-    ids = [world.start_run(deployment) for _ in range(2)]
+    ids = [world.start_run(deployment, job) for _ in range(2)]
     finished = [world.wait_for(run_id, "Completed", timeout_s=240) for run_id in ids]
     first, second = sorted(finished, key=lambda run: run.start_time)
     assert second.start_time >= first.end_time
@@ -232,12 +234,12 @@ def test_two_triggers_at_once_one_waits(running, job: Job) -> None:
 def test_postgres_restarted_under_a_running_flow(running, job: Job) -> None:
     world, deployment = running
     job.add_videos("y", [120] * 8)
-    run_id = world.start_run(deployment, stages=["catalog", "extract"])
+    run_id = world.start_run(deployment, job, stages=["catalog", "extract"])
     wait_until(lambda: ledger_entries(job), timeout_s=120, what="the first committed shard")
     world.database.control("restart", "-m", "fast")
     run = world.wait_for(run_id, "Completed", "Failed", "Crashed", timeout_s=240)
     if run.state_name != "Completed":  # the run may lose its database; then the next one takes over
-        again = world.start_run(deployment, stages=["catalog", "extract"])
+        again = world.start_run(deployment, job, stages=["catalog", "extract"])
         world.wait_for(again, "Completed", timeout_s=240)
     assert statuses(job) == {"ok"}
 
@@ -245,7 +247,7 @@ def test_postgres_restarted_under_a_running_flow(running, job: Job) -> None:
 def test_extraction_on_the_dask_services(running, job: Job) -> None:
     world, deployment = running
     address = world.start_dask(job)
-    run_id = world.start_run(deployment, stages=["catalog", "extract"], options={"dask": address})
+    run_id = world.start_run(deployment, job, stages=["catalog", "extract"], options={"dask": address})
     world.wait_for(run_id, "Completed", timeout_s=180)
     assert statuses(job) == {"ok"}
     assert len(ledger_entries(job)) == 12

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from pipeline import FeatureStore
 from tests.flows.conftest import Job
-from tests.support.prefect_world import World, running_world
+from tests.support.prefect_world import SECRETS, World, running_world
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.xdist_group("services"), pytest.mark.timeout(600)]
 
@@ -46,6 +47,14 @@ def test_a_schedule_starts_the_pipeline_and_the_next_one_extracts_only_new_video
     assert {run.state_name for run in runs} == {"Completed"}
 
 
-def test_the_server_alone_runs_no_services(scaled: World) -> None:
-    assert "scheduler" not in scaled.services.log("prefect-server").lower()
+def test_any_server_takes_a_run_and_all_of_them_see_it(scaled: World, job: Job) -> None:
+    scaled.deploy(job)
+    other = SyncPrefectClient(scaled.second_api_url, auth_string=SECRETS["PREFECT_AUTH"])
+    with other, scaled.client() as client:
+        deployment = other.read_deployment_by_name("catalog/catalog")
+        run = other.create_flow_run_from_deployment(deployment.id)
+        assert client.read_flow_run(run.id).name == run.name
+    # The scheduler works in a process of its own: no server speaks of it.
+    for name in ("prefect-server", "prefect-api"):
+        assert "scheduler" not in scaled.services.log(name).lower()
     assert scaled.services.processes["prefect-services"].poll() is None

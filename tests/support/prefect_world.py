@@ -59,6 +59,8 @@ class World:
         self.api_url = f"http://127.0.0.1:{port}/api"
         redis, dask = str(free_port()), str(free_port())
         self.dask_address = f"tcp://127.0.0.1:{dask}"
+        self.second_api_url = ""
+        """Of the second server, where there are several."""
         self.rewrite = {
             "@postgres:5432": f"@127.0.0.1:{database.port}",
             "http://prefect-server:4200": f"http://127.0.0.1:{port}",
@@ -71,11 +73,13 @@ class World:
             "4200": str(port),
         }
         self.variables = {**SECRETS, "SCALE_STORE": str(folder / "store")}
+        self.is_deployed = False
         plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         quick = {
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
             "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "5",
+            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
             "OMP_NUM_THREADS": "1",
@@ -94,6 +98,12 @@ class World:
             self.start("prefect-services")
         self.start("prefect-server")
         wait_until(lambda: is_healthy(self.api_url), timeout_s=90, what="an answer of the Prefect server")
+        if len(self.files) > 1:  # as the compose file says, after the first one
+            port = str(free_port())
+            more = compose_service("prefect-api", self.variables, {**self.rewrite, "4200": port}, self.files)
+            self.services.start("prefect-api", more)
+            self.second_api_url = f"http://127.0.0.1:{port}/api"
+            wait_until(lambda: is_healthy(self.second_api_url), timeout_s=90, what="an answer of the second server")
 
     def client_environment(self, name: str, job: Job) -> dict[str, str]:
         environment = compose_service(name, self.variables, self.rewrite, self.files).environment
@@ -115,7 +125,9 @@ class World:
         return done.stdout
 
     def deploy(self, job: Job) -> str:
-        return self.call(compose_service("bootstrap", self.variables, self.rewrite, self.files).command, job)
+        said = self.call(compose_service("bootstrap", self.variables, self.rewrite, self.files).command, job)
+        self.is_deployed = True
+        return said
 
     def start_worker(self, job: Job, **more: str) -> None:
         self.start("worker-extract", **self.client_environment("worker-extract", job) | more)
@@ -142,9 +154,10 @@ class World:
         with self.client() as client:
             return client.read_deployment_by_name(name)
 
-    def start_run(self, deployment: Any, **parameters: Any) -> UUID:
+    def start_run(self, deployment: Any, job: Job, **parameters: Any) -> UUID:
+        given = {"recipe": str(job.recipe), **parameters}
         with self.client() as client:
-            return client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=Scheduled()).id
+            return client.create_flow_run_from_deployment(deployment.id, parameters=given, state=Scheduled()).id
 
     def runs(self, deployment: Any) -> list[Any]:
         with self.client() as client:
