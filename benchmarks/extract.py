@@ -1,6 +1,6 @@
 """Extraction against the plain way, against the bare network, and its memory from 20 to 200 videos.
 
-    python -m benchmarks.extract --data ../shared/data [--videos 48] [--memory]
+    python -m benchmarks.extract --data ../shared/data [--videos 48] [--memory] [--device cuda]
 
 All figures come from one run of this program: the plain way opens and decodes
 a video for every crop and runs the eager float32 network on one video at a
@@ -25,23 +25,27 @@ import numpy as np
 from benchmarks._table import write_results
 
 NUM_CROPS = 16
+DECODED_BYTES = 4 << 30
+"""Of frames that are decoded beforehand, at most."""
+CROPS = {
+    "x3d_xs": {"num_frames": 4, "stride": 12, "size_px": 160, "short_side_px": [182, 228]},
+    "slow_r50": {"num_frames": 16, "stride": 4, "size_px": 224, "short_side_px": [256, 320]},
+}
 
 
-def recipe(num_videos_glob: list[str], name: str = "bench"):
+def recipe(videos: list[str], model: str = "x3d_xs", num_crops: int = NUM_CROPS, precision: str = "float16"):
     from pipeline.recipe import parse_recipe
 
     return parse_recipe(
         {
-            "name": name,
-            "dataset": {"name": "bench", "videos": num_videos_glob, "shard_rows": 32},
-            "crops": {
-                "train16": {
-                    "policy": "random", "num_crops": NUM_CROPS, "num_frames": 4, "stride": 12, "size_px": 160,
-                    "short_side_px": [182, 228],
-                }
-            },
+            "name": "bench",
+            "dataset": {"name": "bench", "videos": videos, "shard_rows": 32},
+            "crops": {"train16": {"policy": "random", "num_crops": num_crops, **CROPS[model]}},
             "backbones": {
-                "x3d_xs": {"kind": "pytorchvideo", "model": "x3d_xs", "weights": {"random": 0}, "dtype": "float32"}
+                model: {
+                    "kind": "pytorchvideo", "model": model, "weights": {"random": 0}, "dtype": "float32",
+                    "precision": precision,
+                }
             },
         }
     )  # fmt: skip
@@ -59,15 +63,15 @@ def link_videos(source: Path, folder: Path, count: int) -> list[str]:
     return names
 
 
-def run_pipeline(folder: Path, store_path: Path, *, warm: bool = True):
+def run_pipeline(folder: Path, store_path: Path, spec=None, device: str = "cpu", *, warm: bool = True):
     """Extract once with the network compiled beforehand; return the seconds of the run, the report and the store."""
     from extract import plan_catalog, plan_extract, run_catalog, run_extract
     from extract.backbones import load_backbone, optimise
     from pipeline import FeatureStore
     from pipeline.settings import Settings
 
-    settings = Settings(data=folder)
-    spec = recipe(["*.avi"])
+    settings = Settings(data=folder, device=device)
+    spec = spec or recipe(["*.avi"])
     store = FeatureStore.create(str(store_path))
     run_catalog(plan_catalog(spec, store, settings), store, settings)
     kept = {}
@@ -76,18 +80,56 @@ def run_pipeline(folder: Path, store_path: Path, *, warm: bool = True):
         import torch
 
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # extraction runs single-threaded streams
-        backbone = load_backbone(spec.backbones["x3d_xs"], settings, "cpu")
-        optimise(backbone, (2, 3, 4, 160, 160), 1_000_000, lambda e: notes.append(e.text))
+        if device == "cpu":
+            torch.set_num_threads(1)  # extraction runs single-threaded streams
+        ((name, backbone_spec),) = spec.backbones.items()
+        kept[name] = load_backbone(backbone_spec, settings, device)
+        batch, shape = batch_of(spec, device)
+        optimise(kept[name], (min(batch, 2), *shape), 1_000_000, lambda e: notes.append(e.text))
+        kept[name](torch.rand(batch, *shape, device=device))
         torch.set_num_threads(threads)
-        kept["x3d_xs"] = backbone
     plan = plan_extract(spec, store, settings)
     started = time.perf_counter()
     report = run_extract(plan, store, settings, backbones=kept or None)
     return time.perf_counter() - started, report, store, kept, notes
 
 
-def run_plain(folder: Path, store, num_videos: int):
+def run_decoded(folder: Path, store, spec, device: str, kept):
+    """Extract the same videos into a store of their own, with frames that lie decoded in memory."""
+    from benchmarks._decoded_source import DecodedSource
+    from extract import plan_catalog, plan_extract, run_catalog, run_extract
+    from pipeline import FeatureStore
+    from pipeline.settings import Settings
+
+    settings = Settings(data=folder, device=device)
+    paths, num_bytes = [], 0
+    for video in store.dataset("bench").videos.to_pylist():
+        num_bytes += video["num_frames"] * video["width"] * video["height"] * 3
+        if paths and num_bytes > DECODED_BYTES:
+            break
+        paths.append(folder / video["video_id"])
+    few = spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"videos": [path.name for path in paths]})})
+    other = FeatureStore.create(store.url + "-decoded")
+    run_catalog(plan_catalog(few, other, settings), other, settings)
+    plan = plan_extract(few, other, settings)
+    source = DecodedSource(paths)
+    started = time.perf_counter()
+    report = run_extract(plan, other, settings, backbones=kept, source=source)
+    return report.did["crops"] / (time.perf_counter() - started), len(paths)
+
+
+def batch_of(spec, device: str) -> tuple[int, tuple[int, ...]]:
+    """Crops a batch that extraction would take, and the shape of a crop."""
+    from extract.encode import Encoder
+    from extract.targets import ViewSpec
+
+    policy = spec.crops["train16"]
+    view = ViewSpec(policy.num_frames, policy.size_px, False)
+    batch = Encoder([], {})._batch_size(view, device.split(":")[0])
+    return batch, (3, policy.num_frames, policy.size_px, policy.size_px)
+
+
+def run_plain(folder: Path, store, num_videos: int, spec):
     """Open and decode per crop, eager float32 as the zoo builds it, one video at a time."""
     import torch
 
@@ -100,10 +142,10 @@ def run_plain(folder: Path, store, num_videos: int):
     from pipeline.settings import Settings
 
     settings = Settings(data=folder)
-    spec = recipe(["*.avi"])
-    target = _target(spec, "train16", "x3d_xs", settings)
-    info, path = _describe(spec.backbones["x3d_xs"], settings)
-    network = _build(spec.backbones["x3d_xs"], info, path).eval()
+    ((name, backbone),) = spec.backbones.items()
+    target = _target(spec, "train16", name, settings)
+    info, path = _describe(backbone, settings)
+    network = _build(backbone, info, path).eval()
     ds = store.dataset("bench")
     videos = ds.videos.to_pylist()[:num_videos]
     features = []
@@ -124,31 +166,36 @@ def run_plain(folder: Path, store, num_videos: int):
     return seconds, np.stack(features)
 
 
-def bare_rate(backbone, seconds: float = 15.0) -> float:
-    """Crops a second of the same network on batches that lie ready, in as many streams as there are cores."""
+def bare_rate(backbone, batch: int, shape: tuple[int, ...], seconds: float = 15.0) -> float:
+    """Crops a second of the same network on batches that lie ready on its device, in as many streams as are used."""
     import torch
 
     from extract.memory import keep_freed_memory
 
-    counts: list[int] = []
+    counts: list[float] = []
+    on_cpu = backbone.device.type == "cpu"
 
     def work() -> None:
-        torch.set_num_threads(1)
-        keep_freed_memory()
-        clips = torch.rand(2, 4, 160, 160, 3).permute(0, 4, 1, 2, 3)
-        backbone(clips)
-        done, end = 0, time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            backbone(clips)
-            done += len(clips)
-        counts.append(done)
+        if on_cpu:
+            torch.set_num_threads(1)
+            keep_freed_memory()
+        frames, height, width = shape[1:]
+        clips = torch.rand(batch, frames, height, width, 3, device=backbone.device).permute(0, 4, 1, 2, 3)
+        backbone(clips).cpu()
+        done, started = 0, time.perf_counter()
+        while time.perf_counter() < started + seconds:
+            for _ in range(1 if on_cpu else 8):  # the device gets work ahead
+                features = backbone(clips)
+                done += len(clips)
+            features.cpu()
+        counts.append(done / (time.perf_counter() - started))
 
-    threads = [threading.Thread(target=work) for _ in range(torch.get_num_threads())]
+    threads = [threading.Thread(target=work) for _ in range(torch.get_num_threads() if on_cpu else 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(counts) / seconds
+    return sum(counts)
 
 
 def peak_memory(source: Path, num_videos: int) -> dict[str, float]:
@@ -171,41 +218,65 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of real videos")
     parser.add_argument("--videos", type=int, default=96)
-    parser.add_argument("--plain-videos", type=int, default=12)
+    parser.add_argument("--crops", type=int, default=NUM_CROPS, help="a video")
+    parser.add_argument("--plain-videos", type=int, default=12, help="0: leave the plain way out")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--model", choices=sorted(CROPS), help="x3d_xs on a CPU, slow_r50 (16 x 224 px) on a GPU")
+    parser.add_argument("--precision", choices=("float16", "bfloat16", "float32"), default="float16", help="on a GPU")
+    parser.add_argument("--seconds", type=float, default=15.0, help="for the bare network")
     parser.add_argument("--memory", action="store_true", help="also compare peak memory of 20 and 200 videos")
+    parser.add_argument("--no-page", action="store_true", help="print only")
     options = parser.parse_args()
     source = options.data.resolve()
+    model = options.model or ("x3d_xs" if options.device == "cpu" else "slow_r50")
+    spec = recipe(["*.avi"], model, options.crops, options.precision)
+    batch, shape = batch_of(spec, options.device)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "videos"
         link_videos(source, folder, options.videos)
-        seconds, report, store, kept, notes = run_pipeline(folder, Path(scratch) / "store")
-        bare = bare_rate(kept["x3d_xs"])
-        plain_s, plain = run_plain(folder, store, options.plain_videos)
-        stored = store.dataset("bench").select(rows=np.arange(options.plain_videos)).features("train16", "x3d_xs")
-        scale = np.abs(plain).max()
-        difference = float(np.abs(np.asarray(stored.values, np.float32) - plain).max() / scale)
-    pipeline_rate = report.did["crops"] / seconds
-    plain_rate = plain.shape[0] * plain.shape[1] / plain_s
-    rows = [
-        {"what": "plain way", "crops/s": f"{plain_rate:.1f}", "ratio": "1"},
-        {"what": "extraction, decoding and writing included", "crops/s": f"{pipeline_rate:.1f}",
-         "ratio": f"{pipeline_rate / plain_rate:.2f} x plain; {pipeline_rate / bare:.2f} of bare"},
-        {"what": "bare network, batches in memory", "crops/s": f"{bare:.1f}",
-         "ratio": f"{bare / plain_rate:.2f} x plain"},
-    ]  # fmt: skip
+        seconds, report, store, kept, notes = run_pipeline(folder, Path(scratch) / "store", spec, options.device)
+        bare = bare_rate(kept[model], batch, shape, options.seconds)
+        decoded, num_decoded = run_decoded(folder, store, spec, options.device, kept)
+        plain_rate = None
+        if options.plain_videos:
+            plain_s, plain = run_plain(folder, store, options.plain_videos, spec)
+            plain_rate = plain.shape[0] * plain.shape[1] / plain_s
+            stored = store.dataset("bench").select(rows=np.arange(len(plain))).features("train16", model)
+            difference = float(np.abs(np.asarray(stored.values, np.float32) - plain).max() / np.abs(plain).max())
+            notes.append(f"features equal to {difference:.1e} of the largest value")
+
+    def row(what: str, rate: float, unit: str, *, compare: bool = True) -> dict[str, object]:
+        ratio = [f"{rate / bare:.2f} of bare"] if compare else []
+        if compare and plain_rate is not None:
+            ratio.insert(0, f"{rate / plain_rate:.2f} x plain")
+        return {"what": what, "a second": f"{rate:.1f} {unit}", "ratio": "; ".join(ratio)}
+
+    units = {"decode": "frames", "preprocess": "crops", "forward": "crops", "write": "rows"}
+    busy = report.details["rates"]["per_busy_second"]
+    rows = [] if plain_rate is None else [row("plain way", plain_rate, "crops")]
+    rows += [
+        row("extraction, decoding and writing included", report.did["crops"] / seconds, "crops"),
+        row(f"extraction, frames already decoded ({num_decoded} videos)", decoded, "crops"),
+        row("bare network, batches in memory", bare, "crops"),
+        *(row(f"{part}, alone, of a busy second", busy[part], unit, compare=False) for part, unit in units.items()),
+    ]
+    frames, size_px = shape[1], shape[2]
+    precision = "float32" if options.device == "cpu" else options.precision
     notes = [
-        f"{options.videos} clips (24 of UCF101, the rest J-HMDB), {NUM_CROPS} crops each, x3d_xs 4 x 160 px, "
-        f"random weights; plain way on the first {options.plain_videos} (the long ones)",
-        f"features equal to {difference:.1e} of the largest value",
-        f"busy: {report.details['rates']}",
+        f"{options.videos} clips (24 of UCF101, the rest J-HMDB), {options.crops} crops each, {model} {frames} x "
+        f"{size_px} px, random weights, {options.device}, {precision}, batches of {batch}; plain way on the first "
+        f"{options.plain_videos} (the long ones)",
+        f"busy: {report.details['rates']['busy_seconds']} s, summed over threads; on a GPU by its own clock",
         *notes,
     ]
     if options.memory:
         few, many = (peak_memory(source, n) for n in (20, 200))
         notes.append(f"peak memory: 20 videos {few['mib']:.0f} MiB, 200 videos {many['mib']:.0f} MiB")
-    write_results(
-        "extract", "Extraction against the plain way", rows, packages=["torch", "av", "pytorchvideo"], notes=notes
-    )
+    if options.no_page:
+        print("\n".join([*map(str, rows), *notes]))
+        return
+    page = "extract" if (options.device, model) == ("cpu", "x3d_xs") else f"extract_{options.device[:4]}_{model}"
+    write_results(page, "Extraction against the plain way", rows, packages=["torch", "av", "pytorchvideo"], notes=notes)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from extract.decode_pool import DecodePool
 from extract.encode import Encoder
-from extract.engine import Engine, OpenShard
+from extract.engine import Engine, FrameSource, OpenShard
 from extract.find_videos import resolve_video
 from extract.memory import frame_budget_bytes
 from extract.plan import ExtractPlan, ShardPlan, TargetWork, plan_extract
@@ -43,6 +43,7 @@ def run_extract(
     on_event: OnEvent = ignore,
     *,
     backbones: dict[str, Backbone] | None = None,
+    source: FrameSource | None = None,
 ) -> StageReport:
     """Compute the features of a plan and commit them, shard by shard.
 
@@ -59,6 +60,8 @@ def run_extract(
     on_event : callable, optional
     backbones : dict, optional
         Networks by name, kept by the caller between runs of the same plan; what is missing is loaded into it.
+    source : FrameSource, optional
+        What opens videos, and stays open; None: a pool of processes of this run.
 
     Returns
     -------
@@ -81,7 +84,7 @@ def run_extract(
         did = run_on_dask(plan, store, settings, on_event)
     else:
         if plan.shards:
-            with ShardRunner(plan, store, settings, on_event, rates, backbones) as runner:
+            with ShardRunner(plan, store, settings, on_event, rates, backbones, source) as runner:
                 tally = runner.run()
         did = tally.counts()
     did["shards_skipped"] = did.get("shards_skipped", 0) + plan.num_shards_done
@@ -121,6 +124,8 @@ class ShardRunner:
     rates : Rates
     backbones : dict, optional
         Networks that are loaded already; others are added.
+    source : FrameSource, optional
+        See :func:`run_extract`.
     """
 
     def __init__(
@@ -131,6 +136,7 @@ class ShardRunner:
         on_event: OnEvent,
         rates: Rates,
         backbones: dict[str, Backbone] | None = None,
+        source: FrameSource | None = None,
     ) -> None:
         import torch
 
@@ -157,7 +163,8 @@ class ShardRunner:
         self._writers = {t.label: self._open_writer(t) for t in plan.targets}
         self._handing_over: list[Any] = []
         num_workers = settings.workers or max(1, self._num_threads // 2)
-        self._source = DecodePool(num_workers, **decoder_options(settings))
+        self._pool = None if source is not None else DecodePool(num_workers, **decoder_options(settings))
+        self._source: FrameSource = source or cast(FrameSource, self._pool)
 
     def __enter__(self) -> ShardRunner:
         return self
@@ -165,7 +172,8 @@ class ShardRunner:
     def __exit__(self, *exc: object) -> None:
         for claim in self._handing_over:  # of a shard that failed between its claims and its work
             claim.release()
-        self._source.close()
+        if self._pool is not None:
+            self._pool.close()
 
     def _open_writer(self, target: ResolvedTarget) -> Any:
         self._dataset.define_crop_set(target.crops, target.policy)
