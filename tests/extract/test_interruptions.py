@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -168,6 +169,31 @@ def test_two_overlapping_runs_share_the_work(tmp_path, many, program):
     assert all(d["shards_done"] + d["shards_skipped"] == 24 for d in did)
     clean, _ = extract_all(recipe, tmp_path / "clean", Settings(data=many))
     assert_same_features(read_everything(FeatureStore.open(store.url), recipe), read_everything(clean, recipe))
+
+
+@pytest.mark.slow
+def test_overlapping_runs_that_are_killed_at_random_end_with_the_same_store(tmp_path, many, program):
+    recipe = tiny_recipe(program, shard_rows=2)
+    store = prepared(tmp_path, recipe, many)
+    rng = random.Random(0)
+    runs = [start(tmp_path, recipe, store, many, hold_s=0.4) for _ in range(3)]
+    killed = 0
+    while killed < 5:
+        k = rng.randrange(len(runs))
+        lines = [runs[k].stdout.readline() for _ in range(rng.randint(1, 4))]
+        if not lines[-1]:
+            break  # it came to its end
+        runs[k].kill()
+        runs[k].communicate()
+        killed += 1
+        runs[k] = start(tmp_path, recipe, store, many, hold_s=0.4)
+    outs = [run.communicate(timeout=200) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], outs
+    assert killed >= 2
+    reopened = FeatureStore.open(store.url)
+    assert plan_extract(recipe, reopened, Settings(data=many)).is_empty
+    clean, _ = extract_all(recipe, tmp_path / "clean", Settings(data=many))
+    assert_same_features(read_everything(reopened, recipe), read_everything(clean, recipe))
 
 
 @pytest.mark.slow
