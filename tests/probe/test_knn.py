@@ -162,3 +162,14 @@ def test_bad_settings_are_refused() -> None:
         vote_grid(found, np.ones((1, 1), bool), (1,), (0.0,))
     with pytest.raises(ShapeMismatchError, match="targets"):
         run_knn(np.eye(3), np.eye(3), np.ones((2, 1), bool))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", ["queries", "gallery"])
+def test_one_value_that_is_no_number_is_refused(bad: float, side: str) -> None:
+    arrays = {"queries": np.full((3, 8), 0.3, np.float32), "gallery": np.full((5, 8), 0.3, np.float32)}
+    assert nearest(arrays["queries"], arrays["gallery"], 2).k == 2
+    arrays[side][1, 4] = bad
+    arrays[side][2, 4] = -bad  # infinities of both signs must not cancel
+    with pytest.raises(InvalidInputError, match=f"finite {side}"):
+        nearest(arrays["queries"], arrays["gallery"], 2)
