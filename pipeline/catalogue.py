@@ -51,7 +51,7 @@ class AppendedVideos:
 
     num_new: int
     num_known: int
-    """Ids that were there already, with the same bytes."""
+    """Ids that were there already, with the same bytes. What else was given for them (labels, splits) is not taken."""
     first_row: int
     """Row of the first new video; `num_rows` before the append."""
     num_rows: int
