@@ -105,7 +105,7 @@ def own_weights(job: Job, folder: Path) -> Path:
 
 
 @pytest.mark.shared_data
-@pytest.mark.timeout(1500)  # five minutes on two quiet cores
+@pytest.mark.timeout(2000)  # five minutes on two quiet cores
 def test_real_clips_by_schedule_and_the_next_run_extracts_only_new_ones(
     world: World, shared_data: Path, tmp_path: Path
 ) -> None:
@@ -118,7 +118,7 @@ def test_real_clips_by_schedule_and_the_next_run_extracts_only_new_ones(
     world.start_worker(job, SCALE_WEIGHTS=str(shared_data / "weights"), OMP_NUM_THREADS=str(os.cpu_count()))
     try:
         deployment = world.deployment("pipeline/nightly-append")
-        world.wait_for(world.run_by_schedule(deployment).id, "Completed", timeout_s=900)
+        world.wait_for(world.run_by_schedule(deployment).id, "Completed", timeout_s=1200)
         before = ledger_entries(job)
         assert len(before) == 12  # 192 clips, in shards of 32, in two crop sets
         link_clips(source, job.data, clips)
