@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline import FeatureStore
 from pipeline.buffers import BufferRing, aligned_empty
+from pipeline.memory import map_file
 from pipeline.selection import FeatureBlock
 from tests.support.stores import CROPS, FEATURE_SET, make_store, make_values
 
@@ -67,6 +68,18 @@ def test_memory_that_nobody_sees_comes_round_again() -> None:
     assert ring.take()["values"].ctypes.data == place
     del ring  # what is lent out outlives the ring
     other["values"][:] = 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, (5 << 20) + 123])
+def test_a_map_is_the_file_and_outlives_its_name(tmp_path: Path, size: int) -> None:
+    """Small ones, and those that ask for huge pages."""
+    content = np.random.default_rng(0).bytes(size)
+    path = tmp_path / "f"
+    path.write_bytes(content)
+    mapped = map_file(path)
+    path.unlink()
+    assert mapped.tobytes() == content
+    assert not mapped.flags.writeable
 
 
 @pytest.fixture(scope="module")
