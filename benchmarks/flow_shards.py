@@ -1,6 +1,6 @@
 """A thousand shards through one flow on a real server: memory over time, and how quickly the page is answered.
 
-python -m benchmarks.flow_shards      (about 5 minutes on 2 cores; needs PostgreSQL)
+python -m benchmarks.flow_shards      (needs PostgreSQL)
 
 Videos of twelve frames, a shard each, through a tiny network: the work is nearly all bookkeeping. Beside the run a
 reader asks the API what the run's page asks, every few seconds, and afterwards again.
@@ -156,7 +156,7 @@ def main() -> None:
         f"Memory and requests every {EVERY_S:.0f} s, {len(memory)} times; requests: median (largest) in milliseconds.",
         f"{arguments.shards_per_task} shards a task; cores {os.cpu_count()}, threads of the network 1.",
     ]
-    write_results("flow_shards", "A thousand shards through one flow", rows, packages=["prefect"], notes=notes)
+    write_results("flow_shards", f"{arguments.shards} shards through one flow", rows, packages=["prefect"], notes=notes)
 
 
 def _mean(samples: list[tuple[float, float]], first: float, last: float) -> float:

@@ -1,7 +1,7 @@
 """What Prefect costs: one recipe by the command line, and by a schedule through server, Postgres and a worker.
 
-python -m benchmarks.flows --data DATA/jhmdb12      (about 6 minutes on 2 cores; needs PostgreSQL)
-python -m benchmarks.flows --data DATA/jhmdb12 --clips-per-class 18 --rounds 1      (all clips; about 8 minutes)
+python -m benchmarks.flows --data DATA/jhmdb12      (60 clips, two rounds; needs PostgreSQL)
+python -m benchmarks.flows --data DATA/jhmdb12 --clips-per-class 18 --rounds 1      (all clips)
 
 Both ways do the same work with the same threads, each round on fresh stores, in turns. A scheduled run counts from
 the moment it is due to its end, so that waiting for the worker and starting the process are part of the price.

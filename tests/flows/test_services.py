@@ -105,7 +105,7 @@ def own_weights(job: Job, folder: Path) -> Path:
 
 
 @pytest.mark.shared_data
-@pytest.mark.timeout(2000)  # five minutes on two quiet cores
+@pytest.mark.timeout(2000)  # most of it is extraction, which shares the cores with whatever else runs
 def test_real_clips_by_schedule_and_the_next_run_extracts_only_new_ones(
     world: World, shared_data: Path, tmp_path: Path
 ) -> None:
