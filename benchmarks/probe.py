@@ -35,7 +35,8 @@ from tests.support.stores import make_store
 K = 20
 CHUNK = 128
 CHECKED_QUERIES = 64
-TURNS = 4
+QUERIES_PER_TURN = 5000
+"""A scan of a few hundred queries is slower for each of them."""
 FOLDS = 5
 """Of `GridSpec.holdout_fraction`."""
 
@@ -62,7 +63,9 @@ def bench_knn(num_queries: int, num_rows: int, dim: int) -> dict[str, object]:
     seconds = baseline = 0.0
     ours: list[np.ndarray] = []
     theirs: list[np.ndarray] = []
-    for part in np.array_split(queries, TURNS):  # in turns, so that a busy minute does not decide
+    for part in np.array_split(
+        queries, max(1, num_queries // QUERIES_PER_TURN)
+    ):  # in turns, so that a busy minute does not decide
         taken, found = timed(partial(nearest, part, gallery, K))
         seconds, ours = seconds + taken, [*ours, found.index_QK]
         taken, found = timed(partial(torch_knn, part, gallery, K))
