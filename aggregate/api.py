@@ -66,7 +66,7 @@ def train(
     features : Tensor or ndarray
         (N, V, D) of any real type; float16 stays so until a batch is made, anything else becomes float32.
     raw_geometry : Tensor or ndarray
-        (N, V, 9), `pipeline.schema.GEOMETRY_COLUMNS`: seconds and source pixels.
+        (N, V, 9), `pipeline.storage.schema.GEOMETRY_COLUMNS`: seconds and source pixels.
     valid : optional
         (N, V) bool; None: all.
     video_ids, group_ids : optional

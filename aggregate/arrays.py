@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InvalidInputError, ShapeMismatchError
-from pipeline.schema import GEOMETRY_COLUMNS
+from pipeline.storage.schema import GEOMETRY_COLUMNS
 
 Array = Tensor | np.ndarray
 """What the verbs of `aggregate` take; nested lists of numbers serve as well."""

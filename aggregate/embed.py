@@ -73,7 +73,7 @@ def embed(
     features : Tensor or ndarray
         (N, V, D).
     raw_geometry : Tensor or ndarray
-        (N, V, 9), `pipeline.schema.GEOMETRY_COLUMNS`.
+        (N, V, 9), `pipeline.storage.schema.GEOMETRY_COLUMNS`.
     valid : optional
         (N, V) bool; None: all.
     frame_size_px : optional

@@ -10,10 +10,10 @@ from aggregate.embed import Readout
 from aggregate.train_plan import WAITS_FOR_EXTRACT, WAITS_FOR_TRAIN, plan_train
 from pipeline.errors import NotFoundError
 from pipeline.fingerprint import fingerprint
-from pipeline.ledger import Ledger
 from pipeline.recipe import EmbedSpec, Recipe, TrainSpec
-from pipeline.schema import embedding_ledger_key, feature_ledger_key
 from pipeline.settings import Settings
+from pipeline.storage.schema import embedding_ledger_key, feature_ledger_key
+from pipeline.store.ledger import Ledger
 
 if TYPE_CHECKING:
     from pipeline import Dataset, FeatureStore

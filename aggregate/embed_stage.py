@@ -20,12 +20,12 @@ from aggregate.whitening import Whitening, fit_whitening
 from pipeline.errors import AlreadyExistsError, NotFoundError
 from pipeline.events import Note, OnEvent, Progress, ShardFinished, StageFinished, StageStarted, ignore
 from pipeline.fingerprint import fingerprint
-from pipeline.ledger import Ledger, RowStatus
 from pipeline.recipe import TrainSpec
 from pipeline.reports import SkippedVideo, StageReport
-from pipeline.schema import PENDING, embedding_ledger_key
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
+from pipeline.storage.schema import PENDING, embedding_ledger_key
+from pipeline.store.ledger import Ledger, RowStatus
 
 if TYPE_CHECKING:
     from pipeline import Dataset, EmbeddingWriter, FeatureStore, ShardTask

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aggregate.arrays import Array, as_tensor
 from pipeline.errors import ShapeMismatchError
-from pipeline.schema import GEOMETRY_COLUMNS
+from pipeline.storage.schema import GEOMETRY_COLUMNS
 
 MODEL_COLUMNS = ("flip", "h0", "w0", "h1", "w1", "t0", "t1")
 """Columns of the 7-vector, in the order of the released code."""
@@ -66,7 +66,7 @@ def derive_geometry(
     Parameters
     ----------
     raw : Tensor or ndarray
-        (..., V, 9) float; columns `pipeline.schema.GEOMETRY_COLUMNS`: seconds and source pixels.
+        (..., V, 9) float; columns `pipeline.storage.schema.GEOMETRY_COLUMNS`: seconds and source pixels.
     valid : Tensor or ndarray
         (..., V) bool.
     frame : {"per_video", "absolute"}

@@ -38,7 +38,7 @@ class CropData:
     features : Tensor
         (N, W, D) float16 or float32.
     raw_geometry : Tensor
-        (N, W, 9) float32, `pipeline.schema.GEOMETRY_COLUMNS`.
+        (N, W, 9) float32, `pipeline.storage.schema.GEOMETRY_COLUMNS`.
     valid : Tensor
         (N, W) bool.
     video_ids, group_ids : Tensor

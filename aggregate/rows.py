@@ -17,8 +17,8 @@ from aggregate.arrays import as_tensor
 from aggregate.loader import BatchSource, CropData, ResidentSource, StreamSource
 from pipeline.errors import NoDataError
 from pipeline.recipe import TrainSpec
-from pipeline.schema import GEOMETRY_COLUMNS
 from pipeline.status import VideoStatus
+from pipeline.storage.schema import GEOMETRY_COLUMNS
 
 if TYPE_CHECKING:
     from pipeline import Dataset, FeatureBlock, Selection

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.decode import DecodedFrames, open_reader
-from extract.inspect import VideoInfo
+from extract.decoding.decode import DecodedFrames, open_reader
+from extract.decoding.inspect import VideoInfo
 
 
 class DecodedReader:

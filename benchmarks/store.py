@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks._table import write_results
 from pipeline import FeatureStore, RowStatus
+from pipeline.reading.selection import FeatureBlock
 from pipeline.recipe import RandomPolicy
-from pipeline.selection import FeatureBlock
 
 V, D, BATCH, NUM_BATCHES = 16, 768, 512, 32
 CROPS, FEATURES = "train16", "bench"
@@ -213,7 +213,11 @@ def latencies(folder: Path, num_videos: int) -> list[dict[str, object]]:
     reset = "t=time.perf_counter()\n"
     cases = [
         ("import pipeline", "import time; t=time.perf_counter(); import pipeline\n" + end, 0.5),
-        ("open store, pin dataset (imports done)", head + "import pipeline.dataset\n" + reset + opened + end, 0.2),
+        (
+            "open store, pin dataset (imports done)",
+            head + "import pipeline.store.dataset\n" + reset + opened + end,
+            0.2,
+        ),
         ("open store, pin dataset, imports included", head + opened + end, None),
         ("features of one video by id, first in the process", head + opened + reset + sel + end, None),
         ("features of one video by id, another shard", head + opened + sel + reset + again + end, 0.005),

@@ -17,8 +17,8 @@ _WHERE = {
     "run_extract": "extract.stage",
     "audit": "extract.auditing",
     "draw_crops": "extract.crops",
-    "pick_frames": "extract.frame_picking",
-    "open_reader": "extract.decode",
+    "pick_frames": "extract.decoding.frame_picking",
+    "open_reader": "extract.decoding.decode",
     "load_backbone": "extract.backbones",
     "describe_backbone": "extract.backbones",
 }

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from extract.colour import draw_colours
 from extract.crops import draw_crops, facts_of
-from extract.decode_pool import DecodePool
+from extract.decoding.colour import draw_colours
+from extract.decoding.decode_pool import DecodePool
+from extract.decoding.frame_picking import pick_frames, predecessors
 from extract.find_videos import resolve_video
-from extract.frame_picking import pick_frames, predecessors
 from extract.preprocess import cut_crop, normalise
 from extract.streams import apply_stream
 from extract.targets import ResolvedTarget, resolve_targets

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from extract.annotations import Annotation, annotate
+from extract.decoding.inspect import VideoInfo
 from extract.find_videos import ListedVideo, list_videos
-from extract.inspect import VideoInfo
 from extract.probe_videos import hash_videos, probe_videos
 from pipeline.errors import VideoChangedError
 from pipeline.events import Note, OnEvent, Progress, StageFinished, StageStarted, VideoFailed, ignore
 from pipeline.recipe import Recipe
 from pipeline.recipe.dataset import DatasetSpec
 from pipeline.reports import SkippedVideo, StageReport
-from pipeline.schema import CATALOGUE_SCHEMA
 from pipeline.settings import Settings
+from pipeline.storage.schema import CATALOGUE_SCHEMA
 
 if TYPE_CHECKING:
     from pipeline import FeatureStore

@@ -29,7 +29,7 @@ class VideoCrops:
     Attributes
     ----------
     geometry : ndarray of shape (V, 9), float32
-        Columns of :data:`pipeline.schema.GEOMETRY_COLUMNS`: times in seconds
+        Columns of :data:`pipeline.storage.schema.GEOMETRY_COLUMNS`: times in seconds
         after the first frame, whole source pixels (after rotation), flip 0 or
         1, signed stride in steps of 1/target_fps (or of frames), first frame.
         Zeros where nothing is planned.

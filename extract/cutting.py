@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from extract.colour import draw_colours
+from extract.decoding.colour import draw_colours
 from extract.encode import CropItem, Encoder
 from extract.preprocess import cut_crop
 from extract.rates import Rates

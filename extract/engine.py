@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from extract.cutting import encode_video
-from extract.decode import VideoReader
+from extract.decoding.decode import VideoReader
 from extract.encode import Encoder
 from extract.memory import DEFAULT_MEMORY_BYTES, ByteBudget, keep_freed_memory
 from extract.orderly_end import ThreadGroup, finish, stop_before_exit

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from extract.image_sequence import IMAGE_SUFFIXES, is_image_sequence
+from extract.decoding.image_sequence import IMAGE_SUFFIXES, is_image_sequence
 from extract.manifest import is_manifest, read_manifest
 from pipeline.errors import ManifestError, NoDataError
 from pipeline.recipe.dataset import DatasetSpec

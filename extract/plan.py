@@ -13,9 +13,9 @@ from extract.versions import decoder_identity
 from pipeline.errors import InvalidInputError, NotFoundError
 from pipeline.fingerprint import check_same, fingerprint
 from pipeline.recipe import Recipe
-from pipeline.schema import PENDING
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
+from pipeline.storage.schema import PENDING
 
 if TYPE_CHECKING:
     from pipeline import FeatureStore

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from extract.colour import ColourDraw, augment_colours
+from extract.decoding.colour import ColourDraw, augment_colours
 
 if TYPE_CHECKING:
     import torch

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from extract.decode_pool import DecodePool, num_cores
-from extract.inspect import VideoInfo
+from extract.decoding.decode_pool import DecodePool, num_cores
+from extract.decoding.inspect import VideoInfo
 
 
 def probe_videos(paths: Sequence[Path], *, workers: int = 0, image_fps: float = 30.0) -> Iterator[VideoInfo]:
-    """Yield what :func:`extract.inspect.inspect_video` finds in each video, in order, with its sha256.
+    """Yield what :func:`extract.decoding.inspect.inspect_video` finds in each video, in order, with its sha256.
 
     Parameters
     ----------

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from extract.container import check_readable
 from extract.crops import VideoCrops, draw_crops, facts_of
+from extract.decoding.container import check_readable
 from extract.targets import ResolvedTarget
 from extract.video_job import CropRequest, PickedCrops, VideoFrames, VideoJob, failed_video
 from pipeline.errors import VideoError
 from pipeline.status import VideoStatus
 
 if TYPE_CHECKING:
-    from pipeline.ledger import RowStatus
+    from pipeline.store.ledger import RowStatus
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -158,7 +158,7 @@ class VideoWork:
 
     def finish(self) -> None:
         """Write geometry and status of this row into its shards; all features are there."""
-        from pipeline.ledger import RowStatus
+        from pipeline.store.ledger import RowStatus
 
         outcome = self._outcome
         assert outcome is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from extract.decode import VideoReader, open_reader
+from extract.decoding.decode import VideoReader, open_reader
 
 
 class DirectSource:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from extract.decode_pool import DecodePool
+from extract.decoding.decode_pool import DecodePool
 from extract.encode import Encoder
 from extract.engine import Engine, FrameSource, OpenShard
 from extract.find_videos import resolve_video

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from extract.decode import open_reader
+from extract.decoding.decode import open_reader
 from extract.find_videos import resolve_video
 from pipeline.errors import VideoError
 

@@ -11,7 +11,7 @@ from pipeline.settings import Settings
 
 def decoder_identity(settings: Settings) -> dict[str, str]:
     """Return name, version and device of the decoder that a run here would use: part of every fingerprint."""
-    from extract.decode import PYAV_VERSION
+    from extract.decoding.decode import PYAV_VERSION
 
     if settings.decoder == "pyav":
         return {"name": "pyav", "version": PYAV_VERSION, "device": "cpu"}
@@ -26,7 +26,7 @@ def decoder_identity(settings: Settings) -> dict[str, str]:
 
 
 def decoder_options(settings: Settings) -> dict[str, Any]:
-    """Return what :func:`extract.decode.open_reader` is given for the decoder that the settings name."""
+    """Return what :func:`extract.decoding.decode.open_reader` is given for the decoder that the settings name."""
     name, _, device = settings.decoder.partition("-")
     return {"decoder": name, "device": device or "cpu"}
 

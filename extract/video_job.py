@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from extract.decode import DecodedFrames, VideoReader
-from extract.frame_picking import pick_frames, predecessors
+from extract.decoding.decode import DecodedFrames, VideoReader
+from extract.decoding.frame_picking import pick_frames, predecessors
 from pipeline.errors import VideoError
 from pipeline.recipe.crops import CropPolicyBase
 from pipeline.status import VideoStatus

@@ -34,7 +34,7 @@ def verify(where: Where = Where(), repair: Repair = False) -> dict[str, Any]:
 @task(name="verify-store")
 def check_store(where: Where, repair: bool) -> dict[str, Any]:
     """Verify, leave the table as an artifact, and return the verdict."""
-    from pipeline.verify import verify_store
+    from pipeline.verify.verify_store import verify_store
 
     store = FeatureStore.open(where.settings().store, mode="a" if repair else "r")
     report = verify_store(store, repair=repair)

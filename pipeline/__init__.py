@@ -9,25 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.catalogue import AppendedVideos
-    from pipeline.dataset import Dataset
-    from pipeline.ledger import LedgerEntry, RowStatus
-    from pipeline.selection import EmbeddingBlock, FeatureBlock, Selection
-    from pipeline.store import FeatureStore
-    from pipeline.writer import EmbeddingWriter, FeatureWriter, ShardTask
+    from pipeline.reading.selection import EmbeddingBlock, FeatureBlock, Selection
+    from pipeline.store.catalogue import AppendedVideos
+    from pipeline.store.dataset import Dataset
+    from pipeline.store.feature_store import FeatureStore
+    from pipeline.store.ledger import LedgerEntry, RowStatus
+    from pipeline.store.writer import EmbeddingWriter, FeatureWriter, ShardTask
 
 _PLACES = {
-    "AppendedVideos": "catalogue",
-    "Dataset": "dataset",
-    "EmbeddingBlock": "selection",
-    "EmbeddingWriter": "writer",
-    "FeatureBlock": "selection",
-    "FeatureStore": "store",
-    "FeatureWriter": "writer",
-    "LedgerEntry": "ledger",
-    "RowStatus": "ledger",
-    "Selection": "selection",
-    "ShardTask": "writer",
+    "AppendedVideos": "store.catalogue",
+    "Dataset": "store.dataset",
+    "EmbeddingBlock": "reading.selection",
+    "EmbeddingWriter": "store.writer",
+    "FeatureBlock": "reading.selection",
+    "FeatureStore": "store.feature_store",
+    "FeatureWriter": "store.writer",
+    "LedgerEntry": "store.ledger",
+    "RowStatus": "store.ledger",
+    "Selection": "reading.selection",
+    "ShardTask": "store.writer",
 }
 
 __all__ = [

@@ -210,7 +210,7 @@ def _holds_arrays(out: Path) -> bool:
 
 
 def _write(selection: Any, out: Path, features: tuple[str, str] | None) -> None:
-    from pipeline.export import write_features, write_table
+    from pipeline.exchange.export import write_features, write_table
 
     if features is None:
         write_table(selection.videos, out)
@@ -229,7 +229,7 @@ def sql(
     """Run a read-only SQL query."""
     table = FeatureStore.open(store).sql(statement)
     if out is not None:
-        from pipeline.export import write_table
+        from pipeline.exchange.export import write_table
 
         write_table(table, out)
         console.err.print(f"wrote {table.num_rows} rows to {out}", markup=False)
@@ -255,7 +255,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check every byte of a store against its ledger."""
-    from pipeline.verify import verify_store
+    from pipeline.verify.verify_store import verify_store
 
     opened = FeatureStore.open(store, mode="a" if repair else "r")
     report = verify_store(opened, datasets=[dataset] if dataset else None, repair=repair)

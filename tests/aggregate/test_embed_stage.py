@@ -9,7 +9,7 @@ import aggregate
 from aggregate.models import load_model
 from aggregate.stage import plan_embed, plan_train, run_embed, run_train
 from pipeline.events import Note
-from pipeline.schema import PENDING
+from pipeline.storage.schema import PENDING
 from tests.support.stores import fill, video_table
 from tests.support.toy_training import HERE, recipe, run_all, toy
 

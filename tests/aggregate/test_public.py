@@ -34,7 +34,7 @@ def test_a_notebook_does_not_pay_for_the_store():
         "print(sorted(m for m in ('zarr', 'duckdb', 'pyarrow', 'prefect', 'faiss', 'av') if m in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    # pipeline.schema speaks Arrow; nothing heavier may come along
+    # pipeline.storage.schema speaks Arrow; nothing heavier may come along
     assert eval(done.stdout) in ([], ["pyarrow"])
 
 

@@ -26,7 +26,7 @@ EMBEDS = ({"crops": "train16"}, {"crops": "train16", "name": "white", "readout":
 def no_room(monkeypatch):
     """Neither the device nor the host holds the selection: shards come in blocks, from the store, every epoch."""
     monkeypatch.setattr("aggregate.rows.free_bytes", lambda device: 1000)
-    monkeypatch.setattr("pipeline.batches._memory_bytes", lambda: 1000)
+    monkeypatch.setattr("pipeline.reading.batches._memory_bytes", lambda: 1000)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_batches_that_were_done_are_not_read_again(tmp_path, remote, no_room, mo
     store, spec = toy(remote), recipe(batch_size=4).train
     source = make_source(store.dataset("toy"), np.arange(16), spec, torch.device("cpu"))
     asked = []
-    from pipeline.selection import Selection
+    from pipeline.reading.selection import Selection
 
     original = Selection.batches
 

@@ -182,11 +182,11 @@ def test_broken_features_stop_training_and_leave_no_model(tmp_path):
             )
             self.values[5, 0, 0] = np.nan
 
-    import pipeline.selection
+    import pipeline.reading.selection
 
-    original = pipeline.selection.Selection.features
+    original = pipeline.reading.selection.Selection.features
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.selection.Selection, "features", lambda self, *a: Poisoned(original(self, *a)))
+        patch.setattr(pipeline.reading.selection.Selection, "features", lambda self, *a: Poisoned(original(self, *a)))
         with pytest.raises(TrainingError, match=r"rows 5\)"):
             run_train(plan_train(chosen, store, HERE), store, HERE)
     assert store.dataset("toy").artifacts("models") == []

@@ -13,7 +13,7 @@ from extract.crop_policies.intervals import interval_quantile, paired_starts
 from extract.crops import draw_crops, facts_of
 from extract.draws import Draws
 from pipeline.recipe import CropPolicy
-from pipeline.schema import GEOMETRY_COLUMNS
+from pipeline.storage.schema import GEOMETRY_COLUMNS
 
 PARSE = TypeAdapter(CropPolicy).validate_python
 POLICIES = [

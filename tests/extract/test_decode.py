@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract import scan
-from extract.decode import MIN_FRAMES_SAVED, PyavReader, open_reader
+from extract.decoding import scan
+from extract.decoding.decode import MIN_FRAMES_SAVED, PyavReader, open_reader
 from pipeline.errors import InvalidInputError, ShapeMismatchError, VideoError
 from tests.support.videos import (
     frame_number,

@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
-from extract import decode_pool
-from extract.decode import open_reader
-from extract.decode_pool import DecodePool
+from extract.decoding import decode_pool
+from extract.decoding.decode import open_reader
+from extract.decoding.decode_pool import DecodePool
 from pipeline.errors import InvalidInputError, VideoError
 from tests.support.videos import frame_number, numbered_frames, write_video
 
@@ -215,7 +215,7 @@ def test_more_frames_than_memory_are_refused_with_the_sum(video: Path) -> None:
 def test_a_worker_does_not_outlive_its_parent(named) -> None:
     script = (
         "import sys, numpy as np\n"
-        "from extract.decode_pool import DecodePool\n"
+        "from extract.decoding.decode_pool import DecodePool\n"
         f"pool = DecodePool(1, opener={BAD!r})\n"
         "reader = pool.open_reader(sys.argv[1])\n"
         "print('open', flush=True)\n"
@@ -237,7 +237,7 @@ def test_a_worker_does_not_outlive_its_parent(named) -> None:
 def test_a_script_without_a_main_guard_can_use_a_pool(video: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from extract.decode_pool import DecodePool\n"
+        "from extract.decoding.decode_pool import DecodePool\n"
         f"with DecodePool(1) as pool:\n    print(pool.inspect({str(video)!r}).num_frames)\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -247,7 +247,7 @@ def test_a_script_without_a_main_guard_can_use_a_pool(video: Path, tmp_path: Pat
 
 def test_workers_do_not_pay_for_torch() -> None:
     heavy = ("torch", "zarr", "duckdb", "pyarrow", "prefect")
-    code = f"import sys, extract.decode_worker; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, extract.decoding.decode_worker; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"
 

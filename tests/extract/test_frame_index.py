@@ -6,7 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract.frame_index import MISSING, PacketTable, index_from_frames, index_from_packets, sample_frame_indices
+from extract.decoding.frame_index import (
+    MISSING,
+    PacketTable,
+    index_from_frames,
+    index_from_packets,
+    sample_frame_indices,
+)
 
 ascending_times = st.lists(st.integers(1, 40), min_size=0, max_size=30).map(
     lambda steps: np.concatenate([[0], np.cumsum(steps)]) / 100

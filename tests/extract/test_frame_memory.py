@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from extract.frame_memory import BufferOrder, FrameMemory, MappedBuffers
+from extract.decoding.frame_memory import BufferOrder, FrameMemory, MappedBuffers
 
 MIB = 1 << 20
 

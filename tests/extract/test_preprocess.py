@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from extract.colour import ColourDraw, augment_colours, draw_colours
+from extract.decoding.colour import ColourDraw, augment_colours, draw_colours
 from extract.preprocess import _slice, cut_crop, normalise
 from extract.streams import apply_stream
 from extract.upload import FrameUploader

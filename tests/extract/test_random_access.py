@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from extract.random_access import is_torn, length_field_bytes, starts_cleanly
+from extract.decoding.random_access import is_torn, length_field_bytes, starts_cleanly
 
 
 def nal(kind: int, num_bytes: int = 6, length_bytes: int = 4) -> bytes:

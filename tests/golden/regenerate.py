@@ -16,7 +16,7 @@ sys.path.insert(0, str(FOLDER.parents[1]))
 
 
 def main() -> None:
-    from pipeline.schema import SCHEMA_VERSION
+    from pipeline.storage.schema import SCHEMA_VERSION
     from tests.support.stores import fill, fill_embeddings, make_store, video_table
 
     folder = FOLDER / f"store_v{SCHEMA_VERSION}"

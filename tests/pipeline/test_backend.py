@@ -16,8 +16,6 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.backend import StorageBackend, check_key, open_backend
-from pipeline.backend_local import LocalBackend
 from pipeline.errors import (
     AlreadyExistsError,
     InvalidInputError,
@@ -27,6 +25,8 @@ from pipeline.errors import (
     StorageError,
     UnsafeNameError,
 )
+from pipeline.storage.backend import StorageBackend, check_key, open_backend
+from pipeline.storage.backend_local import LocalBackend
 from tests.support.faults import ACTIONS, FaultPlan, FaultyLocalBackend
 
 UNSAFE_KEYS = ["", "..", ".", "../a", "a/../b", "/etc/passwd", "a//b", "a/", "a\\b", "a/./b", "a\0b", "a\nb", "//x"]

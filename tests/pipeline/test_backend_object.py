@@ -6,9 +6,7 @@ import os
 
 import pytest
 
-import pipeline.backend_object as backend_object
-from pipeline.backend import open_backend
-from pipeline.backend_object import ObjectBackend
+import pipeline.storage.backend_object as backend_object
 from pipeline.errors import (
     AlreadyExistsError,
     CredentialsError,
@@ -17,6 +15,8 @@ from pipeline.errors import (
     StoreNotFoundError,
     UnsafeStorageError,
 )
+from pipeline.storage.backend import open_backend
+from pipeline.storage.backend_object import ObjectBackend
 from tests.support.s3 import S3Server, stub_server
 
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import FeatureStore
-from pipeline.batches import plan_blocks
 from pipeline.errors import CorruptDataError, InvalidInputError, ShapeMismatchError
-from pipeline.layout import default_chunk_rows, shard_range, split_by_shard
-from pipeline.selection import FeatureBlock
+from pipeline.reading.batches import plan_blocks
+from pipeline.reading.selection import FeatureBlock
+from pipeline.storage.layout import default_chunk_rows, shard_range, split_by_shard
 from tests.support.stores import CROPS, FEATURE_SET, make_store, make_values
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import FeatureStore
 from pipeline.errors import InvalidInputError, NoDataError, NotFoundError
-from pipeline.export import write_features, write_npz, write_table
+from pipeline.exchange.export import write_features, write_npz, write_table
 from tests.support.toy_stores import CROPS, FEATURES, extract, make_store, videos
 
 

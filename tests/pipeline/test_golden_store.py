@@ -11,8 +11,8 @@ import pytest
 
 from pipeline import FeatureStore
 from pipeline.errors import SchemaVersionError
-from pipeline.schema import SCHEMA_VERSION
-from pipeline.verify import verify_store
+from pipeline.storage.schema import SCHEMA_VERSION
+from pipeline.verify.verify_store import verify_store
 from tests.support.stores import CROPS, FEATURE_SET, fill, make_geometry, make_values
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import FeatureStore
-from pipeline.backend_local import Disk, LocalBackend
 from pipeline.errors import (
     ConflictError,
     CorruptDataError,
@@ -27,9 +26,10 @@ from pipeline.errors import (
     StorageError,
 )
 from pipeline.recipe import RandomPolicy
-from pipeline.schema import SCHEMA_VERSION, shard_of
-from pipeline.sealed import seal
-from pipeline.verify import verify_store
+from pipeline.storage.backend_local import Disk, LocalBackend
+from pipeline.storage.schema import SCHEMA_VERSION, shard_of
+from pipeline.storage.sealed import seal
+from pipeline.verify.verify_store import verify_store
 from tests.support.stores import CROPS, FEATURE_SET, fill, make_store, make_values, video_table
 
 LEDGER = f"toy/crops/{CROPS}/ledger/{FEATURE_SET}"

@@ -10,7 +10,7 @@ import pytest
 from pipeline import FeatureStore
 from pipeline.errors import InvalidInputError, NotFoundError, PipelineError, ShapeMismatchError
 from pipeline.recipe.crops import ImportedPolicy
-from pipeline.schema import GEOMETRY_COLUMNS
+from pipeline.storage.schema import GEOMETRY_COLUMNS
 
 N, V, D = 7, 5, 8
 ARGUMENTS = {"prefix": "k400", "model": "svt", "variant": "lin", "num_videos": N, "num_crops": V, "dim": D}
@@ -165,7 +165,7 @@ def test_the_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_killed_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values, _, _ = write_files(tmp_path)
     store = FeatureStore.create(tmp_path / "store")
-    from pipeline.writer import FeatureWriter
+    from pipeline.store.writer import FeatureWriter
 
     original = FeatureWriter.write
     calls = []

@@ -11,12 +11,12 @@ import pytest
 import zarr
 
 from pipeline import FeatureStore
-from pipeline.backend_local import LocalBackend
-from pipeline.layout import ArrayLayout
-from pipeline.ledger import Ledger, entry_key
-from pipeline.mapped import chunks_hold, open_shard_file
-from pipeline.shardfile import encode_shard, parse_index
-from pipeline.verify import verify_store
+from pipeline.reading.mapped import chunks_hold, open_shard_file
+from pipeline.storage.backend_local import LocalBackend
+from pipeline.storage.layout import ArrayLayout
+from pipeline.storage.shardfile import encode_shard, parse_index
+from pipeline.store.ledger import Ledger, entry_key
+from pipeline.verify.verify_store import verify_store
 from tests.support.stores import CROPS, FEATURE_SET, fill, make_store, make_values, video_table
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import CorruptDataError, QueryError
-from pipeline.schema import CATALOGUE_SCHEMA
-from pipeline.sql import SqlTable, run_query, select_rows
+from pipeline.query.sql import SqlTable, run_query, select_rows
+from pipeline.storage.schema import CATALOGUE_SCHEMA
 from tests.support.s3 import stub_server
 
 ROOT = Path(__file__).parents[2]
@@ -197,7 +197,7 @@ def test_queries_cannot_leave_the_tables(
 
 def test_duckdb_itself_is_fenced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second fence alone: what a query could do if it got past the parser."""
-    monkeypatch.setattr("pipeline.sql._check_select", lambda query: None)
+    monkeypatch.setattr("pipeline.query.sql._check_select", lambda query: None)
     (tmp_path / "secret.csv").write_text("a\nTOPSECRET\n")
     monkeypatch.chdir(tmp_path)
     with stub_server("none") as (address, server):

@@ -30,7 +30,7 @@ from pipeline.errors import (
     VideoChangedError,
 )
 from pipeline.recipe import GridPolicy, RandomPolicy
-from pipeline.verify import verify_store
+from pipeline.verify.verify_store import verify_store
 from tests.support.stores import (
     CROPS,
     FEATURE_SET,
@@ -333,8 +333,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_an_expired_claim_is_taken_over_by_exactly_one(tmp_path: Path) -> None:
-    from pipeline.backend import open_backend
-    from pipeline.claims import Claims
+    from pipeline.storage.backend import open_backend
+    from pipeline.storage.claims import Claims
 
     now = [1000.0]
     claims = Claims(open_backend(tmp_path), "claims", clock=lambda: now[0])

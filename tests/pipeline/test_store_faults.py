@@ -18,7 +18,7 @@ import pytest
 
 from pipeline import FeatureStore
 from pipeline.errors import CorruptDataError, FormatError, PipelineError, SnapshotChangedError
-from pipeline.verify import verify_store
+from pipeline.verify.verify_store import verify_store
 from tests.support.faults import FaultPlan, FaultyLocalBackend
 from tests.support.stores import CROPS, FEATURE_SET, fill, make_store, make_values, video_table
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pipeline import FeatureStore, RowStatus
 from pipeline.errors import PipelineError, SnapshotChangedError
 from pipeline.recipe import RandomPolicy
-from pipeline.verify import verify_store
+from pipeline.verify.verify_store import verify_store
 from tests.support.faults import FaultPlan, FaultyLocalBackend
 from tests.support.stores import make_geometry, make_values, video_table
 

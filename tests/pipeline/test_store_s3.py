@@ -17,7 +17,6 @@ import zarr
 from zarr.storage import ObjectStore
 
 from pipeline import FeatureStore
-from pipeline.backend import open_backend
 from pipeline.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -29,7 +28,8 @@ from pipeline.errors import (
     StoreNotFoundError,
     UnsafeStorageError,
 )
-from pipeline.verify import verify_store
+from pipeline.storage.backend import open_backend
+from pipeline.verify.verify_store import verify_store
 from tests.support.faults import FaultPlan, FaultyBackend
 from tests.support.s3 import S3Server, stub_server
 from tests.support.toy_stores import (
@@ -143,7 +143,7 @@ def test_addresses_that_lead_nowhere(url: str, monkeypatch: pytest.MonkeyPatch) 
 def test_a_service_that_loses_commits_is_not_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
     with stub_server("ignores-condition") as (address, server):
         address.use(monkeypatch)
-        monkeypatch.setattr("pipeline.backend_object._probed", set())
+        monkeypatch.setattr("pipeline.storage.backend_object._probed", set())
         with pytest.raises(UnsafeStorageError):
             FeatureStore.create("s3://b/store")
         assert server.objects == {}
@@ -195,7 +195,7 @@ import sys
 from tests.support.faults import FaultPlan, FaultyBackend
 from tests.support.toy_stores import extract
 from pipeline import FeatureStore
-from pipeline.backend import open_backend
+from pipeline.storage.backend import open_backend
 at = int(sys.argv[2])
 plan = FaultPlan(at=None if at < 0 else at, action="kill", kinds=("put", "create"))
 backend = FaultyBackend(open_backend(sys.argv[1]), plan)

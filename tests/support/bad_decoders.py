@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from extract import heartbeat
-from extract.decode import DecodedFrames, PyavReader, open_reader
+from extract.decoding import heartbeat
+from extract.decoding.decode import DecodedFrames, PyavReader, open_reader
 
 
 class BadReader(PyavReader):

@@ -22,9 +22,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pipeline.backend import BytesLike, StorageBackend
-from pipeline.backend_local import Disk, LocalBackend
 from pipeline.errors import StorageError
+from pipeline.storage.backend import BytesLike, StorageBackend
+from pipeline.storage.backend_local import Disk, LocalBackend
 
 STEPS = ("write", "fsync", "replace", "link", "unlink", "put", "create", "delete")
 ACTIONS = ("fail", "tear", "late", "kill")

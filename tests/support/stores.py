@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline import EmbeddingWriter, FeatureStore, RowStatus
 from pipeline.recipe import RandomPolicy
-from pipeline.schema import GEOMETRY_COLUMNS
+from pipeline.storage.schema import GEOMETRY_COLUMNS
 
 CROPS = "train16"
 FEATURE_SET = "fake"

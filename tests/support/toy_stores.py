@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import FeatureStore, RowStatus
-from pipeline.backend import StorageBackend
-from pipeline.dataset import Dataset
 from pipeline.recipe import GridPolicy, RandomPolicy
 from pipeline.recipe.crops import CropPolicyBase
-from pipeline.schema import GEOMETRY_COLUMNS
+from pipeline.storage.backend import StorageBackend
+from pipeline.storage.schema import GEOMETRY_COLUMNS
+from pipeline.store.dataset import Dataset
 
 CROPS = "train4"
 FEATURES = "toy"

@@ -1,0 +1,159 @@
+"""Results of queries as files for other tools: tables as Parquet or CSV, features as NPZ or HDF5."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from pipeline.errors import InvalidInputError
+from pipeline.storage.schema import GEOMETRY_COLUMNS
+from pipeline.storage.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from pipeline.reading.selection import FeatureBlock, Selection
+
+TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
+FEATURE_SUFFIXES = (".npz", ".h5", ".hdf5")
+
+
+def write_table(table: pa.Table, path: str | Path) -> Path:
+    """Write a table; the format follows the suffix: ``.parquet``, ``.csv`` or ``.jsonl``.
+
+    In CSV, lists and maps become JSON text; nulls are empty and texts are quoted.
+
+    Raises
+    ------
+    InvalidInputError
+        If the suffix is another one.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise InvalidInputError(f"expected a file name that ends in {', '.join(TABLE_SUFFIXES)}, found {path.name!r}")
+    with whole_file(path) as temporary:
+        if suffix == ".parquet":
+            pq.write_table(table, temporary)
+        elif suffix == ".csv":
+            pa_csv.write_csv(_flat(table), temporary)
+        else:
+            with temporary.open("w", encoding="utf-8") as file:
+                for batch in table.to_batches(1024):
+                    for row in batch.to_pylist():
+                        file.write(json.dumps(row, default=str, ensure_ascii=False) + "\n")
+    return path
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    columns = []
+    for column in table.columns:
+        if pa.types.is_nested(column.type):
+            texts = [
+                None if value is None else json.dumps(_plain(value), default=str, ensure_ascii=False)
+                for value in column.to_pylist()
+            ]
+            column = pa.array(texts, pa.string())
+        columns.append(column)
+    return pa.table(columns, names=table.column_names)
+
+
+def _plain(value: Any) -> Any:
+    """Return Arrow's list of pairs, which is how a map comes out, as a dict."""
+    is_map = isinstance(value, list) and value and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
+    return dict(value) if is_map else value
+
+
+def write_features(selection: Selection, path: str | Path, crops: str, feature_set: str) -> Path:
+    """Write the features of a selection; the format follows the suffix: ``.npz``, ``.h5`` or ``.hdf5``.
+
+    Raises
+    ------
+    InvalidInputError
+        If the suffix is another one.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".npz":
+        return write_npz(selection, path, crops, feature_set)
+    if suffix in FEATURE_SUFFIXES:
+        from pipeline.exchange.hdf5 import export_hdf5
+
+        return export_hdf5(selection, path, crops, feature_set)
+    raise InvalidInputError(
+        f"expected a file name that ends in {', '.join(FEATURE_SUFFIXES)}, found {Path(path).name!r}"
+    )
+
+
+def write_npz(selection: Selection, path: str | Path, crops: str, feature_set: str) -> Path:
+    """Write ``values``, ``valid``, ``geometry``, ``row``, ``video_id``, ``label`` and ``provenance`` (JSON) as NPZ.
+
+    ``numpy.load(path)`` opens it without pickle. Memory stays that of one shard, however large the selection.
+    """
+    path = Path(path)
+    info = selection.dataset.feature_info(crops, feature_set)
+    n, num_crops, dim = len(selection), info.num_crops, info.dim
+    videos = selection.videos
+    with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        arrays: dict[str, tuple[tuple[int, ...], Any, Callable[[FeatureBlock], np.ndarray]]] = {
+            "values": ((n, num_crops, dim), np.dtype(info.dtype), lambda block: block.values),
+            "valid": ((n, num_crops), np.dtype(bool), lambda block: block.valid),
+            "geometry": ((n, num_crops, len(GEOMETRY_COLUMNS)), np.dtype(np.float32), lambda block: block.geometry),
+        }
+        for name, (shape, dtype, part) in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                _write_header(file, shape, dtype)
+                for block in shard_blocks(selection, crops, feature_set):
+                    file.write(np.ascontiguousarray(part(block)).data.cast("B"))
+        small = {
+            "row": selection.rows,
+            "video_id": text_array(videos["video_id"]),
+            "label": text_array(videos["label"]),
+            "geometry_columns": np.array(GEOMETRY_COLUMNS),
+            "provenance": np.array(json.dumps(provenance(selection, crops, feature_set), ensure_ascii=False)),
+        }
+        for name, array in small.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    return path
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(file, header)
+
+
+def text_array(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a text column as a fixed-width NumPy array; nulls become empty."""
+    texts = ["" if value is None else value for value in column.to_pylist()]
+    return np.array(texts, dtype=np.str_) if texts else np.empty(0, "<U1")
+
+
+def shard_blocks(selection: Selection, crops: str, feature_set: str) -> Iterator[FeatureBlock]:
+    """Yield the features of a selection in row order, a shard's worth at a time."""
+    if not len(selection):
+        return
+    size = selection.dataset.shard_rows
+    yield from selection.batches(crops, feature_set, batch_size=size, shuffle=False)
+
+
+def provenance(selection: Selection, crops: str, feature_set: str) -> dict[str, Any]:
+    """Return where exported features came from, JSON-like."""
+    dataset = selection.dataset
+    info = dataset.feature_info(crops, feature_set)
+    return {
+        "dataset": dataset.name,
+        "crops": crops,
+        "crop_policy": dataset.crop_policy(crops).model_dump(mode="json"),
+        "feature_set": feature_set,
+        "fingerprint": info.fingerprint,
+        "fingerprint_id": info.fingerprint_id,
+        "snapshot": dataset.snapshot(crops, feature_set),
+        "recipe": info.recipe,
+        "geometry_columns": list(GEOMETRY_COLUMNS),
+    }

@@ -1,0 +1,1 @@
+"""Features out of a store: selections, mapped shards, batches."""

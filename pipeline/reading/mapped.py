@@ -1,0 +1,213 @@
+"""One shard of one array, readable in place: mapped (local), fetched whole (object store) or decoded by zarr (foreign).
+
+An uncompressed shard with chunks of one row is a plain strided array once it is mapped: rows of `row_bytes`, a
+checksum and padding between them. Reading a range is then a view, and a random minibatch copies each row once, from
+the page cache into the caller's buffer.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import CorruptDataError, NotFoundError
+from pipeline.storage.backend import StorageBackend
+from pipeline.storage.layout import ArrayLayout, shard_range
+from pipeline.storage.memory import map_file
+from pipeline.storage.schema import shard_key
+from pipeline.storage.shardfile import crc32c, parse_index
+
+MAX_FOREIGN_CHUNK_BYTES = 1 << 30
+"""Largest chunk of a foreign array that is decoded."""
+COPY_ROW_BYTES = 2048
+"""Rows of at least this size are copied one by one; below it numpy's own gather is faster (measured)."""
+
+
+class ShardRows:
+    """The rows of one shard that are there, without copying them.
+
+    Parameters
+    ----------
+    pieces : list of ndarray
+        Views of shape (chunk_rows, *row_shape), or one view of the whole shard.
+    rows_per_piece : int
+        Rows of every piece (the last may hold fewer).
+    num_bytes : int
+        Memory that this object keeps (0 when mapped).
+    """
+
+    def __init__(self, pieces: list[np.ndarray], rows_per_piece: int, num_bytes: int = 0) -> None:
+        self._pieces = pieces
+        self._rows_per_piece = rows_per_piece
+        self.num_bytes = num_bytes
+        self.num_rows = sum(len(piece) for piece in pieces)
+
+    def memory(self) -> list[memoryview]:
+        """Return the bytes of every piece, from its first row to the end of its last."""
+        views = []
+        for piece in self._pieces:
+            span = (len(piece) - 1) * piece.strides[0] // piece.itemsize + piece[0].size
+            flat = np.lib.stride_tricks.as_strided(piece, (span,), (piece.itemsize,), writeable=False)
+            views.append(flat.view(np.uint8).data)
+        return views
+
+    def locate(self, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where rows lie in :meth:`memory`: the piece of each, and its first byte therein."""
+        piece, inside = np.divmod(local, self._rows_per_piece)
+        return piece, inside * self._pieces[0].strides[0]
+
+    def row(self, local: int) -> np.ndarray:
+        """Return one row as a view."""
+        piece, inside = divmod(local, self._rows_per_piece)
+        return self._pieces[piece][inside]
+
+    def view(self, start: int, stop: int) -> np.ndarray | None:
+        """Return rows ``[start, stop)`` as one view, or None where they lie in several chunks."""
+        first, last = start // self._rows_per_piece, (stop - 1) // self._rows_per_piece
+        if first != last:
+            return None
+        base = first * self._rows_per_piece
+        return self._pieces[first][start - base : stop - base]
+
+    def gather(self, local: np.ndarray, out: np.ndarray) -> None:
+        """Copy rows into `out`.
+
+        Parameters
+        ----------
+        local : ndarray of shape (n,), int64
+            Row numbers inside the shard.
+        out : ndarray of shape (n, *row_shape)
+            Written in full.
+        """
+        n = len(local)
+        if n > 1 and local[-1] - local[0] == n - 1 and (np.diff(local) == 1).all():
+            view = self.view(int(local[0]), int(local[-1]) + 1)
+            if view is not None:
+                out[:] = view
+                return
+        if len(self._pieces) == 1:
+            piece = self._pieces[0]
+            row_bytes = piece.strides[0]
+            if row_bytes < COPY_ROW_BYTES or n > 64:
+                if piece.flags.c_contiguous and out.flags.c_contiguous:
+                    np.take(piece, local, axis=0, out=out, mode="clip")  # "clip": or numpy buffers the whole output
+                    return
+                if row_bytes < COPY_ROW_BYTES:
+                    out[:] = piece[local]
+                    return
+            for i, k in enumerate(local.tolist()):
+                out[i] = piece[k]
+            return
+        for i, k in enumerate(local.tolist()):
+            out[i] = self.row(k)
+
+
+def open_shard(
+    backend: StorageBackend, array: str, layout: ArrayLayout | None, shard: int, expected: ArrayLayout
+) -> ShardRows:
+    """Open one shard of an array.
+
+    Parameters
+    ----------
+    array : str
+        Key of the array's folder.
+    layout : ArrayLayout or None
+        None: let zarr decode it.
+    expected : ArrayLayout
+        How this version would write it: what the rows of any other form must look like.
+
+    Raises
+    ------
+    NotFoundError
+        If the shard is not there.
+    CorruptDataError
+        If it is torn or its index does not hold.
+    """
+    if layout is None:
+        return _decode_with_zarr(backend, array, shard, expected)
+    return open_shard_file(backend, shard_key(array, shard, layout.ndim), layout)
+
+
+def open_shard_file(backend: StorageBackend, key: str, layout: ArrayLayout) -> ShardRows:
+    """Open a shard by its key; see :func:`open_shard`."""
+    path = backend.local_path(key)
+    if path is None:
+        data = np.frombuffer(backend.read(key), np.uint8)
+        kept = data.size
+    else:
+        try:
+            data = map_file(path)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise NotFoundError(f"expected the shard {key} in {backend.url}, found no such file") from None
+        kept = 0
+    tail = data[max(data.size - layout.index_bytes, 0) :].tobytes()
+    offsets = parse_index(tail, layout, data.size, what=key)
+    absent = np.flatnonzero(offsets < 0)
+    used = int(absent[0]) if absent.size else len(offsets)
+    if (offsets[used:] >= 0).any():
+        raise CorruptDataError(f"{key}: expected chunks without gaps, found chunk {used} absent")
+    body = layout.chunk_rows * layout.row_bytes
+    step = int(offsets[1] - offsets[0]) if used > 1 else layout.chunk_step
+    if layout.chunk_rows == 1 and used and step > 0 and (offsets[:used] == offsets[0] + np.arange(used) * step).all():
+        rows = np.ndarray(
+            (used, *layout.row_shape),
+            layout.dtype,
+            buffer=data,
+            offset=int(offsets[0]),
+            strides=(step, *_inner_strides(layout)),
+        )
+        return ShardRows([rows], layout.shard_rows, kept)
+    shape = (layout.chunk_rows, *layout.row_shape)
+    pieces = [data[o : o + body].view(layout.dtype).reshape(shape) for o in offsets[:used].tolist()]
+    return ShardRows(pieces, layout.chunk_rows, kept)
+
+
+def chunks_hold(backend: StorageBackend, key: str, layout: ArrayLayout) -> bool:
+    """Return whether every chunk of a shard matches the crc32c that Zarr keeps behind it, with zeros between them."""
+    data = backend.read(key)
+    end = len(data) - layout.index_bytes
+    offsets = parse_index(data[max(end, 0) :], layout, len(data), what=key)
+    covered = 0
+    for start in sorted(offsets[offsets >= 0].tolist()):
+        stop = start + layout.chunk_bytes
+        expected = int.from_bytes(data[stop - 4 : stop], "little")
+        if any(data[covered:start]) or crc32c(data[start : stop - 4]) != expected:
+            return False
+        covered = stop
+    return not any(data[covered:end])
+
+
+def _inner_strides(layout: ArrayLayout) -> tuple[int, ...]:
+    strides, step = [], layout.dtype.itemsize
+    for n in reversed(layout.row_shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+def _decode_with_zarr(backend: StorageBackend, array: str, shard: int, expected: ArrayLayout) -> ShardRows:
+    """Read one shard's worth of rows of an array in any form that zarr reads: compressed, or cut in another way."""
+    import zarr
+    from zarr.errors import BaseZarrError
+
+    store: Any = backend.zarr_store(read_only=True)
+    try:
+        node = zarr.open_array(store, path=array, mode="r")
+        found = (tuple(node.shape[1:]), node.dtype.newbyteorder("="))
+        if found != (expected.row_shape, expected.dtype.newbyteorder("=")):
+            raise CorruptDataError(
+                f"{array}: expected rows {expected.row_shape} {expected.dtype}, found {found[0]} {found[1]}"
+            )
+        if prod(node.chunks) * node.dtype.itemsize > MAX_FOREIGN_CHUNK_BYTES:
+            raise CorruptDataError(
+                f"{array}: expected chunks of at most {MAX_FOREIGN_CHUNK_BYTES} bytes, found {node.chunks}; "
+                "the metadata is damaged or forged"
+            )
+        start, stop = shard_range(shard, expected.shard_rows, int(node.shape[0]))
+        rows = np.ascontiguousarray(node[start:stop])
+    except (ValueError, TypeError, KeyError, RuntimeError, OSError, BaseZarrError) as err:
+        raise CorruptDataError(f"{array}: expected shard {shard} to decode, found: {err}") from err
+    rows.flags.writeable = False
+    return ShardRows([rows], expected.shard_rows, rows.nbytes)

@@ -1,0 +1,352 @@
+"""A dataset of the store: its catalogue, crop sets, feature sets, embedding sets and artifacts, at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import ConflictError, CorruptDataError, InvalidInputError, NotFoundError
+from pipeline.fingerprint import check_same
+from pipeline.fingerprint import fingerprint as hash_of
+from pipeline.names import check_name
+from pipeline.reading.reader import SetReader
+from pipeline.reading.selection import Selection, check_rows
+from pipeline.storage import schema
+from pipeline.storage.layout import num_shards
+from pipeline.store.artifacts import Artifact, list_artifacts, load_artifact, save_artifact
+from pipeline.store.catalogue import AppendedVideos, Catalogue
+from pipeline.store.guard import ForkGuard
+from pipeline.store.ledger import Ledger
+from pipeline.store.new_sets import drop_embedding_set, open_or_create_set
+from pipeline.store.pinned_sets import PinnedSets
+from pipeline.store.progress import embedding_set_info, feature_set_info, snapshot_id, status_table
+from pipeline.store.sets import (
+    EmbeddingSetInfo,
+    FeatureSetInfo,
+    embedding_set_spec,
+    feature_set_spec,
+    open_embedding_set,
+    open_feature_set,
+)
+
+if TYPE_CHECKING:
+    from pipeline.recipe.crops import CropPolicy, CropPolicyBase
+    from pipeline.store.feature_store import FeatureStore
+    from pipeline.store.writer import EmbeddingWriter, FeatureWriter
+
+
+class Dataset:
+    """A handle that pins what it sees: the catalogue and every ledger as they stood when it was made.
+
+    Made by :meth:`FeatureStore.dataset`; :meth:`refresh` gives one that sees the present.
+    """
+
+    def __init__(self, store: FeatureStore, name: str, shard_rows: int) -> None:
+        self._store = store
+        self.backend = self._backend = store.backend
+        self._guard = ForkGuard()
+        self.name = name
+        self.shard_rows = shard_rows
+        self._catalogue = Catalogue(self._backend, name)
+        self._sets = PinnedSets(self._backend, name)
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.name!r}, {self.num_rows} videos, {self._store.url!r})"
+
+    def refresh(self) -> Dataset:
+        """Return a new handle that sees the present."""
+        return self._store.dataset(self.name)
+
+    @property
+    def num_rows(self) -> int:
+        """Videos."""
+        return self._catalogue.num_rows
+
+    @property
+    def num_shards(self) -> int:
+        """Shards that the videos fill."""
+        return num_shards(self.num_rows, self.shard_rows)
+
+    @property
+    def videos(self) -> pa.Table:
+        """The catalogue, CATALOGUE_SCHEMA, ordered by row."""
+        self._guard.check()
+        return self._catalogue.videos
+
+    def row_of(self, video_id: str) -> int:
+        """Return the row of a video id; NotFoundError if there is none."""
+        return self._catalogue.row_of(video_id)
+
+    def append_videos(self, table: pa.Table) -> AppendedVideos:
+        """Add the videos that are not there yet, as one commit; this handle then sees them.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            Columns of CATALOGUE_SCHEMA except `row` and `added_at`; at least `video_id`.
+
+        Raises
+        ------
+        VideoChangedError
+            If a known id has another sha256; nothing is added.
+        """
+        self._check_writable()
+        self._catalogue, appended = self._catalogue.append(table)
+        return appended
+
+    def define_crop_set(self, name: str, policy: CropPolicyBase) -> None:
+        """Define a crop set; nothing happens when the same policy stands under the name already.
+
+        Raises
+        ------
+        FingerprintMismatchError
+            If another policy does; names the fields that differ.
+        """
+        self._check_writable()
+        from pipeline.store.arrays import create_group
+
+        folder = schema.crop_set_key(self.name, check_name(name))
+        content = policy.model_dump(mode="json")
+        attributes = self._attributes("crop_set", policy=content, fingerprint=hash_of(content),
+                                      geometry_columns=list(schema.GEOMETRY_COLUMNS))  # fmt: skip
+        for parent in (f"{self.name}/crops", folder, f"{folder}/features"):
+            create_group(self._backend, parent, attributes if parent == folder else {})
+        check_same(self._crop_set_attributes(name)["policy"], content, what=f"crop set {name}")
+        self._sets.add_crop_set(name)
+
+    def crop_policy(self, name: str) -> CropPolicy:
+        """Return the policy of a crop set; NotFoundError names those that exist."""
+        from pydantic import TypeAdapter, ValidationError
+
+        from pipeline.recipe.crops import CropPolicy
+
+        try:
+            adapter: TypeAdapter[CropPolicy] = TypeAdapter(CropPolicy)
+            return adapter.validate_python(self._crop_set_attributes(name)["policy"])
+        except ValidationError as err:
+            raise CorruptDataError(f"crop set {name}: expected a crop policy, found {err}") from err
+
+    def crop_sets(self) -> list[str]:
+        """Return the names of the crop sets."""
+        return self._sets.crop_sets()
+
+    def feature_sets(self, crops: str) -> list[str]:
+        """Return the names of a crop set's feature sets."""
+        return self._sets.feature_sets(crops)
+
+    def embedding_sets(self) -> list[str]:
+        """Return the names of the embedding sets."""
+        return self._sets.embedding_sets()
+
+    def writer(
+        self,
+        crops: str,
+        feature_set: str,
+        fingerprint: Mapping[str, Any],
+        dim: int,
+        dtype: str = "float16",
+        recipe: Mapping[str, Any] | None = None,
+        accept: Iterable[str] = (),
+    ) -> FeatureWriter:
+        """Open a feature set for writing; make it when it is new.
+
+        Parameters
+        ----------
+        crops : str
+            A crop set that :meth:`define_crop_set` defined.
+        feature_set : str
+            Its name: the backbone, plus the stream where it is not rgb.
+        fingerprint : mapping
+            Everything that changes the numbers; compared with what stands in the store.
+        dim : int
+            Channels.
+        dtype : {"float16", "float32"}
+        recipe : mapping, optional
+            Kept in the group's attributes, so that features can be made again.
+        accept : iterable of str
+            Fingerprint fields that may differ; the ledger then records what each shard has.
+
+        Raises
+        ------
+        FingerprintMismatchError
+            If another fingerprint field differs; names it.
+        NotFoundError
+            If the crop set is not defined.
+        """
+        self._check_writable()
+        from pipeline.store.writer import FeatureWriter
+
+        policy = self.crop_policy(crops)
+        spec = feature_set_spec(
+            self.name, crops, check_name(feature_set), num_crops=policy.num_crops, dim=dim, dtype=dtype,
+            shard_rows=self.shard_rows,
+        )  # fmt: skip
+        extra = {"num_crops": policy.num_crops, "recipe": dict(recipe) if recipe else None}
+        stored = open_or_create_set(
+            self._backend, self.name, spec, self._attributes("feature_set", **extra), fingerprint
+        )
+        differing = check_same(stored["fingerprint"], fingerprint, what=spec.label, accept=accept)
+        return FeatureWriter(
+            self._backend, spec, num_rows=Catalogue(self._backend, self.name).num_rows,
+            fingerprint_id=stored["fingerprint_id"], differing=differing,
+        )  # fmt: skip
+
+    def embedding_writer(
+        self,
+        name: str,
+        fingerprint: Mapping[str, Any],
+        dim: int,
+        dtype: str = "float32",
+        accept: Iterable[str] = (),
+        attrs: Mapping[str, Any] | None = None,
+    ) -> EmbeddingWriter:
+        """Open an embedding set for writing; as :meth:`writer`. `attrs` are kept with it."""
+        self._check_writable()
+        from pipeline.store.writer import EmbeddingWriter
+
+        spec = embedding_set_spec(self.name, check_name(name), dim=dim, dtype=dtype, shard_rows=self.shard_rows)
+        attributes = self._attributes("embedding_set", attrs=dict(attrs or {}))
+        stored = open_or_create_set(self._backend, self.name, spec, attributes, fingerprint)
+        differing = check_same(stored["fingerprint"], fingerprint, what=spec.label, accept=accept)
+        return EmbeddingWriter(
+            self._backend, spec, num_rows=Catalogue(self._backend, self.name).num_rows,
+            fingerprint_id=stored["fingerprint_id"], differing=differing,
+        )  # fmt: skip
+
+    def drop_embeddings(self, name: str) -> None:
+        """Remove an embedding set, so that another model's can stand under its name; nothing where there is none.
+
+        Embeddings are made again in seconds from features that stay; a set is never a mixture of two models.
+        """
+        self._check_writable()
+        drop_embedding_set(self._backend, self.name, check_name(name))
+        self._sets.forget_embedding_set(name)
+
+    def select(
+        self,
+        condition: str | None = None,
+        rows: Sequence[int] | np.ndarray | None = None,
+        video_ids: Iterable[str] | None = None,
+    ) -> Selection:
+        """Choose rows: by an SQL condition over the catalogue, by number, by video id; all of them when none is given.
+
+        Parameters
+        ----------
+        condition : str, optional
+            What would follow WHERE: ``"splits['1'] = 'train' AND label IN ('run', 'walk')"``.
+        rows : sequence of int, optional
+        video_ids : iterable of str, optional
+
+        Raises
+        ------
+        QueryError
+            If the condition does not run.
+        NotFoundError
+            If a video id is unknown.
+        """
+        self._guard.check()
+        if sum(given is not None for given in (condition, rows, video_ids)) > 1:
+            raise InvalidInputError("expected one of condition, rows and video_ids, found several")
+        if condition is not None:
+            from pipeline.query.sql import select_rows
+
+            return Selection(self, select_rows(self.videos, condition))
+        if video_ids is not None:
+            rows = self._catalogue.rows_of(list(video_ids))
+        return Selection(self, np.arange(self.num_rows) if rows is None else check_rows(rows, self.num_rows))
+
+    def status(self, crops: str, feature_set: str) -> pa.Table:
+        """Return what became of every video: STATUS_SCHEMA, by row; `pending` where no ledger entry covers it."""
+        return status_table(self._catalogue, self._ledger(crops, feature_set), self.shard_rows)
+
+    def embedding_status(self, name: str) -> pa.Table:
+        """Return :meth:`status` of an embedding set."""
+        return status_table(self._catalogue, self._ledger(None, name), self.shard_rows)
+
+    def feature_info(self, crops: str, feature_set: str) -> FeatureSetInfo:
+        """Return sizes, fingerprint and progress of a feature set."""
+        ledger = self._ledger(crops, feature_set)
+        spec, attributes = open_feature_set(self._backend, self.name, crops, feature_set)
+        return feature_set_info(spec, attributes, self._catalogue, ledger)
+
+    def embedding_info(self, name: str) -> EmbeddingSetInfo:
+        """Return sizes, fingerprint and progress of an embedding set."""
+        ledger = self._ledger(None, name)
+        spec, attributes = open_embedding_set(self._backend, self.name, name)
+        return embedding_set_info(spec, attributes, self._catalogue, ledger)
+
+    def snapshot(self, crops: str | None = None, feature_set: str | None = None, embedding: str | None = None) -> str:
+        """Return one id for the state that this handle sees.
+
+        Parameters
+        ----------
+        crops, feature_set : str, optional
+            Count only this feature set.
+        embedding : str, optional
+            Count only this embedding set.
+
+        Returns
+        -------
+        str
+            sha256 over the catalogue's files and what the ledger entries in force say about the rows (not how long
+            they took). Of everything when no set is named.
+        """
+        self._guard.check()
+        return snapshot_id(self.name, self._catalogue, self._sets.ledgers(crops, feature_set, embedding))
+
+    def _reader(self, crops: str, feature_set: str) -> SetReader:
+        self._guard.check()
+        return self._sets.reader(crops, feature_set)
+
+    def _embedding_reader(self, name: str) -> SetReader:
+        self._guard.check()
+        return self._sets.reader(None, name)
+
+    def _ledger(self, crops: str | None, name: str) -> Ledger:
+        self._guard.check()
+        return self._sets.ledger(crops, name)
+
+    def save_artifact(
+        self, kind: str, name: str, files: Mapping[str, bytes | Path], meta: Mapping[str, Any]
+    ) -> Artifact:
+        """Write a model, index or report as whole files; the older one of the name is replaced at once, or not at all.
+
+        Parameters
+        ----------
+        kind : {"models", "indexes", "reports"}
+        name : str
+        files : mapping of file name to bytes or Path
+        meta : mapping
+            JSON-like: recipe, fingerprints and snapshot it came from.
+        """
+        self._check_writable()
+        return save_artifact(self._backend, self.name, kind, name, files, meta)
+
+    def artifact(self, kind: str, name: str) -> Artifact:
+        """Open an artifact as it stands now; NotFoundError names those that exist."""
+        return load_artifact(self._backend, self.name, kind, name)
+
+    def artifacts(self, kind: str) -> list[str]:
+        """Return the names of the artifacts of a kind."""
+        return list_artifacts(self._backend, self.name, kind)
+
+    def _crop_set_attributes(self, name: str) -> dict[str, Any]:
+        from pipeline.store.arrays import read_group
+
+        try:
+            return read_group(self._backend, schema.crop_set_key(self.name, check_name(name)), "crop_set")
+        except NotFoundError:
+            raise self._sets.unknown("crop set", name, self.crop_sets()) from None
+
+    def _attributes(self, kind: str, **content: Any) -> dict[str, Any]:
+        return {"kind": kind, "schema_version": schema.SCHEMA_VERSION, "written_by": self._store.version, **content}
+
+    def _check_writable(self) -> None:
+        self._guard.check()
+        if self._store.mode == "r":
+            message = f"expected a store opened for writing, found {self._store.url} opened with mode 'r'; "
+            raise ConflictError(message + "use FeatureStore.open(url, mode='a')")

@@ -1,0 +1,221 @@
+"""The ledger: which shards are done, and what is in them.
+
+An entry is a sealed Parquet file ``<shard>-<generation>.parquet``, created exclusively and last. It is the truth: a
+reader serves a row only if the checksums that its entry holds match the bytes in the arrays. A retry or an append
+writes the next generation; the highest counts, older ones are history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
+from pipeline.fingerprint import canonical_json
+from pipeline.storage.backend import StorageBackend
+from pipeline.storage.schema import LEDGER_SCHEMA, NUMBER, PENDING, SCHEMA_VERSION
+from pipeline.storage.sealed import seal, unseal
+
+_FILE = re.compile(rf"(?:\A|/){NUMBER}-{NUMBER}\.parquet\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class RowStatus:
+    """What became of one row."""
+
+    row: int
+    status: str
+    """A :class:`pipeline.status.VideoStatus`, or ``pending`` for a row that a repair dropped."""
+    error: str = ""
+    attempts: int = 1
+    seconds: float = 0.0
+    num_valid: int = 0
+    """Valid crops (1 or 0 in an embedding set). Filled in by the writer."""
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One finished shard, in one generation. Covers the rows ``[row_start, row_stop)``."""
+
+    shard: int
+    generation: int
+    row_start: int
+    row_stop: int
+    table: pa.Table
+    """LEDGER_SCHEMA, one line a row."""
+    fingerprint_id: str
+    reason: str = "new"
+    """new, appended, retry or repair."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of each array's shard file as it was written."""
+    device: str = ""
+    seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    differing: Mapping[str, Any] = field(default_factory=dict)
+    """Accepted differences to the set's fingerprint: dotted field -> [stored, this shard's]."""
+    written_at: str = ""
+    written_by: str = ""
+
+    @cached_property
+    def num_valid(self) -> np.ndarray:
+        """Valid crops of each row."""
+        return self.table["num_valid"].to_numpy()
+
+    @cached_property
+    def statuses(self) -> list[str]:
+        """Status of each row."""
+        return self.table["status"].to_pylist()
+
+    def checksums(self, array: str) -> np.ndarray:
+        """Return the crc32c of each row's bytes in an array (values, valid or geometry), uint32."""
+        return self.table[f"{array}_crc32c"].to_numpy()
+
+    @cached_property
+    def content_id(self) -> str:
+        """What the rows hold, as one hash: equal for equal results, however long they took and whoever wrote them."""
+        digest = hashlib.sha256(f"{self.row_start}:{self.row_stop}:{self.fingerprint_id}".encode())
+        for name in ("num_valid", "values_crc32c", "valid_crc32c", "geometry_crc32c"):
+            digest.update(self.table[name].to_numpy().tobytes())
+        digest.update("\n".join(self.statuses).encode())
+        return digest.hexdigest()
+
+    def encode(self) -> bytes:
+        """Return the entry as a sealed Parquet file."""
+        meta = {name: getattr(self, name) for name in _META}
+        return seal(
+            self.table, {"kind": "ledger", "schema_version": str(SCHEMA_VERSION), "entry": canonical_json(meta)}
+        )
+
+    @classmethod
+    def decode(cls, data: bytes, *, what: str) -> LedgerEntry:
+        """Read an entry.
+
+        Raises
+        ------
+        CorruptDataError
+            If it is not byte for byte what was written.
+        SchemaVersionError
+            If a newer version of this project wrote it.
+        """
+        table, metadata = unseal(data, LEDGER_SCHEMA, what=what)
+        try:
+            meta = json.loads(metadata["entry"])
+            entry = cls(table=table, **{name: meta[name] for name in _META})
+            rows = table["row"].to_numpy()
+            if not np.array_equal(rows, np.arange(entry.row_start, entry.row_stop)):
+                raise ValueError("its rows are not those it says")
+            if len(rows) and table["num_valid"].to_numpy().min() < 0:
+                raise ValueError("a row with fewer than no valid crops")
+            if not all(isinstance(meta[name], dict) for name in ("digests", "versions", "differing")):
+                raise TypeError("digests, versions or differing are no mapping")
+        except (KeyError, TypeError, ValueError) as err:
+            raise CorruptDataError(f"{what}: expected a ledger entry, found something else: {err}") from err
+        return entry
+
+
+_META = ("shard", "generation", "row_start", "row_stop", "fingerprint_id", "reason", "digests", "device", "seconds",
+         "versions", "differing", "written_at", "written_by")  # fmt: skip
+
+
+def entry_key(ledger: str, shard: int, generation: int) -> str:
+    """Return the key of an entry."""
+    return f"{ledger}/{shard}-{generation}.parquet"
+
+
+def list_generations(backend: StorageBackend, ledger: str) -> dict[int, tuple[int, ...]]:
+    """Return the generations of every shard that has an entry, ascending."""
+    found: dict[int, list[int]] = {}
+    for key, _ in backend.list(ledger, recursive=False):
+        if match := _FILE.search(key):
+            found.setdefault(int(match[1]), []).append(int(match[2]))
+    return {shard: tuple(sorted(generations)) for shard, generations in sorted(found.items())}
+
+
+class Ledger:
+    """The ledger of one set as it stood at one moment: names are listed once, entries read when first needed.
+
+    Entries are immutable, so a name pins its content.
+    """
+
+    def __init__(self, backend: StorageBackend, key: str, generations: Mapping[int, int] | None = None) -> None:
+        self._backend = backend
+        self.key = key
+        if generations is None:
+            generations = {shard: all_[-1] for shard, all_ in list_generations(backend, key).items()}
+        self.generations = dict(generations)
+        """Highest generation of each shard that has an entry."""
+        self._entries: dict[int, LedgerEntry] = {}
+
+    def entry(self, shard: int) -> LedgerEntry | None:
+        """Return a shard's entry, or None where there is none.
+
+        Raises
+        ------
+        CorruptDataError
+            If the entry is damaged.
+        SnapshotChangedError
+            If it was removed since the names were listed.
+        """
+        if shard not in self.generations:
+            return None
+        if shard not in self._entries:
+            generation = self.generations[shard]
+            what = entry_key(self.key, shard, generation)
+            try:
+                data = self._backend.read(what)
+            except NotFoundError:
+                raise SnapshotChangedError(
+                    f"expected the ledger entry {what}, found that it was removed (by a repair); open the store again"
+                ) from None
+            entry = LedgerEntry.decode(data, what=what)
+            if (entry.shard, entry.generation) != (shard, generation):
+                raise CorruptDataError(
+                    f"{what}: expected the entry of this shard, found {entry.shard}-{entry.generation}"
+                )
+            self._entries[shard] = entry
+        return self._entries[shard]
+
+    def entries(self) -> list[LedgerEntry]:
+        """Return all entries in force, by shard."""
+        return [entry for shard in sorted(self.generations) if (entry := self.entry(shard)) is not None]
+
+    def refreshed(self) -> Ledger:
+        """Return the ledger as it stands now, keeping what was read."""
+        fresh = Ledger(self._backend, self.key)
+        fresh._entries = {s: e for s, e in self._entries.items() if fresh.generations.get(s) == e.generation}
+        return fresh
+
+    def remember(self, entry: LedgerEntry) -> None:
+        """Take in an entry that was just written."""
+        if self.generations.get(entry.shard, -1) <= entry.generation:
+            self.generations[entry.shard] = entry.generation
+            self._entries[entry.shard] = entry
+
+
+def make_table(statuses: list[RowStatus], checksums: Mapping[str, np.ndarray]) -> pa.Table:
+    """Return the table of an entry from the rows' statuses and checksums."""
+    n = len(statuses)
+    columns: dict[str, Any] = {
+        "row": [s.row for s in statuses],
+        "status": [str(s.status) for s in statuses],
+        "error": [s.error for s in statuses],
+        "attempts": [s.attempts for s in statuses],
+        "seconds": [s.seconds for s in statuses],
+        "num_valid": [s.num_valid for s in statuses],
+    }
+    for name in ("values", "valid", "geometry"):
+        columns[f"{name}_crc32c"] = checksums.get(name, np.zeros(n, np.uint32))
+    return pa.table([pa.array(columns[f.name], f.type) for f in LEDGER_SCHEMA], schema=LEDGER_SCHEMA)
+
+
+def pending_rows(entry: LedgerEntry) -> np.ndarray:
+    """Return the rows of an entry that have still to be done."""
+    return entry.row_start + np.flatnonzero(np.array([s == PENDING for s in entry.statuses], bool))

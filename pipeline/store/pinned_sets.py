@@ -1,0 +1,96 @@
+"""Which sets a handle sees: their ledgers as they stood when it was made, and the readers that believe these alone."""
+
+from __future__ import annotations
+
+from pipeline.errors import NotFoundError
+from pipeline.reading.reader import SetReader
+from pipeline.storage import schema
+from pipeline.storage.backend import StorageBackend
+from pipeline.store.ledger import Ledger
+from pipeline.store.progress import SetKey
+from pipeline.store.sets import open_embedding_set, open_feature_set
+
+
+class PinnedSets:
+    """The crop sets, feature sets and embedding sets of a dataset at one moment."""
+
+    def __init__(self, backend: StorageBackend, dataset: str) -> None:
+        self._backend = backend
+        self._dataset = dataset
+        self._ledgers: dict[SetKey, Ledger] = {}
+        self._readers: dict[SetKey, SetReader] = {}
+        self._feature_sets: dict[str, list[str]] = {}
+        for crops in backend.folders(f"{dataset}/crops"):
+            if not self._is_made(schema.crop_set_key(dataset, crops)):
+                continue
+            found = backend.folders(f"{dataset}/crops/{crops}/features")
+            made = [f for f in found if self._is_made(schema.feature_set_key(dataset, crops, f))]
+            self._feature_sets[crops] = made
+            for feature_set in made:
+                key = schema.feature_ledger_key(dataset, crops, feature_set)
+                self._ledgers[crops, feature_set] = Ledger(backend, key)
+        for name in backend.folders(f"{dataset}/embeddings"):
+            if self._is_made(schema.embedding_set_key(dataset, name)):
+                self._ledgers[None, name] = Ledger(backend, schema.embedding_ledger_key(dataset, name))
+
+    def _is_made(self, folder: str) -> bool:
+        """Whether a set was ever finished being made: its group comes last."""
+        return self._backend.exists(f"{folder}/{schema.ZARR_JSON}")
+
+    def crop_sets(self) -> list[str]:
+        """Return the names of the crop sets."""
+        return sorted(self._feature_sets)
+
+    def feature_sets(self, crops: str) -> list[str]:
+        """Return the names of a crop set's feature sets; NotFoundError where there is no such crop set."""
+        if crops not in self._feature_sets:
+            raise self.unknown("crop set", crops, self.crop_sets())
+        return sorted(self._feature_sets[crops])
+
+    def embedding_sets(self) -> list[str]:
+        """Return the names of the embedding sets."""
+        return sorted(name for crops, name in self._ledgers if crops is None)
+
+    def ledger(self, crops: str | None, name: str) -> Ledger:
+        """Return the ledger of a feature set, or of an embedding set (`crops` None); NotFoundError names the others."""
+        ledger = self._ledgers.get((crops, name))
+        if ledger is not None:
+            return ledger
+        if crops is None:
+            raise self.unknown("embedding set", name, self.embedding_sets())
+        raise self.unknown(f"feature set of {crops}", name, self.feature_sets(crops))
+
+    def reader(self, crops: str | None, name: str) -> SetReader:
+        """Return the reader of a set, always the same one; NotFoundError as for :meth:`ledger`."""
+        if (crops, name) not in self._readers:
+            ledger = self.ledger(crops, name)
+            if crops is None:
+                spec, _ = open_embedding_set(self._backend, self._dataset, name)
+            else:
+                spec, _ = open_feature_set(self._backend, self._dataset, crops, name)
+            self._readers[crops, name] = SetReader(self._backend, spec, ledger)
+        return self._readers[crops, name]
+
+    def ledgers(self, crops: str | None, feature_set: str | None, embedding: str | None) -> dict[SetKey, Ledger]:
+        """Return the ledgers that a snapshot counts: of one set, of a crop set's sets, or all, ordered by name."""
+        if feature_set is not None:
+            return {(crops, feature_set): self.ledger(crops, feature_set)}
+        if embedding is not None:
+            return {(None, embedding): self.ledger(None, embedding)}
+        chosen = (key for key in self._ledgers if crops is None or key[0] == crops)
+        return {key: self._ledgers[key] for key in sorted(chosen, key=lambda k: (k[0] or "", k[1]))}
+
+    def add_crop_set(self, name: str) -> None:
+        """See a crop set that this handle has just defined."""
+        self._feature_sets.setdefault(name, [])
+
+    def forget_embedding_set(self, name: str) -> None:
+        """See no more of an embedding set that this handle has just dropped."""
+        self._ledgers.pop((None, name), None)
+        self._readers.pop((None, name), None)
+
+    def unknown(self, what: str, name: str, there: list[str]) -> NotFoundError:
+        """Return the error that names what there is."""
+        return NotFoundError(
+            f"expected a {what} of dataset {self._dataset} ({', '.join(there) or 'there is none yet'}), found {name!r}"
+        )

@@ -1,0 +1,1 @@
+"""Every byte against its checksum, and repair."""

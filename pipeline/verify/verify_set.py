@@ -1,0 +1,334 @@
+"""Checking one feature or embedding set, shard by shard, against its ledger."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
+from pipeline.reading.mapped import ShardRows, open_shard, open_shard_file
+from pipeline.storage.backend import StorageBackend
+from pipeline.storage.claims import Claims
+from pipeline.storage.layout import ArrayLayout
+from pipeline.storage.locks import exclusive
+from pipeline.storage.schema import PENDING, previous_key, shard_key, shard_of
+from pipeline.storage.shardfile import encode_shard, row_checksums
+from pipeline.store.arrays import read_layout, write_array_metadata
+from pipeline.store.ledger import Ledger, LedgerEntry, RowStatus, entry_key, list_generations, make_table
+from pipeline.store.sets import ArraySpec, SetSpec, stored_layout
+from pipeline.verify.verify_store import Problem
+
+
+class SetCheck:
+    """The check of one set; see :class:`pipeline.verify.verify_dataset.DatasetCheck`."""
+
+    def __init__(self, backend: StorageBackend, spec: SetSpec, *, num_videos: int | None, repair: bool) -> None:
+        self._backend = backend
+        self._spec = spec
+        self._num_videos = num_videos
+        self._repair = repair
+        self.problems: list[Problem] = []
+        self.num_rows = self.num_bytes = 0
+        self._layouts: dict[str, ArrayLayout | None] = {}
+
+    def run(self) -> Iterator[None]:
+        """Check the arrays' metadata, then every shard; yields after each."""
+        generations = list_generations(self._backend, self._spec.ledger)
+        if not self._check_metadata():
+            return
+        for shard in generations:
+            self._check_shard(shard)
+            yield
+        self._check_orphans()
+
+    def _found(self, kind: str, where: str, what: str, repaired: str = "", rows: int = 0) -> None:
+        self.problems.append(Problem(kind=kind, where=where, what=what, repaired=repaired, rows=rows))
+
+    def _check_metadata(self) -> bool:
+        """Check ``zarr.json`` of every array; make it again where it is damaged."""
+        for array in self._spec.arrays:
+            try:
+                self._layouts[array.name] = stored_layout(self._backend, self._spec, array)
+            except CorruptDataError as err:
+                fixed = ""
+                if self._repair:
+                    with exclusive(self._backend, self._spec.crop_set or self._spec.ledger):
+                        self._rewrite_metadata(array)
+                    self._layouts[array.name] = stored_layout(self._backend, self._spec, array)
+                    fixed = "written again"
+                self._found("damaged metadata", array.key, str(err), fixed)
+                if not self._repair:
+                    return False
+        return True
+
+    def _rewrite_metadata(self, array: ArraySpec) -> None:
+        rows = self._num_videos or 0
+        write_array_metadata(self._backend, array.key, array.layout, rows, array.dimension_names, replace_other=True)
+
+    def _check_shard(self, shard: int) -> None:
+        with exclusive(self._backend, self._spec.ledger):  # nobody may commit between looking and repairing
+            generations = list_generations(self._backend, self._spec.ledger).get(shard, ())
+            if not generations:
+                return
+            newest = generations[-1]
+            entry = self._entry(shard, newest)
+            if entry is None:
+                self._replace_entry(shard, generations)
+                return
+            self._check_entry(entry)
+            for older in generations[:-1]:  # history; checked so that nothing in the store is rotten
+                if self._entry(shard, older) is None:
+                    key = entry_key(self._spec.ledger, shard, older)
+                    if self._repair:
+                        self._backend.delete(key)
+                    self._found("damaged ledger", key, "history that fails its seal", "deleted" if self._repair else "")
+            self._sweep_previous(entry)
+
+    def _entry(self, shard: int, generation: int) -> LedgerEntry | None:
+        """Return an entry, None where it is damaged. A storage that does not answer is no reason to drop anything."""
+        try:
+            return Ledger(self._backend, self._spec.ledger, {shard: generation}).entry(shard)
+        except (CorruptDataError, SnapshotChangedError):
+            return None
+
+    def _check_entry(self, entry: LedgerEntry) -> None:
+        self.num_rows += entry.row_stop - entry.row_start
+        where = entry_key(self._spec.ledger, entry.shard, entry.generation)
+        if self._num_videos is not None and entry.row_stop > self._num_videos:
+            what = f"covers rows up to {entry.row_stop}, the catalogue has {self._num_videos}"
+            self._found("outside catalogue", where, what)
+        present = np.flatnonzero(entry.num_valid > 0)
+        if not present.size:
+            return
+        bad = np.zeros(len(entry.num_valid), bool)
+        opened: dict[str, ShardRows] = {}
+        for array in self._spec.arrays:
+            rows = self._good_array(array, entry, present, bad)
+            if rows is not None:
+                opened[array.name] = rows
+        if len(opened) == len(self._spec.arrays):
+            bad |= self._check_values(entry, opened, present[~bad[present]])
+        if bad.any():
+            if self._repair:
+                self._drop_rows(entry, bad, opened)
+            return
+        for name in ("values", "valid"):
+            self._check_digest(entry, self._spec.array(name), opened)
+
+    def _good_array(
+        self, array: ArraySpec, entry: LedgerEntry, present: np.ndarray, bad: np.ndarray
+    ) -> ShardRows | None:
+        """Open an array's shard and mark the rows whose bytes do not match the entry."""
+        where = f"{array.key} shard {entry.shard}"
+        rows: ShardRows | None = None
+        kind, what = "wrong checksum", ""
+        try:
+            rows = open_shard(self._backend, array.key, self._layouts[array.name], entry.shard, array.layout)
+            mismatching = _mismatching(rows, entry, array.name, present)
+            if rows.num_rows <= present[-1]:
+                kind = "torn shard"
+        except NotFoundError:
+            kind, what, mismatching = "missing shard", "expected a shard, found none", present
+        except CorruptDataError as err:
+            kind, what, mismatching = "torn shard", str(err), present
+        layout = self._layouts[array.name]
+        if layout is not None:
+            self.num_bytes += layout.row_bytes * len(present)
+        if not mismatching.size:
+            return rows
+        previous = self._restore_previous(array, entry, present)
+        if previous is not None:
+            fixed = "put back" if self._repair else ""
+            self._found("interrupted write", where, "a retry was killed; the committed bytes were set aside", fixed)
+            return previous
+        bad[mismatching] = True
+        first = ", ".join(map(str, (entry.row_start + mismatching[:5]).tolist()))
+        what = what or f"row(s) {first}{' ...' if len(mismatching) > 5 else ''} do not match their checksum"
+        fixed = "rows dropped; the next run redoes them" if self._repair else ""
+        self._found(kind, where, what, fixed, rows=len(mismatching))
+        return rows
+
+    def _restore_previous(self, array: ArraySpec, entry: LedgerEntry, present: np.ndarray) -> ShardRows | None:
+        key = previous_key(self._spec.ledger, array.name, entry.shard, entry.generation)
+        try:
+            rows = open_shard_file(self._backend, key, self._layouts[array.name] or array.layout)
+        except (NotFoundError, CorruptDataError):
+            return None
+        if _mismatching(rows, entry, array.name, present).size:
+            return None
+        if self._repair:
+            self._backend.put(shard_key(array.key, entry.shard, array.layout.ndim), self._backend.read(key))
+        return rows
+
+    def _check_values(self, entry: LedgerEntry, opened: dict[str, ShardRows], local: np.ndarray) -> np.ndarray:
+        """Return the rows that hold what no writer would have let through."""
+        bad = np.zeros(len(entry.num_valid), bool)
+        for k in local.tolist():
+            valid = opened["valid"].row(k)
+            if int(valid.sum()) != int(entry.num_valid[k]):
+                bad[k] = True
+                what = (
+                    f"row {entry.row_start + k}: {int(valid.sum())} valid crops, the ledger says {entry.num_valid[k]}"
+                )
+                self._found("wrong count", self._spec.group, what, self._dropped(), rows=1)
+            elif not np.isfinite(opened["values"].row(k)).all():
+                bad[k] = True
+                what = f"row {entry.row_start + k} holds NaN or infinity"
+                self._found("non-finite", self._spec.group, what, self._dropped(), rows=1)
+        return bad
+
+    def _dropped(self) -> str:
+        return "dropped; the next run redoes it" if self._repair else ""
+
+    def _check_digest(self, entry: LedgerEntry, array: ArraySpec, opened: dict[str, ShardRows]) -> None:
+        """All rows are good; is the file besides them what was committed? If not, write it again from the rows."""
+        layout = self._layouts[array.name]
+        expected = entry.digests.get(array.name)
+        if layout is None or expected is None:
+            return
+        key = shard_key(array.key, entry.shard, layout.ndim)
+        try:
+            if hashlib.sha256(self._backend.read(key)).hexdigest() == expected:
+                return
+        except NotFoundError:
+            pass
+        fixed = ""
+        if self._repair:
+            rows = np.zeros((len(entry.num_valid), *layout.row_shape), layout.dtype)
+            for k in np.flatnonzero(entry.num_valid > 0).tolist():
+                rows[k] = opened[array.name].row(k)
+            # Chunks were packed tightly before they were aligned: a file of either kind is mended as what it was.
+            ways = [encode_shard(rows, layout, step) for step in (layout.chunk_step, layout.chunk_bytes)]
+            data = next((d for d in ways if hashlib.sha256(d).hexdigest() == expected), ways[0])
+            self._backend.put(key, data)
+            fixed = "written again from its rows"
+        what = "rows are good, but the file holds other bytes too: a killed append, or damage between the rows"
+        self._found("interrupted write", key, what, fixed)
+
+    def _drop_rows(self, entry: LedgerEntry, bad: np.ndarray, opened: dict[str, ShardRows]) -> None:
+        """Commit a generation in which the bad rows are pending again, and write the good ones out."""
+        statuses = _statuses(entry)
+        for k in np.flatnonzero(bad).tolist():
+            statuses[k] = RowStatus(entry.row_start + k, PENDING, "dropped by verify --repair", attempts=0)
+        self._commit(entry, statuses, opened, np.flatnonzero((entry.num_valid > 0) & ~bad))
+
+    def _replace_entry(self, shard: int, generations: Sequence[int]) -> None:
+        """Fall back from a damaged entry to what an older one still vouches for, and ask for the rest."""
+        where = entry_key(self._spec.ledger, shard, generations[-1])
+        entries = [self._entry(shard, g) for g in reversed(generations[:-1])]
+        base = next((e for e in entries if e is not None), None)
+        start = shard * self._spec.shard_rows
+        stop = min(start + self._spec.shard_rows, self._num_videos or start)
+        lost = stop - start - (0 if base is None else int((base.num_valid > 0).sum()))
+        if self._repair and stop > start:
+            if base is None:
+                statuses = [
+                    RowStatus(r, PENDING, "its ledger entry was damaged", attempts=0) for r in range(start, stop)
+                ]
+                base = LedgerEntry(
+                    shard, generations[-1], start, stop, make_table(statuses, {}), fingerprint_id="", reason="repair"
+                )
+                self._commit(base, statuses, {}, np.empty(0, np.int64))
+            else:
+                present = np.flatnonzero(base.num_valid > 0)
+                bad = np.zeros(len(base.num_valid), bool)
+                opened = {}
+                for array in self._spec.arrays:
+                    try:
+                        rows = open_shard(self._backend, array.key, self._layouts[array.name], shard, array.layout)
+                        bad[_mismatching(rows, base, array.name, present)] = True
+                        opened[array.name] = rows
+                    except (NotFoundError, CorruptDataError):
+                        bad[present] = True
+                statuses = _statuses(base)
+                for k in np.flatnonzero(bad).tolist():
+                    statuses[k] = RowStatus(base.row_start + k, PENDING, "its ledger entry was damaged", attempts=0)
+                again = replace(base, generation=generations[-1])
+                self._commit(again, statuses, opened, np.flatnonzero((base.num_valid > 0) & ~bad))
+            self._backend.delete(where)
+        elif self._repair and self._num_videos is not None:  # no video of the catalogue lies in that shard
+            self._backend.delete(where)
+            self._found("damaged ledger", where, "an entry that fails its seal, of a shard without videos", "deleted")
+            return
+        fixed = "replaced; the next run redoes the rows" if self._repair else ""
+        self._found("damaged ledger", where, "the entry fails its seal", fixed, rows=max(lost, 0))
+
+    def _commit(
+        self, entry: LedgerEntry, statuses: list[RowStatus], opened: dict[str, ShardRows], keep: np.ndarray
+    ) -> None:
+        """Write the kept rows (zeros elsewhere) and the next generation's entry. Geometry is shared and left alone."""
+        checksums: dict[str, np.ndarray] = {}
+        digests = {}
+        for array in self._spec.arrays:
+            checksums[array.name] = entry.checksums(array.name).copy()
+            layout = self._layouts[array.name]
+            if array.name == "geometry" or layout is None:
+                continue
+            rows = np.zeros((len(statuses), *layout.row_shape), layout.dtype)
+            for k in keep.tolist():
+                rows[k] = opened[array.name].row(k)
+            data = encode_shard(rows, layout)
+            self._backend.put(shard_key(array.key, entry.shard, layout.ndim), data)
+            digests[array.name] = hashlib.sha256(data).hexdigest()
+            checksums[array.name] = row_checksums(rows)
+        after = replace(
+            entry, generation=entry.generation + 1, table=make_table(statuses, checksums), digests=digests,
+            reason="repair",
+        )  # fmt: skip
+        self._backend.create(entry_key(self._spec.ledger, after.shard, after.generation), after.encode())
+        self._sweep_previous(after)
+
+    def _sweep_previous(self, entry: LedgerEntry) -> None:
+        """Remove what was set aside for generations that have been replaced."""
+        for array in self._spec.arrays:
+            prefix = f"{self._spec.ledger}/_previous"
+            for key, _ in self._backend.list(prefix, recursive=False):
+                name, _, rest = key.rpartition("/")[2].partition("-")
+                shard, _, generation = rest.partition("-")
+                if (name, shard) == (array.name, str(entry.shard)) and generation.isdigit() and self._repair:
+                    self._backend.delete(key)
+
+    def _check_orphans(self) -> None:
+        """Shards that no entry knows: a writer was killed before its commit. Garbage that the next run overwrites."""
+        known = set(list_generations(self._backend, self._spec.ledger))
+        claimed = set(Claims(self._backend, f"{self._spec.ledger}/_claims").holders())
+        for array in self._spec.arrays:
+            if array.name == "geometry":
+                continue
+            for key, _ in self._backend.list(array.key, recursive=False):
+                shard = shard_of(key)
+                if shard is None or shard in known or str(shard) in claimed:
+                    continue
+                fixed = ""
+                if self._repair:
+                    with exclusive(self._backend, self._spec.ledger):
+                        if shard not in list_generations(self._backend, self._spec.ledger):
+                            self._backend.delete(key)
+                            fixed = "deleted"
+                self._found("orphan", key, "a shard without a ledger entry: its writer was killed", fixed)
+            _, rows = read_layout(self._backend, array.key)
+            last = Ledger(self._backend, self._spec.ledger)
+            stop = max((e.row_stop for s in last.generations if (e := self._entry(s, last.generations[s]))), default=0)
+            if rows < stop:
+                if self._repair:
+                    with exclusive(self._backend, self._spec.ledger):
+                        write_array_metadata(self._backend, array.key, array.layout, stop, array.dimension_names)
+                fixed = "extended" if self._repair else ""
+                self._found("damaged metadata", array.key, f"shape ends at row {rows}, the ledger at {stop}", fixed)
+
+
+def _mismatching(rows: ShardRows, entry: LedgerEntry, name: str, local: np.ndarray) -> np.ndarray:
+    """Return those of the rows whose bytes differ from what the entry vouches for."""
+    there = local[local < rows.num_rows]
+    found = row_checksums([rows.row(k) for k in there.tolist()])
+    return np.concatenate([there[found != entry.checksums(name)[there]], local[local >= rows.num_rows]])
+
+
+def _statuses(entry: LedgerEntry) -> list[RowStatus]:
+    return [
+        RowStatus(r["row"], r["status"], r["error"], r["attempts"], r["seconds"], r["num_valid"])
+        for r in entry.table.to_pylist()
+    ]
