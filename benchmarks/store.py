@@ -39,6 +39,8 @@ def build(folder: Path, num_rows: int, num_crops: int = V, dim: int = D, shard_r
     ds.define_crop_set(CROPS, RandomPolicy(policy="random", num_crops=num_crops))
     writer = ds.writer(CROPS, FEATURES, {"backbone": "bench"}, dim)
     flat = np.memmap(folder / "flat.dat", np.float16, "w+", shape=(num_rows, num_crops, dim))
+    np.memmap(folder / "valid.dat", bool, "w+", shape=(num_rows, num_crops))[:] = True
+    np.memmap(folder / "geometry.dat", np.float32, "w+", shape=(num_rows, num_crops, 9))[:] = 1
     rng = np.random.default_rng(0)
     spent = written = 0.0
     for task in writer.todo():
@@ -101,6 +103,10 @@ def minibatches(folder: Path, num_rows: int) -> list[dict[str, object]]:
     import zarr
 
     flat = np.memmap(folder / "flat.dat", np.float16, "r", shape=(num_rows, V, D))
+    small = [
+        np.memmap(folder / "valid.dat", bool, "r", shape=(num_rows, V)),
+        np.memmap(folder / "geometry.dat", np.float32, "r", shape=(num_rows, V, 9)),
+    ]
     rng = np.random.default_rng(1)
     picks = [rng.choice(num_rows, BATCH, replace=False) for _ in range(NUM_BATCHES)]
     ds = FeatureStore.open(folder / "store").dataset("bench")
@@ -117,6 +123,11 @@ def minibatches(folder: Path, num_rows: int) -> list[dict[str, object]]:
         """Drop each batch at once: all of them can lie in the same memory."""
         for pick in picks:
             yield len(flat[pick])
+
+    def memmap_all() -> Iterator[int]:
+        """Read what a batch of ours holds, too."""
+        for pick in picks:
+            yield len([flat[pick], *(array[pick] for array in small)])
 
     def memmap_kept() -> Iterator[np.ndarray]:
         for pick in picks:
@@ -164,6 +175,7 @@ def minibatches(folder: Path, num_rows: int) -> list[dict[str, object]]:
         {
             "memmap": memmap,
             "memmap, rows sorted": memmap_sorted,
+            "memmap, valid and geometry too": memmap_all,
             "memmap, batch kept": memmap_kept,
             "batches(out=buffer)": lambda: ours(out),
             "batches()": lambda: ours(None),
@@ -172,14 +184,22 @@ def minibatches(folder: Path, num_rows: int) -> list[dict[str, object]]:
     )
     whole = rates({"zarr": zarr_scan, "batches": scan, "views": scan_views, "stream": stream}, rounds=3)
     base, scanned, by_zarr = random["memmap"], whole["zarr"], rates({"zarr": zarr_oindex}, rounds=2)["zarr"]
+    same = random["memmap, valid and geometry too"]
     rows = [
         ("minibatch of 512: np.memmap[rows]", base, 1.0, ""),
         ("minibatch of 512: np.memmap[sorted rows]", random["memmap, rows sorted"], base, "memmap"),
+        ("minibatch of 512: np.memmap[rows] of values, valid and geometry", same, base, "memmap"),
         (
             "minibatch of 512: batches(out=buffer), valid and geometry too",
             random["batches(out=buffer)"],
             base,
             "memmap",
+        ),
+        (
+            "minibatch of 512: batches(out=buffer), valid and geometry too",
+            random["batches(out=buffer)"],
+            same,
+            "memmap of the same three arrays",
         ),
         ("minibatch of 512: batches(), valid and geometry too", random["batches()"], base, "memmap"),
         (
