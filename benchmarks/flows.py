@@ -109,7 +109,7 @@ def main() -> None:
                 shutil.rmtree(job.store, ignore_errors=True)
             by_hand.append(run_by_hand(hand, weights))
             run = run_by_schedule(world, deployment)
-            due_to_end.append((run.end_time - run.expected_start_time).total_seconds())
+            due_to_end.append((run.end_time - min(run.expected_start_time, run.start_time)).total_seconds())
             start_to_end.append((run.end_time - run.start_time).total_seconds())
             print(f"round {number + 1}: by hand {by_hand[-1]:.1f} s, due to end {due_to_end[-1]:.1f} s", flush=True)
         stages = seconds_of_stages(world, run)
