@@ -126,10 +126,11 @@ class LocalBackend:
         """See :class:`StorageBackend`."""
         path = self._path(key)
         try:
-            temporary = self._write_temporary(path, data)
+            temporary = self._name_temporary(path)
             try:
+                self.disk.write(temporary, data)
                 self.disk.replace(temporary, path)
-            except OSError:
+            except BaseException:  # an interrupt leaves no litter either
                 self._discard(temporary)
                 raise
             self._fsync_folder(path.parent)
@@ -140,8 +141,9 @@ class LocalBackend:
         """See :class:`StorageBackend`. A hard link is the exclusive step: the name appears with all its bytes."""
         path = self._path(key)
         try:
-            temporary = self._write_temporary(path, data)
+            temporary = self._name_temporary(path)
             try:
+                self.disk.write(temporary, data)
                 self.disk.link(temporary, path)
             finally:
                 self._discard(temporary)
@@ -211,15 +213,9 @@ class LocalBackend:
             except OSError as err:
                 raise reworded(err, f"list {prefix} in", self.url) from err
 
-    def _write_temporary(self, path: Path, data: BytesLike) -> Path:
+    def _name_temporary(self, path: Path) -> Path:
         self._make_folders(path.parent)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
-        try:
-            self.disk.write(temporary, data)
-        except OSError:
-            self._discard(temporary)
-            raise
-        return temporary
+        return path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
 
     def _discard(self, temporary: Path) -> None:
         """Remove a temporary file; one that stays is only litter, and the commit it belongs to still counts."""

@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -152,15 +153,24 @@ class Claims:
         _held.add(claim.token)
         try:
             self._backend.create(self._key(name, number), self._content(claim))
-        except PipelineError as err:
+            for old in range(max(0, number - 8), number):
+                self._backend.delete(self._key(name, old))
+            claim._start()
+        except AlreadyExistsError:
             _held.discard(claim.token)
-            if isinstance(err, AlreadyExistsError):
-                return None
+            return None
+        except BaseException:  # an interrupt, too: the file may be there by now
+            self._take_back(claim)
             raise
-        for old in range(max(0, number - 8), number):
-            self._backend.delete(self._key(name, old))
-        claim._start()
         return claim
+
+    def _take_back(self, claim: Claim) -> None:
+        claim._stop.set()
+        _held.discard(claim.token)
+        with suppress(PipelineError):
+            newest = self._newest(claim.name)
+            if newest is not None and newest[1] is not None and newest[1].token == claim.token:
+                self._delete(claim)
 
     def wait(self, name: str, ttl_s: float, timeout_s: float) -> Claim | None:
         """Claim a name as soon as it is free; None when that takes longer than `timeout_s`."""

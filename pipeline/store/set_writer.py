@@ -167,7 +167,14 @@ class SetWriter:
         """
         self._guard.check()
         claim = self._claims.claim(str(task.shard), ttl_s)
-        if claim is not None and self._backend.exists(entry_key(self.spec.ledger, task.shard, task.generation)):
+        if claim is None:
+            return None
+        try:
+            is_done = self._backend.exists(entry_key(self.spec.ledger, task.shard, task.generation))
+        except BaseException:
+            claim.release()
+            raise
+        if is_done:
             claim.release()
             return None
         return claim

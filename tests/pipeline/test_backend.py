@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -284,3 +285,20 @@ def test_a_killed_put_leaves_the_old_bytes_or_the_new(tmp_path: Path) -> None:
     assert seen <= {b"old", b"new bytes"}
     assert honest.list() == [("a/key", 9)]
     assert honest.leftovers(), "the torn temporary files are there to be swept"
+
+
+@pytest.mark.parametrize("verb", ["put", "create"])
+@pytest.mark.parametrize("step", ["write", "replace", "link"])
+def test_an_interrupt_leaves_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, step: str) -> None:
+    backend = LocalBackend(tmp_path)
+    done = getattr(backend.disk, step)
+
+    def interrupted(*arguments: object) -> None:
+        done(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backend.disk, step, interrupted)
+    used = step in ("write", "replace" if verb == "put" else "link")
+    with pytest.raises(KeyboardInterrupt) if used else nullcontext():
+        getattr(backend, verb)("folder/name", b"bytes")
+    assert not list(tmp_path.rglob("*.partial"))
