@@ -6,12 +6,12 @@
 """
 
 from aggregate.api import make_spec, pick_device, train
-from aggregate.embed import embed
-from aggregate.geometry import MODEL_COLUMNS, derive_geometry
-from aggregate.model import ScaleModel
-from aggregate.reference import load_reference_state_dict
-from aggregate.trainer import TrainResult
-from aggregate.whitening import Whitening, fit_whitening
+from aggregate.data.geometry import MODEL_COLUMNS, derive_geometry
+from aggregate.embeddings.embed import embed
+from aggregate.embeddings.whitening import Whitening, fit_whitening
+from aggregate.network.model import ScaleModel
+from aggregate.network.reference import load_reference_state_dict
+from aggregate.training.trainer import TrainResult
 
 __all__ = [
     "MODEL_COLUMNS",

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from aggregate.arrays import Array
-from aggregate.checkpoint import CheckpointFolder
-from aggregate.loader import CropData, ResidentSource
+from aggregate.data.arrays import Array
+from aggregate.data.loader import CropData, ResidentSource
+from aggregate.data.sets import Splitter
 from aggregate.objectives import Objective
-from aggregate.sets import Splitter
-from aggregate.trainer import Trainer, TrainResult
+from aggregate.training.checkpoint import CheckpointFolder
+from aggregate.training.trainer import Trainer, TrainResult
 from pipeline.errors import InvalidInputError
 from pipeline.events import OnEvent, ignore
 from pipeline.recipe import TrainSpec

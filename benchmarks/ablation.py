@@ -34,7 +34,7 @@ from _probing import knn_hits, linear_hits
 from _table import RESULTS, commit
 
 import aggregate
-from aggregate.rows import frame_sizes, group_ids
+from aggregate.data.rows import frame_sizes, group_ids
 from pipeline.recipe import ModelSpec
 
 NUM_TRAIN, NUM_TEST = 512, 400

@@ -120,7 +120,7 @@ def run_decoded(folder: Path, store, spec, device: str, kept):
 
 def batch_of(spec, device: str) -> tuple[int, tuple[int, ...]]:
     """Crops a batch that extraction would take, and the shape of a crop."""
-    from extract.encode import Encoder
+    from extract.device.encode import Encoder
     from extract.targets import ViewSpec
 
     policy = spec.crops["train16"]
@@ -135,10 +135,10 @@ def run_plain(folder: Path, store, num_videos: int, spec):
 
     from extract.auditing import _target
     from extract.backbones.load import _build, _describe
-    from extract.crops import draw_crops, facts_of
+    from extract.crops.draw import draw_crops, facts_of
     from extract.decoding.decode import open_reader
     from extract.decoding.frame_picking import pick_frames
-    from extract.preprocess import cut_crop, normalise
+    from extract.pixels.preprocess import cut_crop, normalise
     from pipeline.settings import Settings
 
     settings = Settings(data=folder)
@@ -170,7 +170,7 @@ def bare_rate(backbone, batch: int, shape: tuple[int, ...], seconds: float = 15.
     """Crops a second of the same network on batches that lie ready on its device, in as many streams as are used."""
     import torch
 
-    from extract.memory import keep_freed_memory
+    from extract.device.memory import keep_freed_memory
 
     counts: list[float] = []
     on_cpu = backbone.device.type == "cpu"

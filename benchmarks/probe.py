@@ -22,14 +22,14 @@ from benchmarks._table import write_results
 from pipeline import FeatureStore
 from pipeline.recipe import parse_recipe
 from pipeline.settings import Settings
-from probe.fitting import MIN_BATCH, MIN_STEPS_PER_EPOCH
-from probe.holdout import MAX_ROWS_FOR_ALL_FOLDS
-from probe.inputs import Input
-from probe.search import nearest, similarities, unit_vectors
+from probe.maths.exact_search import nearest, similarities, unit_vectors
+from probe.maths.statistics import bootstrap_interval
 from probe.stage import plan_probe, run_probe
-from probe.statistics import bootstrap_interval
 from probe.threads import load_faiss
-from probe.training import GridSpec, train_grid
+from probe.trained.fitting import MIN_BATCH, MIN_STEPS_PER_EPOCH
+from probe.trained.holdout import MAX_ROWS_FOR_ALL_FOLDS
+from probe.trained.inputs import Input
+from probe.trained.training import GridSpec, train_grid
 from tests.support.stores import make_store
 
 K = 20

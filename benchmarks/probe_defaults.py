@@ -24,10 +24,10 @@ from sklearn.datasets import load_digits
 
 from benchmarks._table import write_results
 from pipeline import FeatureStore
-from probe.features import read_embeddings, read_features, read_split
-from probe.holdout import group_folds
-from probe.inputs import Input
-from probe.training import GridSpec, train_grid
+from probe.data.features import read_embeddings, read_features, read_split
+from probe.trained.holdout import group_folds
+from probe.trained.inputs import Input
+from probe.trained.training import GridSpec, train_grid
 
 OUTER_FOLDS = 4
 GRIDS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks._table import write_results
 from pipeline import FeatureStore, RowStatus
-from pipeline.reading.selection import FeatureBlock
 from pipeline.recipe import RandomPolicy
+from pipeline.store.selection import FeatureBlock
 
 V, D, BATCH, NUM_BATCHES = 16, 768, 512, 32
 CROPS, FEATURES = "train16", "bench"

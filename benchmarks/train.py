@@ -29,12 +29,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from aggregate import ScaleModel
-from aggregate.batch import SetBatch, draw_mask, make_set_batch
-from aggregate.encode import encode_sets
-from aggregate.loader import CropData, ResidentSource, mix_seed
+from aggregate.data.batch import SetBatch, draw_mask, make_set_batch
+from aggregate.data.loader import CropData, ResidentSource, mix_seed
+from aggregate.data.sets import disjoint_sets
 from aggregate.objectives import ObjectiveInput, build_objective
-from aggregate.schedule import parameter_groups
-from aggregate.sets import disjoint_sets
+from aggregate.training.encode import encode_sets
+from aggregate.training.schedule import parameter_groups
 from pipeline.recipe import ModelSpec, ObjectiveSpec
 
 WIDTH, SET_SIZE, TEMPERATURE = 768, 8, 0.2

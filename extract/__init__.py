@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
-    "plan_catalog": "extract.catalog",
-    "run_catalog": "extract.catalog",
-    "ExtractPlan": "extract.plan",
-    "plan_extract": "extract.plan",
-    "run_extract": "extract.stage",
+    "plan_catalog": "extract.catalog.stage",
+    "run_catalog": "extract.catalog.stage",
+    "ExtractPlan": "extract.run.plan",
+    "plan_extract": "extract.run.plan",
+    "run_extract": "extract.run.stage",
     "audit": "extract.auditing",
-    "draw_crops": "extract.crops",
+    "draw_crops": "extract.crops.draw",
     "pick_frames": "extract.decoding.frame_picking",
     "open_reader": "extract.decoding.decode",
     "load_backbone": "extract.backbones",

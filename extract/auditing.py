@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from extract.crops import draw_crops, facts_of
-from extract.decoding.colour import draw_colours
+from extract.catalog.find_videos import resolve_video
+from extract.crops.draw import draw_crops, facts_of
 from extract.decoding.decode_pool import DecodePool
 from extract.decoding.frame_picking import pick_frames, predecessors
-from extract.find_videos import resolve_video
-from extract.preprocess import cut_crop, normalise
-from extract.streams import apply_stream
+from extract.decoding.versions import decoder_identity, decoder_options
+from extract.pixels.colour import draw_colours
+from extract.pixels.preprocess import cut_crop, normalise
+from extract.pixels.streams import apply_stream
 from extract.targets import ResolvedTarget, resolve_targets
-from extract.versions import decoder_identity, decoder_options
 from pipeline.errors import InvalidInputError, NoDataError, NotFoundError, VideoError
 from pipeline.fingerprint import differing_fields
 from pipeline.recipe import Recipe, parse_recipe
@@ -165,7 +165,7 @@ def _pick(ds: Any, crops: str, feature_set: str, num_crops: int, seed: int) -> l
 
 def _look_again(ds: Any, target: ResolvedTarget, picked: Sequence[tuple[int, int]], settings: Settings) -> list[Drift]:
     from extract.backbones import load_backbone
-    from extract.stage import pick_device
+    from extract.run.stage import pick_device
 
     device = pick_device(settings.device)
     backbone = load_backbone(target.spec, settings, device)

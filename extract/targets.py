@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from extract.backbones import BackboneInfo, check_clip_shape, describe_backbone, spread_frames
-from extract.preprocess import describe_preprocessing
-from extract.streams import check_stream, needs_previous
+from extract.pixels.preprocess import describe_preprocessing
+from extract.pixels.streams import check_stream, needs_previous
 from pipeline.errors import InvalidInputError, ShapeMismatchError
 from pipeline.recipe import BackboneSpec, CropPolicy, Recipe, Target
 from pipeline.settings import Settings

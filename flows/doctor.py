@@ -90,7 +90,7 @@ def _check_decoders(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_faiss(settings: Settings) -> Iterator[Finding]:
-    from probe.search import describe_faiss
+    from probe.maths.exact_search import describe_faiss
 
     yield Finding("faiss", "ok", describe_faiss())
 

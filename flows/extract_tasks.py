@@ -24,7 +24,7 @@ class Networks:
 @task(name="plan-extract")
 def plan_shards(recipe: str, where: Where, options: ExtractOptions) -> list[int]:
     """Ask the store what is missing, leave the plan as an artifact, return the shard numbers."""
-    from extract.stage import plan_extract
+    from extract.run.stage import plan_extract
 
     loaded, store, settings = open_run(recipe, where, dask=options.dask)
     plan = plan_extract(loaded, store, settings, shards=options.shards or None, retry=tuple(options.retry_statuses))
@@ -36,7 +36,7 @@ def plan_shards(recipe: str, where: Where, options: ExtractOptions) -> list[int]
 def load_networks(recipe: str, where: Where, options: ExtractOptions) -> Networks:
     """Load the backbones once for all tasks; whether compiling repays is decided by the work of the whole run."""
     from extract.backbones import load_backbone
-    from extract.stage import pick_device, plan_extract
+    from extract.run.stage import pick_device, plan_extract
 
     loaded, store, settings = open_run(recipe, where)
     plan = plan_extract(loaded, store, settings, shards=options.shards or None, retry=tuple(options.retry_statuses))
@@ -58,7 +58,7 @@ def extract_shards(
     recipe: str, where: Where, options: ExtractOptions, shards: list[int], networks: Networks
 ) -> dict[str, Any]:
     """Extract these shards; what another worker finished meanwhile is skipped."""
-    from extract.stage import plan_extract, run_extract
+    from extract.run.stage import plan_extract, run_extract
 
     loaded, store, settings = open_run(recipe, where, dask=options.dask)
     plan = plan_extract(loaded, store, settings, shards=shards or None, retry=tuple(options.retry_statuses))

@@ -10,7 +10,7 @@ from pipeline.recipe import Recipe
 from pipeline.stage import StagePlan
 
 if TYPE_CHECKING:
-    from extract.plan import ExtractPlan
+    from extract.run.plan import ExtractPlan
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from probe.index import SearchIndex
+    from probe.index.stage import SearchIndex
 
 
 def query_vector(
     video: Path, index: SearchIndex, ds: Dataset, settings: Settings, on_event: OnEvent = ignore
 ) -> np.ndarray:
-    """Return the raw vector of a new video, as :meth:`probe.index.SearchIndex.search` takes it.
+    """Return the raw vector of a new video, as :meth:`probe.index.stage.SearchIndex.search` takes it.
 
     Parameters
     ----------

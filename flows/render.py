@@ -18,6 +18,6 @@ def probe_options(dataset: str, store: FeatureStore, settings: Settings) -> dict
     """
     if dataset not in store.datasets():
         return {}
-    from extract.thumbnails import catalogue_thumbnails
+    from extract.pixels.thumbnails import catalogue_thumbnails
 
     return {"frames": catalogue_thumbnails(store.dataset(dataset).videos, settings)}

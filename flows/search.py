@@ -18,7 +18,7 @@ class SearchResult:
 
     query: str
     hits: tuple[Any, ...]
-    """Of :class:`probe.index_search.SearchHit`."""
+    """Of :class:`probe.index.search.SearchHit`."""
     index: dict[str, Any]
     stale: str | None
     query_frames: tuple[bytes, ...] = field(default=(), repr=False)
@@ -69,8 +69,8 @@ def search_video(
     NoDataError
         If no crop of the video could be read.
     """
-    from extract.thumbnails import video_thumbnails
-    from probe.index_search import open_index
+    from extract.pixels.thumbnails import video_thumbnails
+    from probe.index.search import open_index
 
     opened = open_index(store, dataset, index)
     vectors = query_vector(video, opened, store.dataset(dataset), settings, on_event)
@@ -82,8 +82,8 @@ def search_by_id(
     store: FeatureStore, dataset: str, video_id: str, settings: Settings, *, k: int = 10, index: str = "default"
 ) -> SearchResult:
     """Find the stored videos nearest to a stored one, itself left out."""
-    from extract.thumbnails import catalogue_thumbnails
-    from probe.index_search import open_index, search_stored
+    from extract.pixels.thumbnails import catalogue_thumbnails
+    from probe.index.search import open_index, search_stored
 
     opened = open_index(store, dataset, index)
     found = search_stored(store, dataset, index, [video_id], k)
@@ -95,7 +95,7 @@ def search_by_id(
 def _result(
     store: FeatureStore, dataset: str, query: str, opened: Any, found: Any, frames: tuple[bytes, ...]
 ) -> SearchResult:
-    from probe.index_search import describe_hits
+    from probe.index.search import describe_hits
 
     hits = describe_hits(store, dataset, found.rows[0], found.similarities[0])
     return SearchResult(query, tuple(hits), opened.meta, opened.stale, frames)

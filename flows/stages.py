@@ -56,11 +56,11 @@ class Stage:
 STAGES: Mapping[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("catalog", "extract.catalog", "find the videos and describe them in the catalogue"),
-        Stage("extract", "extract.stage", "decode the videos once and store the features of their crops"),
+        Stage("catalog", "extract.catalog.stage", "find the videos and describe them in the catalogue"),
+        Stage("extract", "extract.run.stage", "decode the videos once and store the features of their crops"),
         Stage("train", "aggregate.stage", "train the SCALE model on stored features", section="train"),
         Stage("embed", "aggregate.stage", "write video embeddings back into the store", section="embed"),
         Stage("probe", "probe.stage", "measure features and embeddings, and write the report", section="probes"),
-        Stage("index", "probe.index", "build the search indexes", section="indexes"),
+        Stage("index", "probe.index.stage", "build the search indexes", section="indexes"),
     )
 }

@@ -9,25 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.reading.selection import EmbeddingBlock, FeatureBlock, Selection
+    from pipeline.sets.ledger import LedgerEntry, RowStatus
+    from pipeline.sets.writer import EmbeddingWriter, FeatureWriter, ShardTask
     from pipeline.store.catalogue import AppendedVideos
     from pipeline.store.dataset import Dataset
     from pipeline.store.feature_store import FeatureStore
-    from pipeline.store.ledger import LedgerEntry, RowStatus
-    from pipeline.store.writer import EmbeddingWriter, FeatureWriter, ShardTask
+    from pipeline.store.selection import EmbeddingBlock, FeatureBlock, Selection
 
 _PLACES = {
     "AppendedVideos": "store.catalogue",
     "Dataset": "store.dataset",
-    "EmbeddingBlock": "reading.selection",
-    "EmbeddingWriter": "store.writer",
-    "FeatureBlock": "reading.selection",
+    "EmbeddingBlock": "store.selection",
+    "EmbeddingWriter": "sets.writer",
+    "FeatureBlock": "store.selection",
     "FeatureStore": "store.feature_store",
-    "FeatureWriter": "store.writer",
-    "LedgerEntry": "store.ledger",
-    "RowStatus": "store.ledger",
-    "Selection": "reading.selection",
-    "ShardTask": "store.writer",
+    "FeatureWriter": "sets.writer",
+    "LedgerEntry": "sets.ledger",
+    "RowStatus": "sets.ledger",
+    "Selection": "store.selection",
+    "ShardTask": "sets.writer",
 }
 
 __all__ = [

@@ -12,14 +12,14 @@ _PLACES = {
     "ProbePlan": "probe.stage",
     "ProbeReport": "probe.results",
     "ProbeResult": "probe.results",
-    "open_index": "probe.index",
-    "plan_index": "probe.index",
+    "open_index": "probe.index.stage",
+    "plan_index": "probe.index.stage",
     "plan_probe": "probe.stage",
     "read_report": "probe.stage",
-    "render_report": "probe.report",
-    "run_index": "probe.index",
+    "render_report": "probe.pages.report",
+    "run_index": "probe.index.stage",
     "run_probe": "probe.stage",
-    "search_index": "probe.index",
+    "search_index": "probe.index.stage",
 }
 
 __all__ = list(_PLACES)

@@ -14,16 +14,16 @@ from pipeline.fingerprint import fingerprint
 from pipeline.recipe import Recipe
 from pipeline.recipe.backbones import RandomWeights
 from pipeline.recipe.probes import KnnProbe, LinearProbe, ProbeSpec, RetrievalProbe
-from probe.comparisons import compare_results
-from probe.features import SplitTable
-from probe.knn_runs import measure_knn
-from probe.leaks import check_leaks
-from probe.measure import Findings, Setting, Vocabulary
-from probe.overview import embedding_map, neighbour_strips
-from probe.readouts import Reader, ReadoutData, probe_targets
+from probe.data.features import SplitTable
+from probe.data.leaks import check_leaks
+from probe.data.readouts import Reader, ReadoutData, probe_targets
+from probe.methods.comparisons import compare_results
+from probe.methods.knn import measure_knn
+from probe.methods.measure import Findings, Setting, Vocabulary
+from probe.methods.overview import embedding_map, neighbour_strips
+from probe.methods.retrieval import measure_retrieval
+from probe.methods.trained import measure_trained
 from probe.results import Coverage, EmbeddingMap, LeakCheck, NeighbourStrip, PairedComparison
-from probe.retrieval import measure_retrieval
-from probe.trained_runs import measure_trained
 
 if TYPE_CHECKING:
     from pipeline import Dataset

@@ -14,7 +14,7 @@ from pipeline.errors import NotFoundError
 from pipeline.events import OnEvent, StageFinished, StageStarted, ignore
 from pipeline.fingerprint import fingerprint
 from pipeline.recipe import Recipe
-from probe.readouts import embedding_sets, probe_targets
+from probe.data.readouts import embedding_sets, probe_targets
 from probe.results import PREDICTIONS_FILE, REPORT_FILE, ProbeReport
 from probe.threads import num_threads
 
@@ -278,7 +278,7 @@ def run_probe(
 
 def _html(report: ProbeReport, frames: Frames | None, render: Render | None, on_event: OnEvent) -> bytes | None:
     if render is None:
-        from probe.report import render_report
+        from probe.pages.report import render_report
 
         page: bytes | str = render_report(report, frames)
     else:

@@ -16,8 +16,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from aggregate.batch import SetBatch
-from aggregate.model import ScaleModel
+from aggregate.data.batch import SetBatch
+from aggregate.network.model import ScaleModel
 
 MAIN_STREAM = "main"
 """Key of the stream that a single-stream training encodes."""

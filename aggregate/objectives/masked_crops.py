@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from aggregate.batch import SetBatch
+from aggregate.data.batch import SetBatch
 from aggregate.objectives.contrast import info_nce, unit
 from aggregate.objectives.interface import Objective, ObjectiveInput, ObjectiveResult
 

@@ -99,8 +99,8 @@ def search(
 
 
 def _page(found: SearchResult, ds: Dataset, settings: Settings) -> str:
-    from extract.thumbnails import catalogue_thumbnails
-    from probe.strips import render_search
+    from extract.pixels.thumbnails import catalogue_thumbnails
+    from probe.pages.strips import render_search
 
     labels = dict(zip(ds.videos["video_id"].to_pylist(), ds.videos["label"].to_pylist(), strict=True))
     return render_search(
@@ -128,7 +128,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two runs."""
-    from probe.compare import compare_runs, load_stored_run, render_comparison
+    from probe.pages.compare import compare_runs, load_stored_run, render_comparison
 
     if store is not None:
         opened = FeatureStore.open(store)
@@ -149,7 +149,7 @@ def compare(
 
 def _run_at(place: str, dataset: str | None) -> Any:
     """Load a report from a file or folder, or the only one of a store."""
-    from probe.compare import load_run, load_stored_run
+    from probe.pages.compare import load_run, load_stored_run
 
     is_store = "://" in place or (Path(place) / "zarr.json").is_file()
     if not is_store:

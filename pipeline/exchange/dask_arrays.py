@@ -13,8 +13,8 @@ from pipeline.storage.layout import split_by_shard
 from pipeline.storage.schema import GEOMETRY_COLUMNS
 
 if TYPE_CHECKING:
-    from pipeline.reading.selection import FeatureBlock, Selection
     from pipeline.store.dataset import Dataset
+    from pipeline.store.selection import FeatureBlock, Selection
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pipeline.storage.schema import GEOMETRY_COLUMNS
 from pipeline.storage.whole_file import whole_file
 
 if TYPE_CHECKING:
-    from pipeline.reading.selection import FeatureBlock, Selection
+    from pipeline.store.selection import FeatureBlock, Selection
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 FEATURE_SUFFIXES = (".npz", ".h5", ".hdf5")

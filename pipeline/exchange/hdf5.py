@@ -22,7 +22,7 @@ from pipeline.storage.schema import GEOMETRY_COLUMNS
 from pipeline.storage.whole_file import whole_file
 
 if TYPE_CHECKING:
-    from pipeline.reading.selection import Selection
+    from pipeline.store.selection import Selection
 
 KIND = "scale-feature-export"
 VERSION = 1

@@ -23,9 +23,9 @@ from pipeline.exchange.hdf5_guard import open_array, read_bytes, read_rows, read
 from pipeline.exchange.imports import ForeignFeatures, ImportReport, import_features
 from pipeline.fingerprint import hash_file
 from pipeline.recipe.crops import CropPolicy, CropPolicyBase, ImportedPolicy
+from pipeline.sets.set_files import check_sizes
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import CATALOGUE_SCHEMA, GEOMETRY_COLUMNS
-from pipeline.store.sets import check_sizes
 
 if TYPE_CHECKING:
     from pipeline.store.feature_store import FeatureStore

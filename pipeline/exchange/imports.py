@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from pipeline.errors import AlreadyExistsError, ShapeMismatchError
 from pipeline.recipe.crops import CropPolicyBase
+from pipeline.sets.ledger import RowStatus
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import GEOMETRY_COLUMNS, PENDING
-from pipeline.store.ledger import RowStatus
 
 if TYPE_CHECKING:
     from pipeline.store.feature_store import FeatureStore

@@ -30,8 +30,8 @@ from pipeline.exchange.imports import ForeignFeatures, ImportReport, import_feat
 from pipeline.fingerprint import hash_file
 from pipeline.names import check_name
 from pipeline.recipe.crops import ImportedPolicy
+from pipeline.sets.set_files import check_sizes
 from pipeline.storage.schema import GEOMETRY_COLUMNS
-from pipeline.store.sets import check_sizes
 
 if TYPE_CHECKING:
     from pipeline.store.feature_store import FeatureStore

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.query.sql import SqlTable
-from pipeline.reading.reader import SetReader
+from pipeline.sets.reader import SetReader
 from pipeline.storage.layout import shard_range
 from pipeline.storage.schema import CATALOGUE_SCHEMA, GEOMETRY_COLUMNS, STATUS_SCHEMA
 

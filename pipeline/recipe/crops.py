@@ -1,6 +1,6 @@
 """Crop policies: which boxes of space and time are drawn from every video.
 
-A policy is pure configuration. The boxes come from :mod:`extract.crops`; a
+A policy is pure configuration. The boxes come from :mod:`extract.crops.draw`; a
 neighbour of SCALE that samples otherwise adds a model to the union below and
 a function there.
 """

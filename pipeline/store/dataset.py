@@ -13,18 +13,9 @@ from pipeline.errors import ConflictError, CorruptDataError, InvalidInputError, 
 from pipeline.fingerprint import check_same
 from pipeline.fingerprint import fingerprint as hash_of
 from pipeline.names import check_name
-from pipeline.reading.reader import SetReader
-from pipeline.reading.selection import Selection, check_rows
-from pipeline.storage import schema
-from pipeline.storage.layout import num_shards
-from pipeline.store.artifacts import Artifact, list_artifacts, load_artifact, save_artifact
-from pipeline.store.catalogue import AppendedVideos, Catalogue
-from pipeline.store.guard import ForkGuard
-from pipeline.store.ledger import Ledger
-from pipeline.store.new_sets import drop_embedding_set, open_or_create_set
-from pipeline.store.pinned_sets import PinnedSets
-from pipeline.store.progress import embedding_set_info, feature_set_info, snapshot_id, status_table
-from pipeline.store.sets import (
+from pipeline.sets.ledger import Ledger
+from pipeline.sets.reader import SetReader
+from pipeline.sets.set_files import (
     EmbeddingSetInfo,
     FeatureSetInfo,
     embedding_set_spec,
@@ -32,11 +23,20 @@ from pipeline.store.sets import (
     open_embedding_set,
     open_feature_set,
 )
+from pipeline.storage import schema
+from pipeline.storage.guard import ForkGuard
+from pipeline.storage.layout import num_shards
+from pipeline.store.artifacts import Artifact, list_artifacts, load_artifact, save_artifact
+from pipeline.store.catalogue import AppendedVideos, Catalogue
+from pipeline.store.new_sets import drop_embedding_set, open_or_create_set
+from pipeline.store.pinned_sets import PinnedSets
+from pipeline.store.progress import embedding_set_info, feature_set_info, snapshot_id, status_table
+from pipeline.store.selection import Selection, check_rows
 
 if TYPE_CHECKING:
     from pipeline.recipe.crops import CropPolicy, CropPolicyBase
+    from pipeline.sets.writer import EmbeddingWriter, FeatureWriter
     from pipeline.store.feature_store import FeatureStore
-    from pipeline.store.writer import EmbeddingWriter, FeatureWriter
 
 
 class Dataset:
@@ -107,7 +107,7 @@ class Dataset:
             If another policy does; names the fields that differ.
         """
         self._check_writable()
-        from pipeline.store.arrays import create_group
+        from pipeline.sets.arrays import create_group
 
         folder = schema.crop_set_key(self.name, check_name(name))
         content = policy.model_dump(mode="json")
@@ -178,7 +178,7 @@ class Dataset:
             If the crop set is not defined.
         """
         self._check_writable()
-        from pipeline.store.writer import FeatureWriter
+        from pipeline.sets.writer import FeatureWriter
 
         policy = self.crop_policy(crops)
         spec = feature_set_spec(
@@ -206,7 +206,7 @@ class Dataset:
     ) -> EmbeddingWriter:
         """Open an embedding set for writing; as :meth:`writer`. `attrs` are kept with it."""
         self._check_writable()
-        from pipeline.store.writer import EmbeddingWriter
+        from pipeline.sets.writer import EmbeddingWriter
 
         spec = embedding_set_spec(self.name, check_name(name), dim=dim, dtype=dtype, shard_rows=self.shard_rows)
         attributes = self._attributes("embedding_set", attrs=dict(attrs or {}))
@@ -335,7 +335,7 @@ class Dataset:
         return list_artifacts(self._backend, self.name, kind)
 
     def _crop_set_attributes(self, name: str) -> dict[str, Any]:
-        from pipeline.store.arrays import read_group
+        from pipeline.sets.arrays import read_group
 
         try:
             return read_group(self._backend, schema.crop_set_key(self.name, check_name(name)), "crop_set")

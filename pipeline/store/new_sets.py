@@ -9,12 +9,12 @@ from typing import Any
 from pipeline.errors import FingerprintMismatchError, NotFoundError
 from pipeline.fingerprint import canonical_json, check_same
 from pipeline.fingerprint import fingerprint as hash_of
+from pipeline.sets.arrays import create_group, read_group, write_array_metadata
+from pipeline.sets.set_files import SetSpec
 from pipeline.storage import schema
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.locks import exclusive
-from pipeline.store.arrays import create_group, read_group, write_array_metadata
 from pipeline.store.catalogue import Catalogue
-from pipeline.store.sets import SetSpec
 
 
 def open_or_create_set(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pipeline.errors import NotFoundError
-from pipeline.reading.reader import SetReader
+from pipeline.sets.ledger import Ledger
+from pipeline.sets.reader import SetReader
+from pipeline.sets.set_files import open_embedding_set, open_feature_set
 from pipeline.storage import schema
 from pipeline.storage.backend import StorageBackend
-from pipeline.store.ledger import Ledger
 from pipeline.store.progress import SetKey
-from pipeline.store.sets import open_embedding_set, open_feature_set
 
 
 class PinnedSets:

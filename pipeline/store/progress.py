@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.sets.ledger import Ledger
+from pipeline.sets.set_files import EmbeddingSetInfo, FeatureSetInfo, SetSpec
 from pipeline.storage.layout import num_shards
 from pipeline.storage.schema import PENDING, STATUS_SCHEMA
 from pipeline.store.catalogue import Catalogue
-from pipeline.store.ledger import Ledger
-from pipeline.store.sets import EmbeddingSetInfo, FeatureSetInfo, SetSpec
 
 SetKey = tuple[str | None, str]
 """(crop set, feature set) or (None, embedding set)."""

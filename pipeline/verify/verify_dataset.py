@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.errors import CorruptDataError, FormatError, NotFoundError, PipelineError
-from pipeline.reading.mapped import chunks_hold
+from pipeline.sets.arrays import read_group, read_layout
+from pipeline.sets.geometry import vouched_rows
+from pipeline.sets.ledger import list_generations
+from pipeline.sets.mapped import chunks_hold
+from pipeline.sets.set_files import SetSpec, open_embedding_set, open_feature_set
 from pipeline.storage import schema
 from pipeline.storage.claims import Claims
 from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import shard_key
 from pipeline.storage.sealed import check_seal
 from pipeline.storage.shardfile import encode_shard
-from pipeline.store.arrays import read_group, read_layout
 from pipeline.store.artifacts import META, list_artifacts, load_artifact
 from pipeline.store.catalogue import Catalogue, commit_numbers
-from pipeline.store.geometry import vouched_rows
-from pipeline.store.ledger import list_generations
-from pipeline.store.sets import SetSpec, open_embedding_set, open_feature_set
 from pipeline.verify.verify_set import SetCheck
 from pipeline.verify.verify_store import Problem
 

@@ -9,16 +9,16 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
-from pipeline.reading.mapped import ShardRows, open_shard, open_shard_file
+from pipeline.sets.arrays import read_layout, write_array_metadata
+from pipeline.sets.ledger import Ledger, LedgerEntry, RowStatus, entry_key, list_generations, make_table
+from pipeline.sets.mapped import ShardRows, open_shard, open_shard_file
+from pipeline.sets.set_files import ArraySpec, SetSpec, stored_layout
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.claims import Claims
 from pipeline.storage.layout import ArrayLayout
 from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import PENDING, previous_key, shard_key, shard_of
 from pipeline.storage.shardfile import encode_shard, row_checksums
-from pipeline.store.arrays import read_layout, write_array_metadata
-from pipeline.store.ledger import Ledger, LedgerEntry, RowStatus, entry_key, list_generations, make_table
-from pipeline.store.sets import ArraySpec, SetSpec, stored_layout
 from pipeline.verify.verify_store import Problem
 
 

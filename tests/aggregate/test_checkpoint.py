@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from aggregate.checkpoint import STATE, TENSORS, CheckpointFolder
+from aggregate.training.checkpoint import STATE, TENSORS, CheckpointFolder
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:

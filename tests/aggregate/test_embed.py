@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregate import ScaleModel, derive_geometry, embed, fit_whitening
-from aggregate.embed import READOUTS, deal_sets, embedding_dim
-from aggregate.whitening import Whitening
+from aggregate.embeddings.embed import READOUTS, deal_sets, embedding_dim
+from aggregate.embeddings.whitening import Whitening
 from pipeline.errors import InvalidInputError, NoDataError, ShapeMismatchError
 from tests.support.set_batches import TINY, raw_geometry
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import aggregate
-from aggregate.models import load_model
+from aggregate.network.saving import load_model
 from aggregate.stage import plan_embed, plan_train, run_embed, run_train
 from pipeline.events import Note
 from pipeline.storage.schema import PENDING

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregate import MODEL_COLUMNS, derive_geometry
-from aggregate.geometry import visible_columns
+from aggregate.data.geometry import visible_columns
 from pipeline.errors import ShapeMismatchError
 from pipeline.storage.schema import GEOMETRY_COLUMNS
 from tests.support.set_batches import raw_geometry

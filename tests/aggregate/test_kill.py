@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregate.models import METRICS, WEIGHTS
+from aggregate.network.saving import METRICS, WEIGHTS
 from pipeline import FeatureStore
 from tests.support.stores import make_store
 
@@ -20,7 +20,7 @@ TRAIN = """
 import sys
 import torch
 torch.set_num_threads(1)
-from aggregate import trainer
+from aggregate.training import trainer
 from aggregate.stage import plan_train, run_train
 from pipeline import FeatureStore
 from pipeline.events import Progress

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from aggregate.encode import encode_sets
-from aggregate.geometry import END_S, START_S
-from aggregate.loader import CropData, ResidentSource
+from aggregate.data.geometry import END_S, START_S
+from aggregate.data.loader import CropData, ResidentSource
+from aggregate.data.sets import global_local_sets, time_sorted_sets
 from aggregate.objectives import (
     Objective,
     ObjectiveInput,
@@ -17,8 +17,8 @@ from aggregate.objectives import (
     info_nce,
     unit,
 )
-from aggregate.sets import global_local_sets, time_sorted_sets
-from aggregate.trainer import Trainer
+from aggregate.training.encode import encode_sets
+from aggregate.training.trainer import Trainer
 from pipeline.recipe import ObjectiveSpec, TrainSpec
 from tests.support.set_batches import CPU, TINY, crop_batch, set_batch
 

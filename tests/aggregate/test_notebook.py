@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import aggregate
-from aggregate import ScaleModel, arrays
+from aggregate import ScaleModel
+from aggregate.data import arrays
 from pipeline.errors import InvalidInputError, NoDataError, ShapeMismatchError, TrainingError
 from tests.support.set_batches import TINY, raw_geometry
 

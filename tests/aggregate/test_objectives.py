@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregate import ScaleModel, load_reference_state_dict
-from aggregate.batch import SetBatch
-from aggregate.encode import encode_sets
+from aggregate.data.batch import SetBatch
+from aggregate.data.sets import global_local_sets, long_short_sets
 from aggregate.objectives import (
     MaskedCropModelling,
     NTXent,
@@ -22,7 +22,7 @@ from aggregate.objectives import (
     info_nce,
     nearest_in_other_sets,
 )
-from aggregate.sets import global_local_sets, long_short_sets
+from aggregate.training.encode import encode_sets
 from pipeline.errors import InvalidInputError
 from pipeline.recipe import ObjectiveSpec
 from tests.support.reference_scale import ReferenceScale, randomised

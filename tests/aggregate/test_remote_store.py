@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from aggregate import trainer
-from aggregate.models import METRICS, WEIGHTS
-from aggregate.rows import make_source
+from aggregate.data.rows import make_source
+from aggregate.network.saving import METRICS, WEIGHTS
 from aggregate.stage import plan_embed, plan_train, run_train
-from aggregate.train_stage import training_folder
+from aggregate.training import trainer
+from aggregate.training.stage import training_folder
 from pipeline import FeatureStore
 from pipeline.events import Progress
 from pipeline.settings import Settings
@@ -25,8 +25,8 @@ EMBEDS = ({"crops": "train16"}, {"crops": "train16", "name": "white", "readout":
 @pytest.fixture
 def no_room(monkeypatch):
     """Neither the device nor the host holds the selection: shards come in blocks, from the store, every epoch."""
-    monkeypatch.setattr("aggregate.rows.free_bytes", lambda device: 1000)
-    monkeypatch.setattr("pipeline.reading.batches._memory_bytes", lambda: 1000)
+    monkeypatch.setattr("aggregate.data.rows.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("pipeline.sets.batches._memory_bytes", lambda: 1000)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_batches_that_were_done_are_not_read_again(tmp_path, remote, no_room, mo
     store, spec = toy(remote), recipe(batch_size=4).train
     source = make_source(store.dataset("toy"), np.arange(16), spec, torch.device("cpu"))
     asked = []
-    from pipeline.reading.selection import Selection
+    from pipeline.store.selection import Selection
 
     original = Selection.batches
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from aggregate.rows import choose_rows, group_ids, make_source, stream_source
+from aggregate.data.rows import choose_rows, group_ids, make_source, stream_source
 from aggregate.stage import plan_train
 from pipeline.errors import NoDataError
 from tests.support.stores import make_store
@@ -61,7 +61,7 @@ def test_streaming_from_the_store_sees_every_row_once_and_resumes_the_same(tmp_p
 
 def test_a_selection_too_large_for_memory_is_streamed(tmp_path, monkeypatch):
     store, chosen = toy(tmp_path), recipe()
-    monkeypatch.setattr("aggregate.rows.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("aggregate.data.rows.free_bytes", lambda device: 1000)
     ds = store.dataset("toy")
     source = make_source(ds, np.arange(16), chosen.train, torch.device("cpu"))
     assert type(source).__name__ == "StreamSource"

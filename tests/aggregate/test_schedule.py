@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from aggregate import ScaleModel
-from aggregate.loader import mix_seed, num_batches, read_ahead
-from aggregate.schedule import parameter_groups, rate_factor
+from aggregate.data.loader import mix_seed, num_batches, read_ahead
+from aggregate.training.schedule import parameter_groups, rate_factor
 from tests.support.set_batches import TINY
 
 

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregate.batch import draw_mask
-from aggregate.geometry import END_S, START_S
-from aggregate.sets import disjoint_sets, even_counts, global_local_sets, long_short_sets, time_sorted_sets
+from aggregate.data.batch import draw_mask
+from aggregate.data.geometry import END_S, START_S
+from aggregate.data.sets import disjoint_sets, even_counts, global_local_sets, long_short_sets, time_sorted_sets
 from tests.support.set_batches import crop_batch, set_batch
 
 SHAPES = {

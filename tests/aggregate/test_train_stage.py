@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from aggregate import train_plan, trainer
-from aggregate.models import CONFIG, METRICS, WEIGHTS, decode_model, load_model
+from aggregate.network.saving import CONFIG, METRICS, WEIGHTS, decode_model, load_model
 from aggregate.stage import plan_embed, plan_train, run_embed, run_train
-from aggregate.train_stage import training_folder
+from aggregate.training import plan as train_plan
+from aggregate.training import trainer
+from aggregate.training.stage import training_folder
 from pipeline import FeatureStore
 from pipeline.errors import CorruptDataError, NotFoundError, TrainingError
 from pipeline.events import Note, Progress
@@ -182,11 +183,11 @@ def test_broken_features_stop_training_and_leave_no_model(tmp_path):
             )
             self.values[5, 0, 0] = np.nan
 
-    import pipeline.reading.selection
+    import pipeline.store.selection
 
-    original = pipeline.reading.selection.Selection.features
+    original = pipeline.store.selection.Selection.features
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.reading.selection.Selection, "features", lambda self, *a: Poisoned(original(self, *a)))
+        patch.setattr(pipeline.store.selection.Selection, "features", lambda self, *a: Poisoned(original(self, *a)))
         with pytest.raises(TrainingError, match=r"rows 5\)"):
             run_train(plan_train(chosen, store, HERE), store, HERE)
     assert store.dataset("toy").artifacts("models") == []

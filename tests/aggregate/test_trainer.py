@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import aggregate
-from aggregate import loader, trainer
-from aggregate.checkpoint import CheckpointFolder
-from aggregate.loader import CropData, ResidentSource, StreamSource
-from aggregate.metrics import JsonLines, TensorBoard
-from aggregate.trainer import Trainer
+from aggregate.data import loader
+from aggregate.data.loader import CropData, ResidentSource, StreamSource
+from aggregate.training import trainer
+from aggregate.training.checkpoint import CheckpointFolder
+from aggregate.training.metrics import JsonLines, TensorBoard
+from aggregate.training.trainer import Trainer
 from pipeline.errors import InvalidInputError, NoDataError, ShapeMismatchError, TrainingError
 from pipeline.events import Progress, StageStarted
 from pipeline.recipe import TrainSpec

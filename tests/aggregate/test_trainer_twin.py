@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 
-from aggregate.encode import encode_sets
-from aggregate.loader import CropData, ResidentSource
+from aggregate.data.loader import CropData, ResidentSource
 from aggregate.objectives import ObjectiveInput
-from aggregate.trainer import Trainer
+from aggregate.training.encode import encode_sets
+from aggregate.training.trainer import Trainer
 from pipeline.recipe import TrainSpec
 from tests.support.set_batches import CPU, TINY, crop_batch
 

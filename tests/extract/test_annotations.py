@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from extract.annotations import Annotation, annotate
-from extract.find_videos import ListedVideo
+from extract.catalog.annotations import Annotation, annotate
+from extract.catalog.find_videos import ListedVideo
 from pipeline.errors import ManifestError, NotFoundError
 from pipeline.recipe.dataset import DatasetSpec
 from pipeline.settings import Settings

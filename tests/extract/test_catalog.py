@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from extract import catalog
-from extract.catalog import plan_catalog, run_catalog
+from extract.catalog import stage as catalog
+from extract.catalog.stage import plan_catalog, run_catalog
 from pipeline import FeatureStore
 from pipeline.errors import NoDataError, VideoChangedError
 from pipeline.events import Event, Note, Progress, StageFinished, StageStarted, VideoFailed

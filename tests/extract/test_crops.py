@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from extract.crop_policies.base import VideoFacts
-from extract.crop_policies.intervals import interval_quantile, paired_starts
-from extract.crops import draw_crops, facts_of
-from extract.draws import Draws
+from extract.crops.draw import draw_crops, facts_of
+from extract.crops.draws import Draws
+from extract.crops.policies.base import VideoFacts
+from extract.crops.policies.intervals import interval_quantile, paired_starts
 from pipeline.recipe import CropPolicy
 from pipeline.storage.schema import GEOMETRY_COLUMNS
 

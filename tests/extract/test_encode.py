@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from extract.encode import CropItem, Encoder
-from extract.memory import ByteBudget
+from extract.device.encode import CropItem, Encoder
+from extract.device.memory import ByteBudget
 from extract.rates import Rates
 from extract.targets import ViewSpec, resolve_targets
 from pipeline.errors import OutOfMemoryError

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from extract.find_videos import list_videos, resolve_video
+from extract.catalog.find_videos import list_videos, resolve_video
 from pipeline.errors import ManifestError, NoDataError, NotFoundError
 from pipeline.recipe.dataset import DatasetSpec
 from pipeline.settings import Settings

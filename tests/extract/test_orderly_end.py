@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from extract.orderly_end import ThreadGroup, finish
+from extract.device.orderly_end import ThreadGroup, finish
 from pipeline import FeatureStore
 from pipeline.settings import Settings
 from tests.support.extraction import catalogue, make_videos, tiny_recipe

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from extract.thumbnails import catalogue_thumbnails, video_thumbnails
+from extract.pixels.thumbnails import catalogue_thumbnails, video_thumbnails
 from pipeline.errors import VideoError
 from pipeline.settings import Settings
 from tests.support.videos import frame_number, numbered_frames, write_video

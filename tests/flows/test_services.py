@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from pipeline import FeatureStore
-from probe.compare import load_stored_run
+from probe.pages.compare import load_stored_run
 from tests.flows.conftest import Job
 from tests.support.browser import Browser
 from tests.support.clips import hold_back, link_clips, read_clips

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline import FeatureStore
 from pipeline.errors import CorruptDataError, InvalidInputError, ShapeMismatchError
-from pipeline.reading.batches import plan_blocks
-from pipeline.reading.selection import FeatureBlock
+from pipeline.sets.batches import plan_blocks
 from pipeline.storage.layout import default_chunk_rows, shard_range, split_by_shard
+from pipeline.store.selection import FeatureBlock
 from tests.support.stores import CROPS, FEATURE_SET, make_store, make_values
 
 

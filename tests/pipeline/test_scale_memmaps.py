@@ -71,7 +71,7 @@ def test_values_labels_and_statuses(tmp_path: Path, dtype: str) -> None:
 
 def test_the_model_reads_what_scale_would_have_given_it(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from aggregate.geometry import derive_geometry
+    from aggregate.data.geometry import derive_geometry
 
     _, _, positions = write_files(tmp_path, "float32")
     store = FeatureStore.create(tmp_path / "store")
@@ -165,7 +165,7 @@ def test_the_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_killed_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values, _, _ = write_files(tmp_path)
     store = FeatureStore.create(tmp_path / "store")
-    from pipeline.store.writer import FeatureWriter
+    from pipeline.sets.writer import FeatureWriter
 
     original = FeatureWriter.write
     calls = []

@@ -11,11 +11,11 @@ import pytest
 import zarr
 
 from pipeline import FeatureStore
-from pipeline.reading.mapped import chunks_hold, open_shard_file
+from pipeline.sets.ledger import Ledger, entry_key
+from pipeline.sets.mapped import chunks_hold, open_shard_file
 from pipeline.storage.backend_local import LocalBackend
 from pipeline.storage.layout import ArrayLayout
 from pipeline.storage.shardfile import encode_shard, parse_index
-from pipeline.store.ledger import Ledger, entry_key
 from pipeline.verify.verify_store import verify_store
 from tests.support.stores import CROPS, FEATURE_SET, fill, make_store, make_values, video_table
 

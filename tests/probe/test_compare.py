@@ -15,7 +15,7 @@ from pipeline.errors import CorruptDataError, FormatError, NotFoundError
 from pipeline.recipe import parse_recipe
 from pipeline.settings import Settings
 from probe import session
-from probe.compare import (
+from probe.pages.compare import (
     PREDICTION_COLUMNS,
     Run,
     compare_runs,
@@ -24,7 +24,7 @@ from probe.compare import (
     match_results,
     render_comparison,
 )
-from probe.report import HTML_FILE
+from probe.pages.report import HTML_FILE
 from probe.results import PREDICTIONS_FILE, REPORT_FILE, ProbeReport
 from probe.stage import plan_probe, run_probe
 from tests.support import page_checks

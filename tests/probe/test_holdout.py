@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InvalidInputError
-from probe.holdout import balanced_subset, group_folds, holdout_masks
+from probe.trained.holdout import balanced_subset, group_folds, holdout_masks
 
 
 def one_hot(classes: np.ndarray, num: int) -> np.ndarray:

@@ -22,10 +22,17 @@ from pipeline.errors import (
 from pipeline.events import Event, Note
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings
-from probe import faiss_index
-from probe.faiss_index import build_index, choose_kind, pq_segments, read_index_file, sample_vectors, write_index_file
-from probe.index import describe_hits, open_index, plan_index, run_index, search_index, search_stored
-from probe.search import unit_vectors
+from probe.index import faiss_index
+from probe.index.faiss_index import (
+    build_index,
+    choose_kind,
+    pq_segments,
+    read_index_file,
+    sample_vectors,
+    write_index_file,
+)
+from probe.index.stage import describe_hits, open_index, plan_index, run_index, search_index, search_stored
+from probe.maths.exact_search import unit_vectors
 from tests.support.stores import FEATURE_SET, fill, fill_embeddings, make_store, video_table
 
 NUM_VIDEOS, NUM_CROPS, DIM = 24, 4, 16
@@ -212,7 +219,7 @@ def test_a_torn_write_is_noticed_and_the_old_index_stays(store: FeatureStore, mo
         path.write_bytes(b"IxF")
         faiss_index._read(path)
 
-    monkeypatch.setattr("probe.index.write_index_file", torn)
+    monkeypatch.setattr("probe.index.stage.write_index_file", torn)
     with pytest.raises(CorruptDataError):
         build(store, force=True)
     assert store.dataset("toy").artifact("indexes", "default").files == before

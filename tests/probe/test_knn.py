@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InvalidInputError, ShapeMismatchError
-from probe.knn import centre, run_knn, vote_grid
-from probe.search import Neighbours, nearest
+from probe.maths.exact_search import Neighbours, nearest
+from probe.maths.knn import centre, run_knn, vote_grid
 
 
 def one_hot(classes: list[int] | np.ndarray, num_classes: int) -> np.ndarray:

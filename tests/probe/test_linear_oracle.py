@@ -8,9 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from probe.inputs import Input
-from probe.statistics import bootstrap_interval
-from probe.training import GridSpec, train_grid
+from probe.maths.statistics import bootstrap_interval
+from probe.trained.inputs import Input
+from probe.trained.training import GridSpec, train_grid
 
 
 def test_digits() -> None:

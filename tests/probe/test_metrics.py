@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from probe import metrics
+from probe.maths import metrics
 
 
 def test_hits_and_top_k_by_hand() -> None:

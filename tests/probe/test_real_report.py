@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from extract.thumbnails import catalogue_thumbnails
+from extract.pixels.thumbnails import catalogue_thumbnails
 from pipeline.recipe import parse_recipe
 from pipeline.settings import Settings
-from probe.report import HTML_FILE
+from probe.pages.report import HTML_FILE
 from probe.stage import plan_probe, run_probe
 from tests.support import page_checks
 from tests.support.browser import Browser

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from probe import charts, report_view
-from probe.page import asset, data_uri
-from probe.report import HTML_FILE, comparison_rows, holm, provenance, render_report
+from probe.pages import charts, report_view
+from probe.pages.page import asset, data_uri
+from probe.pages.report import HTML_FILE, comparison_rows, holm, provenance, render_report
+from probe.pages.strips import MAX_STRIPS, alternate
 from probe.results import Coverage, LeakCheck, PairedComparison, ProbeReport
-from probe.strips import MAX_STRIPS, alternate
 from tests.support.probe_reports import CLASSES, HOSTILE, frame_bytes, frames_of, make_report
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.report import render_report
+from probe.pages.report import render_report
 from tests.support import page_checks
 from tests.support.browser import Browser
 from tests.support.probe_reports import CLASSES, frames_of, make_report

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.knn_runs import pool_some
-from probe.overview import principal_axes
-from probe.retrieval import rank_gallery
-from probe.search import unit_vectors
+from probe.maths.exact_search import unit_vectors
+from probe.methods.knn import pool_some
+from probe.methods.overview import principal_axes
+from probe.methods.retrieval import rank_gallery
 
 
 def test_rank_and_precision_by_hand() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InvalidInputError, ShapeMismatchError
-from probe import search
-from probe.search import describe_faiss, nearest, similarities, unit_vectors
+from probe.maths import exact_search as search
+from probe.maths.exact_search import describe_faiss, nearest, similarities, unit_vectors
 
 
 def twin(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

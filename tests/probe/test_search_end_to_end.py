@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from extract.decoding.decode import open_reader
-from extract.thumbnails import catalogue_thumbnails, video_thumbnails
+from extract.pixels.thumbnails import catalogue_thumbnails, video_thumbnails
 from pipeline import FeatureStore
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings
-from probe.index import describe_hits, open_index, plan_index, run_index, search_index
-from probe.strips import render_search
+from probe.index.stage import describe_hits, open_index, plan_index, run_index, search_index
+from probe.pages.strips import render_search
 from tests.support.extraction import extract_all, tiny_program, tiny_recipe
 from tests.support.videos import numbered_frames, write_video
 

@@ -16,7 +16,7 @@ from pipeline.events import Event, Note
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings
 from probe import plan_probe, read_report, run_probe
-from probe.features import read_split
+from probe.data.features import read_split
 from probe.results import PREDICTIONS_FILE, ProbeReport
 from tests.support.stores import fill_embeddings, make_store
 

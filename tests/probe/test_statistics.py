@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from probe.statistics import bootstrap_interval, compare_paired
+from probe.maths.statistics import bootstrap_interval, compare_paired
 
 
 def own(n: int) -> list[str]:

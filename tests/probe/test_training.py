@@ -11,11 +11,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.errors import NoDataError, ShapeMismatchError, TrainingError
-from probe import fitting
-from probe.heads import AttentiveHead, GridAdamW, HeadKind, LinearHead, MlpHead, Slope
-from probe.inputs import Input, prepare
-from probe.statistics import bootstrap_interval
-from probe.training import GridSpec, train_grid
+from probe.maths.statistics import bootstrap_interval
+from probe.trained import fitting
+from probe.trained.heads import AttentiveHead, GridAdamW, HeadKind, LinearHead, MlpHead, Slope
+from probe.trained.inputs import Input, prepare
+from probe.trained.training import GridSpec, train_grid
 
 CPU = torch.device("cpu")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aggregate.batch import CropBatch, SetBatch, draw_mask, make_set_batch
-from aggregate.geometry import derive_geometry
-from aggregate.sets import Splitter, disjoint_sets
+from aggregate.data.batch import CropBatch, SetBatch, draw_mask, make_set_batch
+from aggregate.data.geometry import derive_geometry
+from aggregate.data.sets import Splitter, disjoint_sets
 from pipeline.recipe import ModelSpec
 
 TINY = ModelSpec(

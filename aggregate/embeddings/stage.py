@@ -1,0 +1,218 @@
+"""The stage `embed`: a trained model's video embeddings, written back shard by shard, only what is missing or stale."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+
+from aggregate.api import pick_device
+from aggregate.data.rows import choose_rows, frame_sizes
+from aggregate.embeddings.embed import Readout, embed, embedding_dim
+from aggregate.embeddings.plan import SOURCE, EmbeddingPlan, EmbedPlan, made_from, plan_target, source_states
+from aggregate.embeddings.whitening import Whitening, fit_whitening
+from aggregate.network.saving import load_model
+from aggregate.training.plan import plan_train
+from pipeline.errors import AlreadyExistsError, NotFoundError
+from pipeline.events import Note, OnEvent, Progress, ShardFinished, StageFinished, StageStarted, ignore
+from pipeline.fingerprint import fingerprint
+from pipeline.recipe import TrainSpec
+from pipeline.reports import SkippedVideo, StageReport
+from pipeline.sets.ledger import Ledger, RowStatus
+from pipeline.settings import Settings
+from pipeline.status import VideoStatus
+from pipeline.storage.schema import PENDING, embedding_ledger_key
+
+if TYPE_CHECKING:
+    from pipeline import Dataset, EmbeddingWriter, FeatureStore, ShardTask
+
+WHITENING_FILE = "whitening.safetensors"
+
+
+def run_embed(plan: EmbedPlan, store: FeatureStore, settings: Settings, on_event: OnEvent = ignore) -> StageReport:
+    """Write the embeddings of a plan.
+
+    Uses the model that stands in the store. Shards are claimed, so that several runs share the work.
+
+    Parameters
+    ----------
+    plan : EmbedPlan
+        What the store holds now decides; a plan made earlier is made again.
+    store : FeatureStore
+        Open for writing.
+    settings : Settings
+        `device`.
+    on_event : callable
+
+    Returns
+    -------
+    StageReport
+        `did` counts shards_done and shards_skipped (complete already, claimed by another worker, or without features).
+
+    Raises
+    ------
+    NotFoundError
+        If the model or the features do not exist.
+    """
+    started = time.monotonic()
+    spec = plan.recipe.train
+    if spec is None or not plan.recipe.embed:
+        return StageReport(stage="embed", recipe=plan.recipe.name, did={"shards_done": 0, "shards_skipped": 0})
+    dataset = store.dataset(plan.recipe.dataset.name)
+    targets = tuple(plan_target(dataset, spec, one) for one in plan.recipe.embed)
+    for target in targets:
+        if target.content is None:
+            raise NotFoundError(f"embedding set {target.name}: {target.why}; run the stages before it first")
+    plan = EmbedPlan(plan.recipe, targets)
+    if not plan_train(plan.recipe, store, settings).is_empty:
+        text = f"model {spec.name} in the store is not what the recipe would train now; embedding with it all the same"
+        on_event(Note("embed", text, "warning"))
+    total = sum(len(t.shards) for t in targets)
+    on_event(StageStarted("embed", total, "shards", plan.summary()))
+    done = skipped = num_bytes = 0
+    failed: list[SkippedVideo] = []
+    for target in targets:
+        skipped += target.num_shards_done
+        if not target.shards:
+            continue
+        worker = _Worker(dataset, spec, target, settings, on_event)
+        for shard_bytes in worker.run():
+            if shard_bytes is None:
+                skipped += 1
+            else:
+                done, num_bytes = done + 1, num_bytes + shard_bytes
+            on_event(Progress("embed", min(done + worker.num_skipped, total), total))
+        failed += worker.failed
+    seconds = time.monotonic() - started
+    on_event(StageFinished("embed", f"{done} shards written, {skipped} skipped", seconds))
+    return StageReport(
+        stage="embed",
+        recipe=plan.recipe.name,
+        did={"shards_done": done, "shards_skipped": skipped},
+        seconds=seconds,
+        num_bytes=num_bytes,
+        skipped=tuple(failed),
+        fingerprint=plan.fingerprint,
+        snapshot=store.dataset(plan.recipe.dataset.name).snapshot(),
+        details={"embeddings": [t.name for t in targets], "rows": spec.rows},
+    )
+
+
+class _Worker:
+    """Embeds the shards of one set."""
+
+    def __init__(
+        self, dataset: Dataset, spec: TrainSpec, target: EmbeddingPlan, settings: Settings, on_event: OnEvent
+    ) -> None:
+        self.dataset, self.spec, self.target, self.on_event = dataset, spec, target, on_event
+        self.device = pick_device(settings.device)
+        self.model = load_model(dataset, spec.name).to(self.device)
+        self.failed: list[SkippedVideo] = []
+        self.num_skipped = 0
+        self.source = source_states(dataset, target.crops, target.feature_set)
+        self.whitening = self._whitening() if target.readout == "whitened" else None
+        self.writer = self._open_writer()
+
+    def run(self) -> Iterator[int | None]:
+        """Yield the bytes of each shard that was written, None for one that was left to others."""
+        statuses = self.dataset.status(self.target.crops, self.target.feature_set)
+        texts, errors = statuses["status"].to_pylist(), statuses["error"].to_pylist()
+        for shard in self.target.shards:
+            ledger = Ledger(self.dataset.backend, embedding_ledger_key(self.dataset.name, self.target.name))
+            if made_from(ledger, shard) == self.source[shard]:  # another run was faster
+                self.num_skipped += 1
+                yield None
+                continue
+            tasks = self.writer.todo(shards=[shard], retry=list(VideoStatus))
+            written = [self._one(task, texts, errors) for task in tasks]
+            self.num_skipped += not written or written[0] is None
+            yield written[0] if written else None
+
+    def _one(self, task: ShardTask, texts: list[str], errors: list[str]) -> int | None:
+        claim = self.writer.claim(task)
+        if claim is None:
+            return None
+        with claim:
+            begin = time.monotonic()
+            values, valid = self._embed(task.rows)
+            finite = np.isfinite(values).all(axis=1)
+            rows = []
+            for at, row in enumerate(task.rows.tolist()):
+                status, error = (texts[row], errors[row]) if row < len(texts) else (PENDING, "")
+                if valid[at] and not finite[at]:
+                    status, error = VideoStatus.NON_FINITE.value, "the model returned NaN or infinity"
+                rows.append(RowStatus(row, status, error))
+                if status not in (VideoStatus.OK, PENDING) and not (valid[at] and finite[at]):
+                    name = self.dataset.videos["video_id"][row].as_py()
+                    self.failed.append(SkippedVideo(row=row, video_id=name, status=status, error=error))
+            try:
+                self.writer.write(
+                    task,
+                    np.where(finite[:, None], values, 0.0).astype(np.float32),
+                    valid & finite,
+                    rows,
+                    device=str(self.device),
+                    seconds=time.monotonic() - begin,
+                    versions={"torch": torch.__version__, SOURCE: self.source[task.shard]},
+                )
+            except AlreadyExistsError:
+                return None
+        counts = {s: sum(r.status == s for r in rows) for s in {r.status for r in rows}}
+        seconds = time.monotonic() - begin
+        self.on_event(ShardFinished("embed", task.shard, self.target.name, len(rows), counts, seconds))
+        return int(values.nbytes)
+
+    def _embed(self, rows: np.ndarray, readout: Readout | None = None) -> tuple[np.ndarray, np.ndarray]:
+        readout = readout or self.target.readout
+        selection = self.dataset.select(rows=rows)
+        block = selection.features(self.target.crops, self.target.feature_set)
+        values, valid = embed(
+            self.model,
+            np.array(block.values),
+            np.array(block.geometry),
+            np.array(block.valid),
+            frame_size_px=frame_sizes(selection.videos),
+            readout=readout,
+            sets=self.target.sets,
+            whitening=self.whitening if readout == "whitened" else None,
+        )
+        return values.numpy(), valid.numpy()
+
+    def _open_writer(self) -> EmbeddingWriter:
+        target = self.target
+        assert target.content is not None
+        if target.replaces:
+            self.dataset.drop_embeddings(target.name)
+        dim = (
+            self.whitening.output_dim
+            if self.whitening is not None
+            else embedding_dim(self.model, self.model.input_dim, target.readout)
+        )
+        attrs = {"readout": target.readout, "rows": self.spec.rows, "model": self.spec.name}
+        return self.dataset.embedding_writer(target.name, fingerprint=target.content, dim=dim, attrs=attrs)
+
+    def _whitening(self) -> Whitening:
+        """Fit on the rows the model was trained on, once; kept beside the model, so that later shards get the same."""
+        name = f"{self.target.name}.whitening"
+        wanted = fingerprint(self.target.content)
+        try:
+            artifact = self.dataset.artifact("models", name)
+            if artifact.meta.get("embedding_fingerprint") == wanted:
+                tensors = load(artifact.read(WHITENING_FILE))
+                return Whitening(tensors["mean"], tensors["matrix"])
+        except NotFoundError:
+            pass  # the first time
+        rows = choose_rows(self.dataset, self.spec.model_copy(update={"crops": self.target.crops})).rows
+        fitted = fit_whitening(self._blocks(rows))
+        data = save({"mean": fitted.mean, "matrix": fitted.matrix.contiguous()})
+        self.dataset.save_artifact("models", name, {WHITENING_FILE: data}, {"embedding_fingerprint": wanted})
+        return fitted
+
+    def _blocks(self, rows: np.ndarray) -> Iterator[torch.Tensor]:
+        for begin in range(0, len(rows), self.dataset.shard_rows):
+            values, valid = self._embed(rows[begin : begin + self.dataset.shard_rows], "joined_normalised")
+            yield torch.from_numpy(values[valid])

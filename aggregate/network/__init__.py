@@ -1,0 +1,1 @@
+"""The set transformer, its saved form, and weights of the released code."""

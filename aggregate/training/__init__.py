@@ -1,0 +1,1 @@
+"""The stage `train`: loop, schedule, checkpoints, metrics, diagnosis."""

@@ -1,0 +1,204 @@
+"""Which files a recipe means: globs below the data folder, or the rows of a manifest."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from extract.catalog.manifest import is_manifest, read_manifest
+from extract.decoding.image_sequence import IMAGE_SUFFIXES, is_image_sequence
+from pipeline.errors import ManifestError, NoDataError
+from pipeline.recipe.dataset import DatasetSpec
+from pipeline.settings import Settings
+
+_MAGIC = re.compile(r"[*?\[]")
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedVideo:
+    """A video that the recipe names; the file may be missing or broken."""
+
+    video_id: str
+    """Path relative to the data folder, with ``/``; bytes that are not UTF-8 are written ``\\xd3``."""
+    path: Path
+    columns: Mapping[str, object] = field(default_factory=dict, compare=False)
+    """Its row of the manifest."""
+
+    @property
+    def uri(self) -> str:
+        """``file://`` address with every odd byte percent-encoded: the path can be had back exactly."""
+        return Path(os.path.abspath(self.path)).as_uri()
+
+
+def list_videos(dataset: DatasetSpec, settings: Settings) -> tuple[ListedVideo, ...]:
+    """Return the videos that a recipe names, ordered by id.
+
+    Parameters
+    ----------
+    dataset : DatasetSpec
+    settings : Settings
+        `data` is the folder that paths are relative to; the working folder without it.
+
+    Raises
+    ------
+    NoDataError
+        If nothing matches; the message says where was looked for what.
+    ManifestError
+        If the manifest cannot be used.
+    """
+    patterns = [dataset.videos] if isinstance(dataset.videos, str) else list(dataset.videos)
+    if len(patterns) == 1 and is_manifest(patterns[0]):
+        return _from_manifest(patterns[0], settings)
+    root = settings.data or Path.cwd()
+    if not root.is_dir():
+        raise NoDataError(f"expected the data folder {root}, found no such folder; give another with --data")
+    paths = dict.fromkeys(path for pattern in patterns for path in _glob(*_split_absolute(root, pattern)))
+    sequences = {path for path in paths if path.is_dir()}
+    found: dict[str, ListedVideo] = {}
+    for path in paths:
+        if path.parent in sequences and path.suffix.lower() in IMAGE_SUFFIXES:
+            continue  # a frame of an image sequence is not a video of its own
+        video = ListedVideo(_id_of(path, root), path)
+        found[video.video_id] = video
+    if not found:
+        raise NoDataError(_why_nothing(root, patterns))
+    return tuple(found[video_id] for video_id in sorted(found))
+
+
+def resolve_video(video_id: str, uri: str | None, settings: Settings) -> Path:
+    """Return where a catalogued video lies now: below the data folder if it is there, else at its recorded address.
+
+    Parameters
+    ----------
+    video_id, uri : str
+        As in the catalogue.
+    settings : Settings
+    """
+    if settings.data is not None:
+        below = settings.data / video_id
+        if below.exists():
+            return below
+    if uri:
+        return Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
+    return (settings.data or Path.cwd()) / video_id
+
+
+def _from_manifest(name: str, settings: Settings) -> tuple[ListedVideo, ...]:
+    file = settings.resolve_input(name, what="manifest of videos")
+    rows = read_manifest(file)
+    if not rows:
+        raise NoDataError(f"expected one video a row in {file}, found none")
+    if "path" not in rows[0]:
+        raise ManifestError(f"{file}: expected a column `path`, found {', '.join(rows[0])}")
+    root = settings.data or file.parent
+    found: dict[str, ListedVideo] = {}
+    for number, row in enumerate(rows, start=2):
+        given = str(row["path"] or "").strip()
+        if not given:
+            raise ManifestError(f"{file}: expected a path in line {number}, found an empty one")
+        path = root / given
+        if not path.exists() and (file.parent / given).exists():
+            path = file.parent / given
+        video_id = _id_of(path, root) if Path(given).is_absolute() else _tidy(given)
+        if video_id in found and dict(found[video_id].columns) != dict(row):
+            raise ManifestError(f"{file}: expected each path once, found {given!r} again in line {number}")
+        found[video_id] = ListedVideo(video_id, path, row)
+    return tuple(found[video_id] for video_id in sorted(found))
+
+
+def _id_of(path: Path, root: Path) -> str:
+    try:
+        relative = os.fsencode(path.relative_to(root).as_posix())
+    except ValueError:
+        relative = os.fsencode(path.as_posix())
+    return relative.decode("utf-8", "backslashreplace")
+
+
+def _tidy(given: str) -> str:
+    return os.fsencode(PurePosixPath(given).as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _split_absolute(root: Path, pattern: str) -> tuple[Path, str]:
+    path = PurePosixPath(pattern)
+    if not path.is_absolute():
+        return root, path.as_posix()
+    return Path("/"), path.relative_to("/").as_posix()
+
+
+def _glob(base: Path, pattern: str) -> Iterator[Path]:
+    """Match one pattern: ``*``, ``?``, ``[..]`` and ``{a,b}`` within a name, ``**`` over folders, links followed."""
+    braces = _BRACES.search(pattern)
+    if braces:
+        for choice in braces[1].split(","):
+            yield from _glob(base, pattern[: braces.start()] + choice + pattern[braces.end() :])
+        return
+    for path in _match(base, pattern.split("/"), ()):
+        if not path.is_dir() or is_image_sequence(path):
+            yield path
+        elif pattern.rsplit("/", 1)[-1] not in ("*", "**"):
+            yield path  # a folder named like a video: a row that says so
+
+
+def _match(folder: Path, parts: list[str], above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    head, rest = parts[0], parts[1:]
+    if head == "**":
+        yield from _match(folder, rest or ["*"], above)
+        for entry in _entries(folder):
+            if not entry.name.startswith(".") and _is_dir(entry):
+                stat = entry.stat()
+                identity = (stat.st_dev, stat.st_ino)
+                if identity not in above:  # a link back to a folder above would never end
+                    yield from _match(folder / entry.name, parts, (*above, identity))
+        return
+    if not _MAGIC.search(head):
+        path = folder / head
+        if rest and path.is_dir():
+            yield from _match(path, rest, above)
+        elif not rest and (path.exists() or path.is_symlink()):
+            yield path
+        return
+    for entry in _entries(folder):
+        if fnmatch.fnmatchcase(entry.name, head) and (head.startswith(".") or not entry.name.startswith(".")):
+            if not rest:
+                yield folder / entry.name
+            elif _is_dir(entry):
+                yield from _match(folder / entry.name, rest, above)
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder; a link that leads round in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return []
+        raise NoDataError(f"expected to list the folder {folder}, found: {(error.strerror or '').lower()}") from None
+
+
+def _why_nothing(root: Path, patterns: list[str]) -> str:
+    there: dict[str, int] = {}
+    for number, path in enumerate(_match(root, ["**"], ())):
+        if number >= 10_000:
+            break
+        if not path.is_dir():
+            suffix = path.suffix or "(no suffix)"
+            there[suffix] = there.get(suffix, 0) + 1
+    kinds = ", ".join(f"{count} x {suffix}" for suffix, count in sorted(there.items(), key=lambda i: -i[1])[:6])
+    return (
+        f"expected videos that match {' or '.join(patterns)} below {root}, found none "
+        f"({'it holds ' + kinds if kinds else 'the folder holds no files'}); change `videos` in the recipe, or --data"
+    )

@@ -1,0 +1,308 @@
+"""The catalog stage: finds the videos that a recipe names and appends those that are new to the catalogue.
+
+Known videos are recognised by their id. A known file whose size is the same
+and whose inode has not changed since it was catalogued is not read again; any
+other is hashed, and other bytes under a known id are an error.
+"""
+
+from __future__ import annotations
+
+import os
+import reprlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from extract.catalog.annotations import Annotation, annotate
+from extract.catalog.find_videos import ListedVideo, list_videos
+from extract.catalog.inspect_videos import hash_videos, probe_videos
+from extract.decoding.inspect import VideoInfo
+from pipeline.errors import VideoChangedError
+from pipeline.events import Note, OnEvent, Progress, StageFinished, StageStarted, VideoFailed, ignore
+from pipeline.recipe import Recipe
+from pipeline.recipe.dataset import DatasetSpec
+from pipeline.reports import SkippedVideo, StageReport
+from pipeline.settings import Settings
+from pipeline.storage.schema import CATALOGUE_SCHEMA
+
+if TYPE_CHECKING:
+    from pipeline import FeatureStore
+
+COMMIT_VIDEOS = 8192
+"""Videos a catalogue commit: what a killed run loses at most, and how many rows a catalogue file has."""
+
+_TABLE_ROWS = 30
+
+
+@dataclass(frozen=True)
+class KnownVideo:
+    """A video of the catalogue that is there again, and may have changed."""
+
+    row: int
+    video: ListedVideo
+    sha256: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class CatalogPlan:
+    """What the catalog stage would do."""
+
+    recipe: str
+    dataset: DatasetSpec
+    new: tuple[ListedVideo, ...]
+    annotations: tuple[Annotation, ...]
+    """Of the new videos."""
+    to_check: tuple[KnownVideo, ...]
+    """Known videos touched since they were catalogued: their bytes are compared."""
+    num_known: int
+    """Known videos in all, those to check included."""
+    num_gone: int
+    """Videos of the catalogue that the recipe no longer finds."""
+    num_relabelled: int
+    """Known videos whose label, splits or group are given differently now; the catalogue keeps the old."""
+    relabelled_example: str = ""
+    """One of them, and how it differs."""
+
+    stage = "catalog"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no video is new and none has been touched."""
+        return not self.new and not self.to_check
+
+    def summary(self) -> str:
+        """One line: how many videos, and why."""
+        parts = [f"{len(self.new)} new videos to look into", f"{self.num_known} known"]
+        if self.to_check:
+            parts.append(f"{len(self.to_check)} of them touched since, to be compared")
+        if self.num_gone:
+            parts.append(f"{self.num_gone} of the catalogue are not found any more")
+        if self.num_relabelled:
+            parts.append(f"{self.num_relabelled} with other labels, splits or groups than the catalogue keeps")
+        return f"dataset {self.dataset.name}: " + ", ".join(parts)
+
+    def table(self) -> Sequence[Mapping[str, object]]:
+        """Return the first rows of the work."""
+        rows: list[Mapping[str, object]] = [
+            {"video": video.video_id, "label": ";".join(note.labels), "splits": len(note.splits), "why": "new"}
+            for video, note in zip(self.new[:_TABLE_ROWS], self.annotations, strict=False)
+        ]
+        rows += [
+            {"video": known.video.video_id, "label": "", "splits": "", "why": "touched since it was catalogued"}
+            for known in self.to_check[: _TABLE_ROWS - len(rows)]
+        ]
+        left = len(self.new) + len(self.to_check) - len(rows)
+        if left > 0:
+            rows.append({"video": f"... {left} more", "label": "", "splits": "", "why": ""})
+        return rows
+
+
+def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings) -> CatalogPlan:
+    """List the recipe's videos and compare them with the catalogue. Opens no video.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    store : FeatureStore
+        The dataset need not exist yet.
+    settings : Settings
+        `data` is the folder that the recipe's paths are relative to.
+
+    Raises
+    ------
+    NoDataError
+        If no video is found.
+    ManifestError
+        If a manifest, label or split file cannot be used.
+    """
+    dataset = recipe.dataset
+    listed = list_videos(dataset, settings)
+    annotations = annotate(listed, dataset, settings)
+    catalogue = _known_videos(store, dataset.name)
+    new: list[ListedVideo] = []
+    new_annotations: list[Annotation] = []
+    to_check: list[KnownVideo] = []
+    num_relabelled, example = 0, ""
+    for video, annotation in zip(listed, annotations, strict=True):
+        known = catalogue.pop(video.video_id, None)
+        if known is None:
+            new.append(video)
+            new_annotations.append(annotation)
+            continue
+        if difference := _relabelling(known, annotation):
+            num_relabelled += 1
+            example = example or f"{video.video_id}: {difference}"
+        if known["sha256"] is not None and _may_have_changed(video, known):
+            to_check.append(KnownVideo(known["row"], video, known["sha256"], known["bytes"]))
+    return CatalogPlan(
+        recipe=recipe.name,
+        dataset=dataset,
+        new=tuple(new),
+        annotations=tuple(new_annotations),
+        to_check=tuple(to_check),
+        num_known=len(listed) - len(new),
+        num_gone=len(catalogue),
+        num_relabelled=num_relabelled,
+        relabelled_example=example,
+    )
+
+
+def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_event: OnEvent = ignore) -> StageReport:
+    """Look into the new videos and append them; safe to run again at any time.
+
+    Parameters
+    ----------
+    plan : CatalogPlan
+    store : FeatureStore
+        Opened for writing; the dataset is created if it is not there.
+    settings : Settings
+        `workers` processes look into videos at once.
+    on_event : callable
+
+    Returns
+    -------
+    StageReport
+        `did`: videos_new, videos_known, videos_unreadable.
+
+    Raises
+    ------
+    VideoChangedError
+        If a known id has other bytes; nothing is appended then.
+    """
+    started = time.monotonic()
+    on_event(StageStarted("catalog", len(plan.new), "videos", plan.summary()))
+    dataset = store.create_dataset(plan.dataset.name, shard_rows=plan.dataset.shard_rows)
+    _check_unchanged(plan, settings)
+    for note in _notes(plan):
+        on_event(Note("catalog", note, level="warning"))
+    did = {"videos_new": 0, "videos_known": plan.num_known, "videos_unreadable": 0}
+    skipped: list[SkippedVideo] = []
+    num_bytes = num_done = 0
+    for start in range(0, len(plan.new), COMMIT_VIDEOS):
+        videos = plan.new[start : start + COMMIT_VIDEOS]
+        infos: list[VideoInfo] = []
+        for info in probe_videos([video.path for video in videos], workers=settings.workers):
+            infos.append(info)
+            num_done += 1
+            num_bytes += info.num_bytes or 0
+            rate = num_done / max(time.monotonic() - started, 1e-9)
+            on_event(Progress("catalog", num_done, len(plan.new), {"videos_per_s": rate}))
+        annotations = plan.annotations[start : start + COMMIT_VIDEOS]
+        appended = dataset.append_videos(_as_table(videos, infos, annotations))
+        did["videos_new"] += appended.num_new
+        did["videos_known"] += appended.num_known
+        added = dataset.videos["video_id"].slice(appended.first_row, appended.num_new).to_pylist()
+        row_of = {video_id: appended.first_row + k for k, video_id in enumerate(added)}
+        for video, info in zip(videos, infos, strict=True):
+            row = row_of.get(video.video_id)  # None: another run was faster
+            if info.error and row is not None:
+                on_event(VideoFailed("catalog", row, video.video_id, info.status, info.error))
+                skipped.append(SkippedVideo(row=row, video_id=video.video_id, status=info.status, error=info.error))
+        did["videos_unreadable"] = len(skipped)
+    seconds = time.monotonic() - started
+    summary = ", ".join(f"{count} {name.removeprefix('videos_')}" for name, count in did.items())
+    on_event(StageFinished("catalog", f"{plan.dataset.name}: {summary}", seconds))
+    return StageReport(
+        stage="catalog",
+        recipe=plan.recipe,
+        did=did,
+        seconds=seconds,
+        skipped=tuple(skipped),
+        snapshot=dataset.refresh().snapshot(),
+        details={"bytes_read": num_bytes, "videos_per_s": num_done / seconds if seconds else 0.0},
+    )
+
+
+def _known_videos(store: FeatureStore, name: str) -> dict[str, dict]:
+    if name not in store.datasets():
+        return {}
+    columns = ["row", "video_id", "bytes", "sha256", "label", "labels", "splits", "group", "added_at"]
+    return {row["video_id"]: row for row in store.dataset(name).videos.select(columns).to_pylist()}
+
+
+def _may_have_changed(video: ListedVideo, known: Mapping) -> bool:
+    """Whether a known video must be hashed: its size or anything about its inode changed since it was catalogued."""
+    try:
+        found = os.stat(video.path)
+    except (OSError, ValueError):
+        return False  # gone for now; extraction says so where it matters
+    if not os.path.isfile(video.path):
+        return os.path.isdir(video.path)  # an image folder: its own times do not tell
+    added_at: datetime = known["added_at"]
+    # ctime cannot be set back by copying tools as mtime can
+    return found.st_size != known["bytes"] or max(found.st_ctime, found.st_mtime) >= added_at.timestamp()
+
+
+def _relabelling(known: Mapping, annotation: Annotation) -> str:
+    """Return what is given differently now than the catalogue holds it; empty where nothing is."""
+    pairs = {
+        "label": (known["label"], annotation.label),
+        "labels": (list(known["labels"] or ()), list(annotation.labels)),
+        "splits": (dict(known["splits"] or ()), dict(annotation.splits)),
+        "group": (known["group"], annotation.group),
+    }
+    for field, (kept, now) in pairs.items():
+        if kept != now:
+            return f"{field} is {reprlib.repr(kept)} in the catalogue, {reprlib.repr(now)} now"
+    return ""
+
+
+def _check_unchanged(plan: CatalogPlan, settings: Settings) -> None:
+    paths = [known.video.path for known in plan.to_check]
+    changed = [
+        (known, sha256)
+        for known, sha256 in zip(plan.to_check, hash_videos(paths, workers=settings.workers), strict=True)
+        if sha256 is not None and sha256 != known.sha256
+    ]
+    if changed:
+        known, sha256 = changed[0]
+        others = f" ({len(changed)} such videos)" if len(changed) > 1 else ""
+        raise VideoChangedError(
+            f"dataset {plan.dataset.name}: expected {known.video.video_id!r} (row {known.row}) to keep its bytes, "
+            f"sha256 {known.sha256[:16]}..., found sha256 {sha256[:16]}... at {known.video.path}{others}; give "
+            "a changed video a new path, or start a new dataset"
+        )
+
+
+def _notes(plan: CatalogPlan) -> list[str]:
+    notes = []
+    if plan.num_gone:
+        notes.append(f"{plan.num_gone} videos of the catalogue are not found any more; their rows and features stay")
+    if plan.num_relabelled:
+        notes.append(
+            f"{plan.num_relabelled} known videos come with other labels, splits or groups than the catalogue holds "
+            f"({plan.relabelled_example}); these were not taken, for rows are never changed: start a new dataset to "
+            "use them"
+        )
+    return notes
+
+
+def _as_table(videos: Sequence[ListedVideo], infos: Sequence[VideoInfo], annotations: Sequence[Annotation]) -> pa.Table:
+    rows = [
+        {
+            "video_id": video.video_id,
+            "uri": video.uri,
+            "bytes": info.num_bytes,
+            "sha256": info.sha256,
+            "duration_s": None if info.error else info.duration_s,
+            "num_frames": None if info.error else info.num_frames,
+            "fps": info.fps or None,
+            "width": info.width or None,
+            "height": info.height or None,
+            "rotation_deg": None if info.error else info.rotation_deg,
+            "codec": info.codec or None,
+            "label": annotation.label,
+            "labels": list(annotation.labels),
+            "splits": list(annotation.splits.items()),
+            "group": annotation.group,
+            "probe_error": info.error,
+        }
+        for video, info, annotation in zip(videos, infos, annotations, strict=True)
+    ]
+    fields = [field for field in CATALOGUE_SCHEMA if field.name not in ("row", "added_at")]
+    return pa.Table.from_pylist(rows, schema=pa.schema(fields))

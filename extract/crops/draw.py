@@ -1,0 +1,115 @@
+"""From a crop policy and the facts of a video to boxes in space and time.
+
+Pure NumPy: no pixels, no clock, no global random state. The same (policy,
+video id, facts) give the same bytes whatever the order, worker or resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from extract.crops.draws import Draws
+from extract.crops.policies import DRAWERS
+from extract.crops.policies.base import CropDraft, VideoFacts, crop_span_s
+from pipeline.recipe import CropPolicy
+from pipeline.recipe.crops import CropPolicyBase, LocalGlobalPolicy
+
+NUM_COLUMNS = 9
+"""start_s, end_s, top_px, left_px, bottom_px, right_px, flip, stride, start_frame."""
+
+
+@dataclass(frozen=True)
+class VideoCrops:
+    """The crops of one video.
+
+    Attributes
+    ----------
+    geometry : ndarray of shape (V, 9), float32
+        Columns of :data:`pipeline.storage.schema.GEOMETRY_COLUMNS`: times in seconds
+        after the first frame, whole source pixels (after rotation), flip 0 or
+        1, signed stride in steps of 1/target_fps (or of frames), first frame.
+        Zeros where nothing is planned.
+    valid : ndarray of shape (V,), bool
+        Which crops are planned. False for the unused slots of `dense` and for
+        all crops of a short video under the rule `reject`.
+    is_short : bool
+        Whether the video is shorter than one crop.
+    """
+
+    geometry: np.ndarray
+    valid: np.ndarray
+    is_short: bool
+
+
+def facts_of(video: Mapping[str, Any]) -> VideoFacts | None:
+    """Return the facts of a catalogue row that crops depend on; None if the video was unreadable."""
+    numbers = [video.get(k) for k in ("duration_s", "num_frames", "fps", "width", "height")]
+    if video.get("probe_error") is not None or any(not n or not np.isfinite(n) or n <= 0 for n in numbers):
+        return None
+    duration_s, num_frames, fps, width, height = numbers
+    return VideoFacts(float(duration_s), int(num_frames), float(fps), int(width), int(height))  # type: ignore[arg-type]
+
+
+def draw_crops(policy: CropPolicy, video_id: str, facts: VideoFacts | None) -> VideoCrops:
+    """Draw the crops of one video.
+
+    Parameters
+    ----------
+    policy : CropPolicy
+    video_id : str
+        Random policies differ between videos by it.
+    facts : VideoFacts or None
+        From the catalogue; None (nothing known of the video) gives no crops.
+
+    Returns
+    -------
+    VideoCrops
+        Always `policy.num_crops` rows.
+    """
+    num_crops = policy.num_crops
+    if facts is None:
+        return VideoCrops(np.zeros((num_crops, NUM_COLUMNS), np.float32), np.zeros(num_crops, bool), False)
+    draft = DRAWERS[policy.policy](policy, facts, policy_draws(policy, video_id))
+    is_short = is_too_short(policy, facts)
+    geometry = _as_geometry(draft, policy, facts)
+    planned = draft.planned & (not (is_short and policy.short == "reject"))
+    geometry[~draft.planned] = 0.0
+    return VideoCrops(geometry, planned, is_short)
+
+
+def policy_draws(policy: CropPolicyBase, video_id: str, purpose: str = "geometry") -> Draws:
+    """Return the random numbers of a policy for a video; each purpose has its own stream."""
+    content = policy.model_dump(mode="json", exclude_defaults=True, exclude={"seed", "short"})
+    return Draws(purpose, policy.seed, video_id, content)
+
+
+def is_too_short(policy: CropPolicyBase, facts: VideoFacts) -> bool:
+    """Whether a video is shorter than one crop of the policy."""
+    if isinstance(policy, LocalGlobalPolicy):  # its windows follow the duration
+        return facts.num_frames < policy.num_frames
+    if policy.target_fps is None:
+        return facts.num_frames < _longest_stride(policy) * (policy.num_frames - 1) + 1
+    span_s = crop_span_s(policy, _longest_stride(policy))
+    tolerance_s = 0.5 / policy.target_fps  # rounded timestamps are no lack of frames
+    return facts.duration_s < span_s - tolerance_s
+
+
+def _longest_stride(policy: CropPolicyBase) -> int:
+    return policy.stride * max((abs(s) for s in getattr(policy, "speeds", (1,))), default=1)
+
+
+def _as_geometry(draft: CropDraft, policy: CropPolicyBase, facts: VideoFacts) -> np.ndarray:
+    geometry = np.zeros((policy.num_crops, NUM_COLUMNS), np.float32)  # type: ignore[attr-defined]
+    geometry[:, 0] = draft.start_s
+    geometry[:, 1] = draft.end_s
+    geometry[:, 2:6] = draft.boxes_px
+    geometry[:, 6] = draft.flip
+    geometry[:, 7] = draft.stride
+    geometry[:, 8] = np.clip(np.floor(draft.start_s * facts.fps + 1e-3), 0, facts.num_frames - 1)
+    if draft.start_frame is not None:
+        geometry[:, 8] = draft.start_frame
+    return geometry

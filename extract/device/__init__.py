@@ -1,0 +1,1 @@
+"""Pixels on, features off, and the network between them, on whatever device a run has."""

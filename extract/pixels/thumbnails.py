@@ -1,0 +1,93 @@
+"""Small pictures of a video, for pages: JPEG files at evenly spread times."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from extract.catalog.find_videos import resolve_video
+from extract.decoding.decode import open_reader
+from pipeline.errors import VideoError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.settings import Settings
+
+JPEG_QUALITY = 80
+
+
+def video_thumbnails(path: str | os.PathLike[str], num: int = 3, *, width_px: int = 256) -> list[bytes]:
+    """Return JPEG files of `num` frames, in the order of time.
+
+    Parameters
+    ----------
+    path : path
+    num : int
+        The video is cut into so many equal parts and the middle frame of each is taken; fewer for a video of
+        fewer frames.
+    width_px : int
+        Of the pictures; the height follows the frame's shape. Never enlarged.
+
+    Returns
+    -------
+    list of bytes
+
+    Raises
+    ------
+    VideoError
+        If no frame can be decoded.
+    """
+    from PIL import Image
+
+    with open_reader(path) as reader:
+        wanted = np.unique(((np.arange(num) + 0.5) / num * reader.num_frames).astype(np.int64))
+        frames = reader.read(wanted).frames
+    pictures = []
+    for frame in frames:
+        picture = Image.fromarray(frame)
+        picture.thumbnail((width_px, max(1, width_px * 4)), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+        pictures.append(buffer.getvalue())
+    return pictures
+
+
+def catalogue_thumbnails(
+    videos: pa.Table, settings: Settings, num: int = 3, *, width_px: int = 256
+) -> Callable[[int], list[bytes]]:
+    """Return a function from a row of the catalogue to pictures of its video.
+
+    Parameters
+    ----------
+    videos : pyarrow.Table
+        The catalogue of a dataset.
+    settings : Settings
+        `data` says where the videos lie now.
+    num, width_px : int
+        As for :func:`video_thumbnails`.
+
+    Returns
+    -------
+    callable
+        Row -> JPEG files; an empty list where the video is gone or cannot be decoded any more.
+    """
+    rows = videos.column("row").to_pylist()
+    places = dict(
+        zip(
+            rows, zip(videos.column("video_id").to_pylist(), videos.column("uri").to_pylist(), strict=True), strict=True
+        )
+    )
+
+    def thumbnails(row: int) -> list[bytes]:
+        video_id, uri = places[row]
+        try:
+            return video_thumbnails(resolve_video(video_id, uri, settings), num, width_px=width_px)
+        except VideoError:
+            return []
+
+    return thumbnails

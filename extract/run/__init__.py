@@ -1,0 +1,1 @@
+"""The stage `extract`: plan, engine, shards being computed, whole shards on Dask."""

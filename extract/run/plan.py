@@ -1,0 +1,216 @@
+"""What extraction would do, before it does it: shards, rows, crops and bytes, without pixels or a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from extract.decoding.versions import decoder_identity
+from extract.targets import ResolvedTarget, resolve_targets
+from pipeline.errors import InvalidInputError, NotFoundError
+from pipeline.fingerprint import check_same, fingerprint
+from pipeline.recipe import Recipe
+from pipeline.settings import Settings
+from pipeline.status import VideoStatus
+from pipeline.storage.schema import PENDING
+
+if TYPE_CHECKING:
+    from pipeline import FeatureStore
+
+UNKNOWN = "the dataset is not catalogued yet: unknown until catalog has run"
+
+
+@dataclass(frozen=True)
+class TargetWork:
+    """What one target lacks in one shard."""
+
+    label: str
+    num_rows: int
+    num_crops: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard that lacks something."""
+
+    shard: int
+    num_videos: int
+    """Videos to decode: the union over its targets."""
+    targets: tuple[TargetWork, ...]
+
+
+@dataclass(frozen=True)
+class ExtractPlan:
+    """The frozen plan of the stage `extract`."""
+
+    recipe: Recipe
+    targets: tuple[ResolvedTarget, ...]
+    shards: tuple[ShardPlan, ...]
+    num_shards_done: int
+    """Shards of feature sets that are complete already."""
+    retry: tuple[str, ...] = ()
+    is_catalogued: bool = True
+
+    stage = "extract"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every feature is there already."""
+        return self.is_catalogued and not self.shards
+
+    @property
+    def num_videos(self) -> int:
+        """Videos to decode."""
+        return sum(s.num_videos for s in self.shards)
+
+    @property
+    def num_crops(self) -> int:
+        """Features to compute: crops times networks that see them."""
+        return sum(t.num_crops for s in self.shards for t in s.targets)
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash over the fingerprints of all targets."""
+        return fingerprint({t.label: dict(t.fingerprint) for t in self.targets})
+
+    def num_crops_of(self, backbone: str) -> int:
+        """Return how many crops a backbone is going to see."""
+        labels = {t.label for t in self.targets if t.target.backbone == backbone}
+        return sum(t.num_crops for s in self.shards for t in s.targets if t.label in labels)
+
+    def summary(self) -> str:
+        """One line: what would be done, how much of it, and why."""
+        if not self.is_catalogued:
+            return f"extract: {UNKNOWN}"
+        if self.is_empty:
+            return f"extract: nothing to do, {self.num_shards_done} shards are complete"
+        return (
+            f"extract: {self.num_videos} videos in {len(self.shards)} shards, {self.num_crops} features for "
+            f"{', '.join(t.label for t in self.targets)}; {self.num_shards_done} shards of feature sets are complete"
+        )
+
+    def table(self) -> Sequence[Mapping[str, object]]:
+        """Return one row a shard and target, for people."""
+        if not self.is_catalogued:
+            return [
+                {"target": t.label, "shard": "?", "videos": "?", "crops": "?", "why": UNKNOWN} for t in self.targets
+            ]
+        return [
+            {"target": t.label, "shard": s.shard, "videos": t.num_rows, "crops": t.num_crops, "why": t.reason}
+            for s in self.shards
+            for t in s.targets
+        ]
+
+
+def plan_extract(
+    recipe: Recipe,
+    store: FeatureStore,
+    settings: Settings,
+    *,
+    shards: Iterable[int] | None = None,
+    retry: Iterable[str] = (),
+    targets: Iterable[str] | None = None,
+) -> ExtractPlan:
+    """Find out which features of a recipe the store lacks.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    store : FeatureStore
+        Read only here.
+    settings : Settings
+        Says where weights lie.
+    shards : iterable of int, optional
+        Only these shards.
+    retry : iterable of str
+        Statuses whose videos are to be tried again, e.g. ``("unreadable", "missing")``.
+    targets : iterable of str, optional
+        Only these: ``crops/feature set``, or the name of a crop set or feature set.
+
+    Returns
+    -------
+    ExtractPlan
+
+    Raises
+    ------
+    FingerprintMismatchError
+        If the store holds features made another way under the same name.
+    InvalidInputError
+        If `shards`, `retry` or `targets` name what does not exist.
+    """
+    again = _check_statuses(retry)
+    resolved = resolve_targets(recipe, settings, decoder=decoder_identity(settings), only=targets)
+    if recipe.dataset.name not in store.datasets():
+        return ExtractPlan(recipe, resolved, (), 0, again, is_catalogued=False)
+    dataset = store.dataset(recipe.dataset.name)
+    wanted = _check_shards(shards, dataset.num_shards)
+    rows_of: dict[int, set[int]] = {}
+    works: dict[int, list[TargetWork]] = {}
+    num_done = 0
+    for target in resolved:
+        _gate(dataset, target, recipe.accept)
+        statuses = _statuses(dataset, target)
+        for shard in wanted:
+            start, stop = shard * dataset.shard_rows, min((shard + 1) * dataset.shard_rows, dataset.num_rows)
+            if statuses is None:
+                rows, reason = np.arange(start, stop), "new feature set"
+            else:
+                rows = start + np.flatnonzero(np.isin(statuses[start:stop], [PENDING, *again]))
+                reason = _reason(statuses[start:stop], again) if len(rows) else ""
+            if not len(rows):
+                num_done += 1
+                continue
+            num_crops = len(rows) * target.policy.num_crops
+            works.setdefault(shard, []).append(TargetWork(target.label, len(rows), num_crops, reason))
+            rows_of.setdefault(shard, set()).update(rows.tolist())
+    plans = tuple(ShardPlan(s, len(rows_of[s]), tuple(works[s])) for s in sorted(works))
+    return ExtractPlan(recipe, resolved, plans, num_done, again)
+
+
+def _check_statuses(retry: Iterable[str]) -> tuple[str, ...]:
+    known = [str(s) for s in VideoStatus]
+    for status in retry:
+        if status not in known:
+            raise InvalidInputError(f"expected a status out of {', '.join(known)} to retry, found {status!r}")
+    return tuple(dict.fromkeys(str(s) for s in retry))
+
+
+def _check_shards(shards: Iterable[int] | None, num_shards: int) -> list[int]:
+    if shards is None:
+        return list(range(num_shards))
+    wanted = sorted(set(shards))
+    outside = [s for s in wanted if not 0 <= s < num_shards]
+    if outside:
+        raise InvalidInputError(f"expected shards out of 0..{num_shards - 1}, found {outside}")
+    return wanted
+
+
+def _gate(dataset: Any, target: ResolvedTarget, accept: Iterable[str]) -> None:
+    try:
+        info = dataset.feature_info(target.crops, target.feature_set)
+    except NotFoundError:
+        return
+    check_same(info.fingerprint, dict(target.fingerprint), what=f"feature set {target.label}", accept=accept)
+
+
+def _statuses(dataset: Any, target: ResolvedTarget) -> np.ndarray | None:
+    """Return the status of every row; None when nothing of the feature set exists."""
+    try:
+        table = dataset.status(target.crops, target.feature_set)
+    except NotFoundError:
+        return None
+    return np.asarray(table["status"].to_pylist(), dtype=object)
+
+
+def _reason(statuses: np.ndarray, again: tuple[str, ...]) -> str:
+    """Say why a shard has something to do, from the statuses of its rows."""
+    pending = int((statuses == PENDING).sum())
+    if pending == len(statuses):
+        return "no ledger entry"
+    if pending:
+        return f"{pending} videos without a result"
+    return f"retry: {', '.join(sorted(set(statuses) & set(again)))}"

@@ -1,0 +1,217 @@
+"""What is being computed of one shard, until it can be written: rows fill up crop by crop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from extract.crops.draw import VideoCrops, draw_crops, facts_of
+from extract.decoding.container import check_readable
+from extract.run.video_job import CropRequest, PickedCrops, VideoFrames, VideoJob, failed_video
+from extract.targets import ResolvedTarget
+from pipeline.errors import VideoError
+from pipeline.status import VideoStatus
+
+if TYPE_CHECKING:
+    from pipeline.sets.ledger import RowStatus
+
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+@dataclass
+class TargetShard:
+    """The part of a shard that belongs to one target.
+
+    Attributes
+    ----------
+    target : ResolvedTarget
+    writer : FeatureWriter
+        Of the target's feature set.
+    task : ShardTask
+        Which rows are wanted.
+    claim : Claim
+        Held until the shard is written or dropped.
+    dim : int
+        Channels of a feature.
+    """
+
+    target: ResolvedTarget
+    writer: Any
+    task: Any
+    claim: Any
+    dim: int
+    started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        n, num_crops = len(self.task.rows), self.target.policy.num_crops
+        self.values = np.zeros((n, num_crops, self.dim), np.float32)
+        self.valid = np.zeros((n, num_crops), bool)
+        self.geometry = np.zeros((n, num_crops, 9), np.float32)
+        self.rows: list[RowStatus | None] = [None] * n
+        self.place = {int(row): k for k, row in enumerate(self.task.rows)}
+        self.remaining = n
+        self.versions: dict[str, str] = {}
+
+    @property
+    def num_stored_bytes(self) -> int:
+        """Bytes of values, mask and geometry in the store."""
+        itemsize = np.dtype(self.target.spec.dtype).itemsize
+        return self.values.size * itemsize + self.valid.nbytes + self.geometry.nbytes
+
+
+class VideoWork:
+    """One video on its way through decoding and encoding, for every target that wants it.
+
+    Parameters
+    ----------
+    video : mapping
+        Its catalogue row.
+    path : str
+        Where it lies.
+    shards : sequence of TargetShard
+        Those that want this row.
+    """
+
+    on_done: Callable[[VideoWork], None]
+    """Called once, from whichever thread delivers the last feature; set before the first is announced."""
+
+    def __init__(self, video: Mapping[str, Any], path: str, shards: Sequence[TargetShard]) -> None:
+        self.row = int(video["row"])
+        self.video_id = str(video["video_id"])
+        self.shards = tuple(shards)
+        self.probe_error = video.get("probe_error")
+        self._lock = threading.Lock()
+        self._outstanding = 1  # the decoding itself: a video cannot finish before its outcome is known
+        self._outcome: VideoFrames | None = None
+        facts = facts_of(video)
+        self.crops: dict[str, VideoCrops] = {
+            s.target.crops: draw_crops(s.target.policy, self.video_id, facts) for s in self.shards
+        }
+        self.job = VideoJob(
+            row=self.row,
+            video_id=self.video_id,
+            path=path,
+            duration_s=None if facts is None else facts.duration_s,
+            num_bytes=video.get("bytes"),
+            size=None if facts is None else (facts.width, facts.height),
+            requests=tuple(self._request(name) for name in self.crops),
+        )
+
+    @property
+    def needs_frames(self) -> bool:
+        """Whether any crop is planned."""
+        return any(len(request.numbers) for request in self.job.requests)
+
+    def without_frames(self) -> VideoFrames:
+        """Return the outcome of a video that is not opened: the catalogue could not read it, or nothing is planned."""
+        if self.probe_error is None:
+            return failed_video(self.job, "", VideoStatus.OK)
+        try:
+            check_readable(Path(self.job.path))
+        except VideoError as error:  # gone since it was catalogued, or still not there
+            if error.status == VideoStatus.MISSING:
+                return failed_video(self.job, str(error), error.status)
+        return failed_video(self.job, self.probe_error, VideoStatus.UNREADABLE)
+
+    def _request(self, crops: str) -> CropRequest:
+        seeing = [s.target for s in self.shards if s.target.crops == crops]
+        drawn = self.crops[crops]
+        numbers = np.flatnonzero(drawn.valid)
+        return CropRequest(
+            crops=crops,
+            policy=seeing[0].policy,
+            numbers=numbers,
+            geometry=drawn.geometry[numbers],
+            positions=tuple(sorted({p for t in seeing for p in t.positions})),
+            with_previous=any(t.with_previous for t in seeing),
+        )
+
+    def expect(self, num_features: int) -> None:
+        """Announce features that will be delivered; call before any of them can be."""
+        with self._lock:
+            self._outstanding += num_features
+
+    def deliver(self, shard: TargetShard, number: int, feature: np.ndarray) -> None:
+        """Take the feature of one crop for one target."""
+        k = shard.place[self.row]
+        shard.values[k, number] = feature
+        shard.valid[k, number] = True
+        self.settle(1)
+
+    def settle(self, num_features: int = 0) -> None:
+        """Count delivered features; finish the video when none is outstanding."""
+        with self._lock:
+            self._outstanding -= num_features
+            is_done = self._outstanding == 0
+        if is_done:
+            self.on_done(self)
+
+    def record_outcome(self, outcome: VideoFrames) -> None:
+        """Keep what decoding said, for the row's status."""
+        self._outcome = outcome
+
+    def finish(self) -> None:
+        """Write geometry and status of this row into its shards; all features are there."""
+        from pipeline.sets.ledger import RowStatus
+
+        outcome = self._outcome
+        assert outcome is not None
+        for shard in self.shards:
+            k = shard.place[self.row]
+            drawn = self.crops[shard.target.crops]
+            shard.geometry[k] = drawn.geometry
+            num_bad = _mask_non_finite(shard.values[k], shard.valid[k], shard.target.spec.dtype)
+            status, error = row_status(drawn, shard.valid[k], outcome, num_bad)
+            shard.rows[k] = RowStatus(
+                row=self.row,
+                status=status,
+                error=error,
+                seconds=outcome.seconds,
+                num_valid=int(shard.valid[k].sum()),
+            )
+            shard.versions.update(outcome.versions)
+
+
+def row_status(drawn: VideoCrops, valid: np.ndarray, outcome: VideoFrames, num_bad: int) -> tuple[str, str]:
+    """Return status and error of a row.
+
+    What hides most comes first: no frames, features that are no numbers, a
+    decoding that broke off, a video shorter than a crop.
+    """
+    num_valid, num_planned = int(valid.sum()), int(drawn.valid.sum())
+    if outcome.status in (VideoStatus.UNREADABLE, VideoStatus.MISSING):
+        return str(outcome.status), outcome.error or ""
+    if num_bad:
+        return str(
+            VideoStatus.NON_FINITE
+        ), f"{num_bad} of {num_planned} crops gave features that are not finite numbers"
+    if outcome.status == VideoStatus.PARTIAL:
+        return str(VideoStatus.PARTIAL), f"{num_valid} of {num_planned} crops are valid: {outcome.error or ''}"
+    if drawn.is_short:
+        what = "its crops are masked (short: reject)" if num_planned == 0 else "frames are repeated"
+        return str(VideoStatus.TOO_SHORT), f"shorter than one crop; {what}"
+    return str(VideoStatus.OK), ""
+
+
+def _mask_non_finite(values: np.ndarray, valid: np.ndarray, dtype: str) -> int:
+    limit = FLOAT16_MAX if dtype == "float16" else float(np.finfo(np.float32).max)
+    with np.errstate(invalid="ignore"):
+        bad = valid & ~(np.abs(values) <= limit).all(axis=1)
+    valid[bad] = False
+    values[~valid] = 0.0
+    return int(bad.sum())
+
+
+def picked_for(target: ResolvedTarget, picked: PickedCrops) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the frames (n, T) that one target sees out of those picked for all targets of its crop set."""
+    columns = [picked.request.positions.index(p) for p in target.positions]
+    previous = None
+    if target.with_previous and picked.previous is not None:
+        previous = picked.previous[:, columns]
+    return picked.current[:, columns], previous

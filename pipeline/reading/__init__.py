@@ -1,1 +1,0 @@
-"""Features out of a store: selections, mapped shards, batches."""

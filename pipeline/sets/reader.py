@@ -1,0 +1,278 @@
+"""Reading one set at one snapshot: only rows whose bytes match the checksums in the pinned ledger come out.
+
+The ledger entry that a handle pinned holds a crc32c for every row of every array, so whatever happens to the files
+meanwhile is noticed row by row. An append rewrites a half-full shard: its old rows keep their bytes and their
+checksums, so a pinned reader goes on. A retry changes rows: a pinned reader that has not read them yet gets
+SnapshotChangedError for those rows and for no others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
+from pipeline.sets.ledger import Ledger, LedgerEntry, list_generations
+from pipeline.sets.mapped import ShardRows, open_shard, open_shard_file
+from pipeline.sets.set_files import ArraySpec, SetSpec, stored_layout
+from pipeline.storage.backend import StorageBackend
+from pipeline.storage.guard import ForkGuard
+from pipeline.storage.layout import ArrayLayout, split_by_shard
+from pipeline.storage.schema import previous_key
+from pipeline.storage.shardfile import row_checksums
+
+if TYPE_CHECKING:
+    from pipeline.sets.gather import HostGather
+
+MAX_OPEN_SHARDS = 16_384
+"""Mappings kept (the kernel allows 65,530 a process)."""
+MAX_CACHED_BYTES = 1 << 28
+"""Bytes of fetched or decoded shards kept."""
+
+
+class _OpenShard:
+    """The arrays of one shard, and which of its rows were found good."""
+
+    def __init__(self, entry: LedgerEntry, arrays: dict[str, ShardRows]) -> None:
+        self.entry = entry
+        self.arrays = arrays
+        self.present = entry.num_valid > 0
+        self.checked = ~self.present
+        """Rows without values need no check: they read as masked zeros."""
+        self.all_checked = bool(self.checked.all())
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(rows.num_bytes for rows in self.arrays.values())
+
+
+class SetReader:
+    """Reads rows of one set as one ledger knows them.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        What to believe.
+    """
+
+    def __init__(self, backend: StorageBackend, spec: SetSpec, ledger: Ledger) -> None:
+        self.spec = spec
+        self.ledger = ledger
+        self._backend = backend
+        self._guard = ForkGuard()
+        self._lock = threading.RLock()
+        self._layouts: dict[str, ArrayLayout | None] = {}
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._cached_bytes = 0
+        self._resident: tuple[np.ndarray, dict[str, np.ndarray]] | None = None
+        self._gather: HostGather | None = None
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether reading costs no fetching and no decoding."""
+        return self._backend.is_local and all(self._layout(a) is not None for a in self.spec.arrays)
+
+    def read(self, rows: np.ndarray, out: dict[str, np.ndarray]) -> None:
+        """Copy rows into buffers.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n,), int64
+            Ascending.
+        out : dict of ndarray
+            ``values`` and ``valid`` (and ``geometry``), of n rows each. Rows without committed values become zeros
+            and False.
+
+        Raises
+        ------
+        CorruptDataError
+            If stored bytes do not match their ledger entry.
+        SnapshotChangedError
+            If they belong to a later generation than this reader pinned.
+        """
+        self._guard.check()
+        for shard, part in split_by_shard(rows, self.spec.shard_rows):
+            local = rows[part] - shard * self.spec.shard_rows
+            opened = self._shard(shard)
+            self._copy(opened, local, {name: buffer[part] for name, buffer in out.items()})
+
+    def views(self, start: int, stop: int) -> dict[str, np.ndarray] | None:
+        """Return rows ``[start, stop)`` without copying, or None where that cannot be done.
+
+        It can where the rows lie in one shard, all of them have values, and the shard is mapped or in memory.
+        """
+        self._guard.check()
+        shard = start // self.spec.shard_rows
+        if stop <= start or (stop - 1) // self.spec.shard_rows != shard:
+            return None
+        opened = self._shard(shard)
+        first, last = start - shard * self.spec.shard_rows, stop - shard * self.spec.shard_rows
+        if opened is None or last > len(opened.present) or not opened.present[first:last].all():
+            return None
+        self._check(shard, opened, np.arange(first, last))
+        views = {name: rows.view(first, last) for name, rows in opened.arrays.items()}
+        if any(view is None for view in views.values()):
+            return None
+        return {name: view for name, view in views.items() if view is not None}
+
+    def locate(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, ShardRows, np.ndarray]]:
+        """Yield, shard by shard, where the values of ascending rows lie, each row checked.
+
+        Yields
+        ------
+        (places, values, local)
+            ``rows[places]`` are the rows `local` of `values`. Rows without values are in none.
+        """
+        self._guard.check()
+        for shard, part in split_by_shard(rows, self.spec.shard_rows):
+            opened = self._shard(shard)
+            if opened is None:
+                continue
+            local = rows[part] - shard * self.spec.shard_rows
+            inside = np.flatnonzero(local < len(opened.present))
+            inside = inside[opened.present[local[inside]]]
+            self._check(shard, opened, local[inside])
+            yield part.start + inside, opened.arrays["values"], local[inside]
+
+    def host_gather(self, rows: np.ndarray) -> HostGather:
+        """Return the gatherer of a selection, kept for its next epoch."""
+        from pipeline.sets.gather import HostGather
+
+        if self._gather is None or not np.array_equal(self._gather.rows, rows):
+            self._gather = HostGather(self, rows)
+        return self._gather
+
+    def resident(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return rows in memory, fetched once for as long as this reader lives (or other rows are asked for)."""
+        if self._resident is None or not np.array_equal(self._resident[0], rows):
+            arrays = {a.name: np.empty((len(rows), *a.layout.row_shape), a.layout.dtype) for a in self.spec.arrays}
+            self._resident = None
+            self.read(rows, arrays)
+            self.release(rows)
+            self._resident = (rows, arrays)
+        return self._resident[1]
+
+    def release(self, rows: np.ndarray) -> None:
+        """Let go of the shards of these rows: their mappings or fetched bytes."""
+        with self._lock:
+            for shard, _ in split_by_shard(rows, self.spec.shard_rows):
+                opened = self._open.pop(shard, None)
+                if opened is not None:
+                    self._cached_bytes -= opened.num_bytes
+
+    def check_all(self, shard: int) -> None:
+        """Check every row of a shard against its entry; raises as :meth:`read` does."""
+        opened = self._shard(shard)
+        if opened is not None:
+            self._check(shard, opened, np.arange(len(opened.present)))
+
+    def _copy(self, opened: _OpenShard | None, local: np.ndarray, out: dict[str, np.ndarray]) -> None:
+        if opened is None:
+            for buffer in out.values():
+                buffer[:] = 0
+            return
+        covered = len(opened.present)
+        if opened.present.all() and (local.size == 0 or local[-1] < covered):
+            self._check(opened.entry.shard, opened, local)
+            for name, buffer in out.items():
+                opened.arrays[name].gather(local, buffer)
+            return
+        good = np.zeros(len(local), bool)
+        inside = local < covered
+        good[inside] = opened.present[local[inside]]
+        self._check(opened.entry.shard, opened, local[good])
+        places = np.flatnonzero(good)
+        for name, buffer in out.items():
+            buffer[~good] = 0
+            for place in places.tolist():
+                buffer[place] = opened.arrays[name].row(int(local[place]))
+
+    def _layout(self, array: ArraySpec) -> ArrayLayout | None:
+        if array.name not in self._layouts:
+            self._layouts[array.name] = stored_layout(self._backend, self.spec, array)
+        return self._layouts[array.name]
+
+    def _shard(self, shard: int) -> _OpenShard | None:
+        with self._lock:
+            opened = self._open.get(shard)
+            if opened is not None:
+                self._open.move_to_end(shard)
+                return opened
+            entry = self.ledger.entry(shard)
+            if entry is None or not entry.num_valid.any():
+                return None
+            opened = _OpenShard(entry, {a.name: self._open_array(a, entry) for a in self.spec.arrays})
+            self._open[shard] = opened
+            self._cached_bytes += opened.num_bytes
+            while len(self._open) > 1 and (
+                len(self._open) * len(self.spec.arrays) > MAX_OPEN_SHARDS or self._cached_bytes > MAX_CACHED_BYTES
+            ):
+                _, dropped = self._open.popitem(last=False)
+                self._cached_bytes -= dropped.num_bytes
+            return opened
+
+    def _open_array(self, array: ArraySpec, entry: LedgerEntry) -> ShardRows:
+        needed = int(np.flatnonzero(entry.num_valid > 0)[-1]) + 1
+        problem: Exception
+        try:
+            rows = open_shard(self._backend, array.key, self._layout(array), entry.shard, array.layout)
+            if rows.num_rows >= needed:
+                return rows
+            problem = CorruptDataError(
+                f"{array.key} shard {entry.shard}: expected {needed} rows, found {rows.num_rows}; the shard is torn"
+            )
+        except (CorruptDataError, NotFoundError) as err:
+            problem = err
+        previous = self._previous(array, entry)
+        if previous is not None and previous.num_rows >= needed:
+            return previous
+        raise self._refusal(entry, f"{problem}") from problem
+
+    def _previous(self, array: ArraySpec, entry: LedgerEntry) -> ShardRows | None:
+        """Open what a writer set aside before it replaced the shard, if it did and has not committed since."""
+        try:
+            key = previous_key(self.spec.ledger, array.name, entry.shard, entry.generation)
+            return open_shard_file(self._backend, key, array.layout)
+        except (NotFoundError, CorruptDataError):
+            return None
+
+    def _check(self, shard: int, opened: _OpenShard, local: np.ndarray) -> None:
+        """Hold rows that are read for the first time to the checksums of the ledger entry."""
+        if opened.all_checked or opened.checked[local].all():
+            return
+        with self._lock:
+            todo = local[~opened.checked[local]]
+            for array in self.spec.arrays:
+                bad = self._mismatching(opened, array.name, opened.arrays[array.name], todo)
+                if bad.size:
+                    previous = self._previous(array, opened.entry)
+                    if previous is None or self._mismatching(opened, array.name, previous, todo).size:
+                        first = ", ".join(map(str, (opened.entry.row_start + bad[:5]).tolist()))
+                        raise self._refusal(
+                            opened.entry, f"{array.key}: row(s) {first} of shard {shard} do not match their checksum"
+                        )
+                    opened.arrays[array.name] = previous
+            opened.checked[todo] = True
+            opened.all_checked = bool(opened.checked.all())
+
+    @staticmethod
+    def _mismatching(opened: _OpenShard, name: str, rows: ShardRows, local: np.ndarray) -> np.ndarray:
+        if local.size and local[-1] >= rows.num_rows:
+            return local[local >= rows.num_rows]
+        found = row_checksums([rows.row(k) for k in local.tolist()])
+        return local[found != opened.entry.checksums(name)[local]]
+
+    def _refusal(self, entry: LedgerEntry, found: str) -> Exception:
+        newest = list_generations(self._backend, self.spec.ledger).get(entry.shard, (-1,))[-1]
+        if newest != entry.generation:
+            return SnapshotChangedError(
+                f"{self.spec.label}: this handle pinned generation {entry.generation} of shard {entry.shard}, which "
+                f"has been replaced by generation {newest}; open the dataset again (`ds.refresh()`)"
+            )
+        return CorruptDataError(
+            f"{self.spec.label}: {found}; nothing was returned. Run `scale verify --repair` and then the stage again"
+        )

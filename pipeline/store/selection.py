@@ -1,0 +1,192 @@
+"""Rows of a dataset that someone asked for, and the blocks of values that come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import ShapeMismatchError
+from pipeline.sets.buffers import aligned_empty
+from pipeline.sets.reader import SetReader
+
+if TYPE_CHECKING:
+    from pipeline.exchange.dask_arrays import FeatureArrays
+    from pipeline.store.dataset import Dataset
+
+Mode = Literal["auto", "host", "stream"]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureBlock:
+    """Features of some videos. Never NaN: what is not there is zeros with `valid` False."""
+
+    values: np.ndarray
+    """(n, V, D) float16 or float32. May be a read-only view of the store."""
+    valid: np.ndarray
+    """(n, V) bool."""
+    geometry: np.ndarray
+    """(n, V, 9) float32, columns GEOMETRY_COLUMNS, raw units."""
+    rows: np.ndarray
+    """(n,) int64, ascending."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def empty(cls, num_rows: int, num_crops: int, dim: int, dtype: str) -> FeatureBlock:
+        """Return a block of memory of the right shapes, not initialised: the `out` of :meth:`Selection.batches`."""
+        from pipeline.storage.schema import GEOMETRY_COLUMNS
+
+        return cls(
+            aligned_empty((num_rows, num_crops, dim), dtype),
+            aligned_empty((num_rows, num_crops), bool),
+            aligned_empty((num_rows, num_crops, len(GEOMETRY_COLUMNS)), np.float32),
+            np.empty(num_rows, np.int64),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingBlock:
+    """Embeddings of some videos."""
+
+    values: np.ndarray
+    """(n, E)."""
+    valid: np.ndarray
+    """(n,) bool."""
+    rows: np.ndarray
+    """(n,) int64, ascending."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Selection:
+    """Rows of one dataset, as one handle sees it.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n,), int64
+        Ascending, each once.
+    """
+
+    def __init__(self, dataset: Dataset, rows: np.ndarray) -> None:
+        self.dataset = dataset
+        self.rows = rows
+        rows.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"Selection({self.dataset.name!r}, {len(self)} of {self.dataset.num_rows} rows)"
+
+    @cached_property
+    def videos(self) -> pa.Table:
+        """The catalogue of the selected rows, in their order."""
+        return self.dataset.videos.take(pa.array(self.rows))
+
+    def features(self, crops: str, feature_set: str) -> FeatureBlock:
+        """Return the features of all selected rows at once.
+
+        Parameters
+        ----------
+        crops, feature_set : str
+            Which crop set, seen by which backbone.
+
+        Returns
+        -------
+        FeatureBlock
+            Read-only views of the mapped store where the rows are a range of one shard; a copy otherwise. Rows
+            without committed features are zeros with `valid` False.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such set.
+        CorruptDataError, SnapshotChangedError
+            See :class:`pipeline.sets.reader.SetReader`.
+        """
+        reader = self.dataset._reader(crops, feature_set)
+        arrays = read_rows(reader, self.rows)
+        return FeatureBlock(arrays["values"], arrays["valid"], arrays["geometry"], self.rows)
+
+    def embeddings(self, name: str) -> EmbeddingBlock:
+        """Return the embeddings of all selected rows; as :meth:`features`."""
+        arrays = read_rows(self.dataset._embedding_reader(name), self.rows)
+        return EmbeddingBlock(arrays["values"], arrays["valid"], self.rows)
+
+    def batches(
+        self,
+        crops: str,
+        feature_set: str,
+        batch_size: int = 512,
+        shuffle: bool = True,
+        seed: int = 0,
+        epoch: int = 0,
+        mode: Mode = "auto",
+        drop_last: bool = False,
+        out: FeatureBlock | None = None,
+        start_batch: int = 0,
+        block_bytes: int | None = None,
+    ) -> Iterator[FeatureBlock]:
+        """Yield the selected rows once, in batches; see :mod:`pipeline.sets.batches`."""
+        from pipeline.sets.batches import iterate
+
+        return iterate(
+            self.dataset._reader(crops, feature_set), self.rows, batch_size=batch_size, shuffle=shuffle, seed=seed,
+            epoch=epoch, mode=mode, drop_last=drop_last, out=out, start_batch=start_batch, block_bytes=block_bytes,
+        )  # fmt: skip
+
+    def to_hdf5(self, path: str | Path, crops: str, feature_set: str) -> Path:
+        """Write the features to an HDF5 file; see :func:`pipeline.exchange.hdf5.export_hdf5`."""
+        from pipeline.exchange.hdf5 import export_hdf5
+
+        return export_hdf5(self, path, crops, feature_set)
+
+    def to_dask(self, crops: str, feature_set: str) -> FeatureArrays:
+        """Return features as lazy Dask arrays, a block a shard; see :func:`~pipeline.exchange.dask_arrays.to_dask`."""
+        from pipeline.exchange.dask_arrays import to_dask
+
+        return to_dask(self, crops, feature_set)
+
+
+def allocate(reader: SetReader, num_rows: int) -> dict[str, np.ndarray]:
+    """Return buffers for `num_rows` rows of a set, not initialised."""
+    return {a.name: aligned_empty((num_rows, *a.layout.row_shape), a.layout.dtype) for a in reader.spec.arrays}
+
+
+def read_rows(reader: SetReader, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return ascending rows of a set: views where possible, else a copy."""
+    if rows.size and rows[-1] - rows[0] == rows.size - 1:
+        views = reader.views(int(rows[0]), int(rows[-1]) + 1)
+        if views is not None:
+            return views
+    out = allocate(reader, len(rows))
+    reader.read(rows, out)
+    return out
+
+
+def check_rows(rows: Any, num_rows: int) -> np.ndarray:
+    """Return row numbers as ascending int64, each once.
+
+    Raises
+    ------
+    ShapeMismatchError
+        If they are not whole numbers in ``[0, num_rows)``.
+    """
+    given = np.asarray(rows)
+    if given.size == 0:
+        return np.empty(0, np.int64)
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise ShapeMismatchError(f"expected a list of row numbers, found {given.dtype} of shape {given.shape}")
+    ordered = np.sort(given.astype(np.int64))
+    unique = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])]  # np.unique would import numpy.ma: 20 ms
+    if unique[0] < 0 or unique[-1] >= num_rows:
+        raise ShapeMismatchError(f"expected rows in 0..{num_rows - 1}, found {int(unique[0])}..{int(unique[-1])}")
+    return unique

@@ -1,0 +1,1 @@
+"""Who is measured, on what, and who is left out and why."""

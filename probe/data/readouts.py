@@ -1,0 +1,209 @@
+"""Readouts: which vector (or crops) of a video a probe is given, with the rows that have it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import NotFoundError
+from pipeline.recipe import Recipe
+from probe.data.features import FeatureTable, SplitTable, UsedRows, read_embeddings, read_features, used_rows
+from probe.maths.exact_search import unit_vectors
+from probe.maths.knn import Centring, centre
+
+if TYPE_CHECKING:
+    from pipeline import Dataset
+
+
+@dataclass(frozen=True)
+class EmbeddingSet:
+    """An embedding set that the recipe writes back, and what it was made from."""
+
+    name: str
+    crops: str
+    feature_set: str
+    readout: str
+    """cls, or another readout of the `embed` section."""
+
+
+def embedding_sets(recipe: Recipe) -> tuple[EmbeddingSet, ...]:
+    """Return the embedding sets of a recipe."""
+    if recipe.train is None:
+        return ()
+    return tuple(
+        EmbeddingSet(spec.name or recipe.train.name, spec.crops, spec.backbone or recipe.train.backbone, spec.readout)
+        for spec in recipe.embed
+    )
+
+
+@dataclass(frozen=True)
+class ReadoutData:
+    """One readout of one feature set: vectors, who is used, and how to join or centre them."""
+
+    crops: str
+    feature_set: str
+    readout: str
+    embedding: str | None
+    used: UsedRows
+    parts: tuple[np.ndarray, ...]
+    """Each (n, D_i) float32 in the order of the split table; two where pooled crops and embedding are joined."""
+    table: FeatureTable | None
+    """Where the readout reads crops."""
+
+    @property
+    def num_crops(self) -> int:
+        """Most crops a video has; 0 where only an embedding is read."""
+        return self.table.num_crops if self.table is not None else 0
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the whole vector."""
+        return sum(part.shape[1] for part in self.parts)
+
+    def joined(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the raw train and test vectors (N, D) and (Q, D), parts side by side."""
+        whole = self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts, axis=1)
+        return whole[self.used.train], whole[self.used.test]
+
+    def centred(self, centring: Centring, *, raw_join: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return unit train and test vectors.
+
+        Parameters
+        ----------
+        centring : {"none", "train", "per_split"}
+        raw_join : bool, default False
+            Join first, then centre and normalise, as SCALE's code does: the part
+            with the larger norm then decides. Otherwise every part is centred and
+            normalised by itself, so that each has the same say.
+        """
+        if raw_join or len(self.parts) == 1:
+            train, test = self.joined()
+            return centre(train, test, centring)
+        pairs = [centre(part[self.used.train], part[self.used.test], centring) for part in self.parts]
+        train, test = (np.concatenate([pair[side] for pair in pairs], axis=1) for side in (0, 1))
+        return unit_vectors(train), unit_vectors(test)
+
+
+class Reader:
+    """Reads every split, feature set and embedding set once, however many probes ask for it."""
+
+    def __init__(self, ds: Dataset, recipe: Recipe) -> None:
+        self.ds, self.recipe = ds, recipe
+        self.missing: list[str] = []
+        """What the recipe asks for and the store does not have."""
+        self._splits: dict[str, SplitTable] = {}
+        self._features: dict[tuple[str, str, str], FeatureTable] = {}
+        self._embeddings: dict[tuple[str, str], tuple[np.ndarray, tuple[str, ...]]] = {}
+
+    @cached_property
+    def _embedding_names(self) -> list[str]:
+        return list(self.ds.embedding_sets())
+
+    def split(self, name: str) -> SplitTable:
+        """Return the split's rows."""
+        from probe.data.features import read_split
+
+        if name not in self._splits:
+            self._splits[name] = read_split(self.ds, name)
+        return self._splits[name]
+
+    def features(self, split: str, crops: str, feature_set: str) -> FeatureTable:
+        """Return the features of a split's rows."""
+        key = (split, crops, feature_set)
+        if key not in self._features:
+            self._features[key] = read_features(self.ds, self.split(split), crops, feature_set)
+        return self._features[key]
+
+    def embeddings(self, split: str, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return the embeddings of a split's rows, and why some have none."""
+        key = (split, name)
+        if key not in self._embeddings:
+            self._embeddings[key] = read_embeddings(self.ds, self.split(split), name)
+        return self._embeddings[key]
+
+    def readouts(
+        self, split: str, crops: str, feature_set: str, wanted: tuple[str, ...], drop: dict[int, str] | None = None
+    ) -> Iterator[ReadoutData]:
+        """Yield the data of each wanted readout that can be had.
+
+        Parameters
+        ----------
+        split, crops, feature_set : str
+        wanted : tuple of str
+            Of mean, crops, attention, cls, joined.
+        drop : dict, optional
+            Positions in the split to leave out, with the reason.
+        """
+        rows = self.split(split)
+        for readout in wanted:
+            if readout in ("mean", "crops", "attention"):
+                table = self.features(split, crops, feature_set)
+                if readout != "mean" and table.values is None:
+                    self._miss(f"{readout} of {crops}/{feature_set}: its crops do not fit in memory")
+                    continue
+                yield self._data(rows, crops, feature_set, readout, None, (table.pooled,), table.reasons, table, drop)
+                continue
+            for found in embedding_sets(self.recipe):
+                if (found.crops, found.feature_set) != (crops, feature_set):
+                    continue
+                if found.name not in self._embedding_names:
+                    self._miss(f"embedding set {found.name} is not in the store yet; run `scale embed`")
+                    continue
+                vectors, reasons = self.embeddings(split, found.name)
+                if readout == "cls":
+                    yield self._data(
+                        rows, crops, feature_set, found.readout, found.name, (vectors,), reasons, None, drop
+                    )
+                elif found.readout == "cls":
+                    table = self.features(split, crops, feature_set)
+                    both = tuple(a or b for a, b in zip(table.reasons, reasons, strict=True))
+                    parts = (table.pooled, vectors)
+                    yield self._data(rows, crops, feature_set, readout, found.name, parts, both, table, drop)
+
+    def _data(
+        self,
+        rows: SplitTable,
+        crops: str,
+        feature_set: str,
+        readout: str,
+        embedding: str | None,
+        parts: tuple[np.ndarray, ...],
+        reasons: tuple[str, ...],
+        table: FeatureTable | None,
+        drop: dict[int, str] | None,
+    ) -> ReadoutData:
+        if drop:
+            reasons = tuple(reason or drop.get(i, "") for i, reason in enumerate(reasons))
+        name = readout if embedding is None else f"{readout}:{embedding}"
+        used = used_rows(rows, reasons, crops=crops, feature_set=feature_set, readout=name)
+        return ReadoutData(crops, feature_set, readout, embedding, used, parts, table)
+
+    def _miss(self, text: str) -> None:
+        if text not in self.missing:
+            self.missing.append(text)
+
+
+def probe_targets(recipe: Recipe, crops: str, backbone: str | None) -> list[str]:
+    """Return the feature sets that a probe measures.
+
+    Raises
+    ------
+    NotFoundError
+        If no backbone of the recipe sees this crop set.
+    """
+    found = [
+        target.feature_set
+        for target in recipe.targets()
+        if target.crops == crops and backbone in (None, target.feature_set)
+    ]
+    if not found:
+        raise NotFoundError(
+            f"expected a backbone that sees the crop set {crops!r}"
+            f"{'' if backbone is None else f' as {backbone!r}'}, found {[t.label for t in recipe.targets()]}; "
+            "correct `crops` or `backbone` of the probe"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""The search index: built, kept, asked."""

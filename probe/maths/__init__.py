@@ -1,0 +1,1 @@
+"""Pure functions: exact search, votes, figures, intervals."""

@@ -1,0 +1,1 @@
+"""What is measured: each method turns features into results."""

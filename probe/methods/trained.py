@@ -1,0 +1,157 @@
+"""The results of trained probes on one readout: selected and last epoch, every seed, every share of the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.recipe.probes import LinearProbe
+from probe.data.readouts import ReadoutData
+from probe.methods.measure import Findings, Setting, classification_result
+from probe.results import Curve
+from probe.trained.holdout import balanced_subset
+from probe.trained.inputs import Input
+from probe.trained.training import GridSpec, TrainedProbe, train_grid
+
+
+@dataclass(frozen=True)
+class LabelShare:
+    """How many of the train labels a run may use."""
+
+    fraction: float = 1.0
+    per_class: int | None = None
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether no label is left out."""
+        return self.fraction == 1.0 and self.per_class is None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """End of a result's id."""
+        if self.per_class is not None:
+            return (f"n={self.per_class}",)
+        return () if self.is_everything else (f"labels={self.fraction:g}",)
+
+
+def label_shares(spec: LinearProbe) -> list[LabelShare]:
+    """Return the runs that a spec asks for."""
+    shares = [LabelShare(fraction) for fraction in dict.fromkeys(spec.fractions)]
+    return shares + [LabelShare(per_class=number) for number in dict.fromkeys(spec.per_class)]
+
+
+def measure_trained(
+    spec: LinearProbe,
+    data: ReadoutData,
+    setting: Setting,
+    findings: Findings,
+    *,
+    device: str = "cpu",
+    on_epoch: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Train, and add `selected` and `last` of every seed and share of the labels to the findings."""
+    train, test = _inputs(data)
+    seeds = tuple(range(spec.seed, spec.seed + spec.num_seeds))
+    for share in label_shares(spec):
+        if share.is_everything:
+            every = np.arange(len(setting.used.train))
+            for trained in _train(spec, train, every, setting, test, seeds, device, on_epoch):
+                _keep(spec, data, setting, findings, trained, share, every)
+            continue
+        for seed in seeds:  # each seed draws labels of its own
+            per_class = share.per_class
+            rows = balanced_subset(
+                setting.train_truth, fraction=None if per_class else share.fraction, per_class=per_class, seed=seed
+            )
+            for trained in _train(spec, train, rows, setting, test, (seed,), device, on_epoch):
+                _keep(spec, data, setting, findings, trained, share, rows)
+
+
+def _inputs(data: ReadoutData) -> tuple[Input, Input]:
+    if data.readout in ("crops", "attention"):
+        assert data.table is not None
+        assert data.table.values is not None
+        sides = (data.used.train, data.used.test)
+        train, test = (Input.of(data.table.values[side], data.table.valid[side]) for side in sides)
+        return train, test
+    whole_train, whole_test = data.joined()
+    return Input.of(whole_train), Input.of(whole_test)
+
+
+def _train(
+    spec: LinearProbe,
+    train: Input,
+    rows: np.ndarray,
+    setting: Setting,
+    test: Input,
+    seeds: tuple[int, ...],
+    device: str,
+    on_epoch: Callable[[int, int], None],
+) -> list[TrainedProbe]:
+    grid = GridSpec(
+        kind=spec.kind,
+        learning_rates=tuple(dict.fromkeys(spec.learning_rates)),
+        weight_decays=tuple(dict.fromkeys(spec.weight_decays)),
+        seeds=seeds,
+        epochs=spec.epochs,
+        batch_size=spec.batch_size,
+        holdout_fraction=spec.holdout_fraction,
+        hidden_dim=spec.hidden_dim,
+    )
+    groups = setting.train_groups
+    return train_grid(
+        grid,
+        train if len(rows) == len(train) else train.subset(rows),
+        setting.train_truth[rows],
+        [groups[i] for i in rows],
+        test,
+        is_multilabel=setting.vocabulary.is_multilabel,
+        device=device,
+        on_epoch=on_epoch,
+    )
+
+
+def _keep(
+    spec: LinearProbe,
+    data: ReadoutData,
+    setting: Setting,
+    findings: Findings,
+    trained: TrainedProbe,
+    share: LabelShare,
+    rows: np.ndarray,
+) -> None:
+    for protocol, scores, epoch in (
+        ("selected", trained.selected_scores_QC, trained.epoch),
+        ("last", trained.last_scores_QC, trained.epochs),
+    ):
+        is_headline = protocol == "selected" and share.is_everything and trained.seed == spec.seed
+        curves: tuple[Curve, ...] = ()
+        if is_headline and trained.heldout_curve:
+            epochs, accuracies = zip(*trained.heldout_curve, strict=True)
+            curves = (Curve(name="epoch", figure="heldout_top1", x=epochs, y=accuracies),)
+        result, hit = classification_result(
+            setting,
+            spec.kind,
+            scores,
+            scores.argmax(axis=1),
+            parts=(*share.parts, f"seed={trained.seed}", protocol),
+            is_headline=is_headline,
+            seed=trained.seed,
+            train=rows,
+            protocol=protocol,
+            fraction=share.fraction,
+            n_per_class=share.per_class,
+            selected={
+                "learning_rate": trained.learning_rate,
+                "weight_decay": trained.weight_decay,
+                "epoch": epoch,
+                "epochs": trained.epochs,
+            },
+            chosen_on=trained.chosen_on,
+            heldout_top1=trained.heldout_top1,
+            curves=curves,
+        )
+        if all(known.id != result.id for known in findings.results):
+            findings.keep(result, setting, hit, scores.argmax(axis=1))
