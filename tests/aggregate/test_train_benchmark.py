@@ -23,7 +23,7 @@ def bench(monkeypatch):
 
 def checked(row: dict[str, object]) -> None:
     assert float(str(row["difference of losses"])) < 1e-5
-    assert re.fullmatch(r"\d\.\d\d \(\d\.\d\d-\d\.\d\d\)", str(row["ours / plain"]))
+    assert re.fullmatch(r"\d+\.\d\d \(\d+\.\d\d-\d+\.\d\d\)", str(row["ours / plain"]))
     assert 0 < float(str(row["data side / step"]).removesuffix(" %")) < 100
 
 
