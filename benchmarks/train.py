@@ -35,7 +35,7 @@ from aggregate.data.sets import disjoint_sets
 from aggregate.objectives import ObjectiveInput, build_objective
 from aggregate.training.encode import encode_sets
 from aggregate.training.schedule import parameter_groups
-from pipeline.recipe import ModelSpec, ObjectiveSpec
+from pipeline.recipe import ModelSpec, ScaleObjective
 
 WIDTH, SET_SIZE, TEMPERATURE = 768, 8, 0.2
 CPU_VIDEOS, GPU_VIDEOS = 128, 512
@@ -65,7 +65,7 @@ class Side:
         self.device, self.ours, self.bf16 = device, ours, bf16
         options = {"fused": True} if ours else {}
         self.optimiser = torch.optim.AdamW(parameter_groups(self.model.named_parameters(), 1e-4), lr=3e-4, **options)
-        self.objective = build_objective(ObjectiveSpec(temperature=TEMPERATURE))
+        self.objective = build_objective(ScaleObjective(temperature=TEMPERATURE))
         self.encoder: Callable = torch.compile(self.model, dynamic=True) if compiled else self.model
 
     def loss(self, batch: SetBatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Objectives out of objectives, and from a recipe."""
+"""Objectives out of objectives."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from aggregate.objectives.interface import Objective, ObjectiveInput, ObjectiveResult, TokensNeeded
-from aggregate.objectives.masked_crops import MaskedCropModelling
-from aggregate.objectives.set_contrast import NTXent, SetContrast
 from pipeline.errors import InvalidInputError
-from pipeline.recipe import ObjectiveSpec
 
 _MORE: dict[TokensNeeded, int] = {"none": 0, "masked": 1, "all": 2}
 
@@ -48,16 +45,3 @@ class WeightedSum(Objective):
         for weight, result in zip(self.weights[1:], results[1:], strict=True):
             loss = loss + weight * result.loss
         return ObjectiveResult(loss, {key: value for result in results for key, value in result.logs.items()})
-
-
-def build_objective(spec: ObjectiveSpec) -> Objective:
-    """Build what a recipe's `objective` asks for."""
-    mcm = MaskedCropModelling(spec.temperature, spec.negatives, spec.positives)
-    contrast = SetContrast(spec.temperature, spec.negatives)
-    if spec.kind == "mcm":
-        return mcm
-    if spec.kind == "set":
-        return contrast
-    if spec.kind == "ntxent":
-        return NTXent(spec.temperature, spec.negatives)
-    return WeightedSum([(spec.set_weight, contrast), (spec.mcm_weight, mcm)])

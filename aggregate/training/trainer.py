@@ -218,7 +218,7 @@ class Trainer:
     def _make_batch(self, crops: CropBatch, number: int) -> SetBatch:
         generator = torch.Generator().manual_seed(mix_seed(self.spec.seed, 1, number))
         sets = self.splitter(crops.valid, crops.raw_geometry, generator)
-        ratio = self.spec.objective.mask_ratio if self.objective.masks else 0.0
+        ratio = self.spec.objective.hidden_share if self.objective.masks else 0.0
         return make_set_batch(crops, sets, draw_mask(sets.valid, ratio, generator), self.device)
 
     def _score(self, batch: SetBatch, step: int) -> ObjectiveResult:

@@ -22,9 +22,10 @@ from pipeline.recipe.crops import (
     SpeedsPolicy,
 )
 from pipeline.recipe.dataset import DatasetSpec
+from pipeline.recipe.objectives import ObjectiveBase, ObjectiveSpec, ScaleObjective
 from pipeline.recipe.probes import IndexSpec, KnnProbe, LinearProbe, ProbeSpec, RetrievalProbe
 from pipeline.recipe.recipe import Recipe, Target, load_recipe, parse_recipe
-from pipeline.recipe.training import EmbedSpec, ModelSpec, ObjectiveSpec, TrainSpec
+from pipeline.recipe.training import EmbedSpec, ModelSpec, TrainSpec
 
 __all__ = [
     "BackboneSpec",
@@ -41,6 +42,7 @@ __all__ = [
     "LinearProbe",
     "LocalGlobalPolicy",
     "ModelSpec",
+    "ObjectiveBase",
     "ObjectiveSpec",
     "ProbeSpec",
     "PytorchVideoBackbone",
@@ -48,6 +50,7 @@ __all__ = [
     "RandomWeights",
     "Recipe",
     "RetrievalProbe",
+    "ScaleObjective",
     "Spec",
     "SpeedsPolicy",
     "Stream",

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.names import Name
 from pipeline.recipe.base import Spec
+from pipeline.recipe.objectives import ObjectiveSpec, ScaleObjective
 
 
 class ModelSpec(Spec):
@@ -33,19 +34,6 @@ class ModelSpec(Spec):
         return self
 
 
-class ObjectiveSpec(Spec):
-    """What training minimises."""
-
-    kind: Literal["scale", "mcm", "set", "ntxent"] = "scale"
-    """scale: weighted sum of masked crop modelling and set contrast; mcm, set: one of them; ntxent: SimCLR control."""
-    set_weight: float = Field(1.0, ge=0)
-    mcm_weight: float = Field(1.0, ge=0)
-    temperature: float = Field(0.2, gt=0)
-    mask_ratio: float = Field(0.25, ge=0, lt=1)
-    negatives: Literal["all", "other_videos", "no_siblings"] = "all"
-    positives: Literal["identity", "nearest"] = "identity"
-
-
 class TrainSpec(Spec):
     """Training of the aggregator on stored features."""
 
@@ -55,7 +43,7 @@ class TrainSpec(Spec):
     """Crop set to train on."""
     backbone: str
     """Feature set to train on (the backbone, plus `-<stream>` where it is not rgb)."""
-    objective: ObjectiveSpec = ObjectiveSpec()
+    objective: ObjectiveSpec = ScaleObjective()
     model: ModelSpec = ModelSpec()
     rows: Literal["train", "all"] = "train"
     """train: inductive. all: transductive; every report then says so."""

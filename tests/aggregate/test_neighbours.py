@@ -19,7 +19,7 @@ from aggregate.objectives import (
 )
 from aggregate.training.encode import encode_sets
 from aggregate.training.trainer import Trainer
-from pipeline.recipe import ObjectiveSpec, TrainSpec
+from pipeline.recipe import ScaleObjective, TrainSpec
 from tests.support.set_batches import CPU, TINY, crop_batch, set_batch
 
 
@@ -76,7 +76,7 @@ def make_trainer(objective, splitter, **options) -> Trainer:
 
 
 def test_ordered_tokens_train_beside_scale():
-    both = WeightedSum([(1.0, build_objective(ObjectiveSpec())), (1.0, SequenceGauss())])
+    both = WeightedSum([(1.0, build_objective(ScaleObjective())), (1.0, SequenceGauss())])
     assert both.needs_tokens == "all"
     result = make_trainer(both, time_sorted_sets(4)).fit()
     assert {"set_loss", "mcm_loss", "sequence_loss"} <= set(result.history[-1])

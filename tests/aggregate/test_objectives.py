@@ -24,7 +24,7 @@ from aggregate.objectives import (
 )
 from aggregate.training.encode import encode_sets
 from pipeline.errors import InvalidInputError
-from pipeline.recipe import ObjectiveSpec
+from pipeline.recipe import ScaleObjective
 from tests.support.reference_scale import ReferenceScale, randomised
 from tests.support.set_batches import TINY, set_batch
 
@@ -178,7 +178,7 @@ def test_both_losses_equal_the_released_code():
     model = load_reference_state_dict(reference.state_dict()).eval()
     batch = set_batch(6, 8, set_size=4, mask_ratio=0.25, seed=2)
     set_loss, dense_loss = reference.losses(batch.features, batch.geometry, batch.masked)
-    result = score(build_objective(ObjectiveSpec()), model, batch)
+    result = score(build_objective(ScaleObjective()), model, batch)
     assert float(result.logs["set_loss"]) == pytest.approx(float(set_loss), abs=1e-5)
     assert float(result.logs["mcm_loss"]) == pytest.approx(float(dense_loss), abs=1e-5)
     assert float(result.loss) == pytest.approx(float(set_loss + dense_loss) / 2, abs=1e-5)
@@ -189,7 +189,7 @@ def test_gradients_equal_those_of_the_released_code():
     model = load_reference_state_dict(reference.state_dict()).eval()
     batch = set_batch(6, 8, set_size=4, mask_ratio=0.25, seed=2)
     sum(reference.losses(batch.features, batch.geometry, batch.masked)).backward()
-    (2 * score(build_objective(ObjectiveSpec()), model, batch).loss).backward()
+    (2 * score(build_objective(ScaleObjective()), model, batch).loss).backward()
     expected = dict(reference.named_parameters())
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name].grad, atol=2e-5, rtol=1e-4, msg=name)
@@ -215,12 +215,12 @@ def test_padding_with_invalid_crops_changes_no_loss():
         group_ids=batch.group_ids,
     )
     model = model_for()
-    for spec in (ObjectiveSpec(), ObjectiveSpec(negatives="other_videos", positives="nearest")):
+    for spec in (ScaleObjective(), ScaleObjective(negatives="other_videos", positives="nearest")):
         objective = build_objective(spec)
         torch.testing.assert_close(score(objective, model, wide).loss, score(objective, model, batch).loss)
 
 
-@pytest.mark.parametrize("objective", [MaskedCropModelling(), build_objective(ObjectiveSpec())])
+@pytest.mark.parametrize("objective", [MaskedCropModelling(), build_objective(ScaleObjective())])
 def test_a_batch_without_masked_crops_has_a_gradient_all_the_same(objective):
     batch = set_batch(mask_ratio=0.0)
     model = model_for()
@@ -265,11 +265,11 @@ def test_weighted_sum_is_the_weighted_mean_and_drops_what_weighs_nothing():
     mcm, contrast = score(MaskedCropModelling(), model, batch), score(SetContrast(), model, batch)
     both = score(WeightedSum([(3.0, SetContrast()), (1.0, MaskedCropModelling())]), model, batch)
     torch.testing.assert_close(both.loss, (3 * contrast.loss + mcm.loss) / 4)
-    alone = build_objective(ObjectiveSpec(mcm_weight=0.0))
+    alone = build_objective(ScaleObjective(mcm_weight=0.0))
     assert alone.needs_tokens == "none"
     torch.testing.assert_close(score(alone, model, batch).loss, contrast.loss)
     with pytest.raises(InvalidInputError, match="positive weight"):
-        build_objective(ObjectiveSpec(mcm_weight=0.0, set_weight=0.0))
+        build_objective(ScaleObjective(mcm_weight=0.0, set_weight=0.0))
 
 
 def test_all_tokens_serve_the_masked_loss_too():
@@ -299,8 +299,8 @@ def test_what_is_computed_is_what_is_scored():
         getattr(model, name).register_forward_hook(
             lambda _m, args, _o, name=name: seen.__setitem__(name, args[0].shape[:-1].numel())
         )
-    score(build_objective(ObjectiveSpec()), model, batch)
+    score(build_objective(ScaleObjective()), model, batch)
     assert seen == {"dense_pred_head": batch.num_masked, "dense_target_head": 6 * 8, "set_head": 12}
     shared = set_batch(6, 8, splitter=long_short_sets(8, window=0.5), mask_ratio=0.5, seed=2)
-    score(build_objective(ObjectiveSpec()), model, shared)
+    score(build_objective(ScaleObjective()), model, shared)
     assert seen["dense_target_head"] == 6 * 8  # crops that both sets hold are projected once
