@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from pipeline.recipe.base import Spec
 
@@ -26,6 +26,16 @@ class RandomWeights(Spec):
     """Untrained weights from a seed. Reports say so."""
 
     random: int = Field(ge=0)
+
+
+def _weights_kind(given: Any) -> str:
+    is_random = "random" in given if isinstance(given, dict) else isinstance(given, RandomWeights)
+    return "random" if is_random else "file"
+
+
+Weights = Annotated[
+    Annotated[WeightsFile, Tag("file")] | Annotated[RandomWeights, Tag("random")], Discriminator(_weights_kind)
+]
 
 
 class BackboneBase(Spec):
@@ -56,7 +66,7 @@ class PytorchVideoBackbone(BackboneBase):
         "slow_r50", "c2d_r50", "i3d_r50", "slowfast_r50", "x3d_xs", "x3d_s", "x3d_m", "x3d_l",
         "r2plus1d_r50", "csn_r101", "mvit_base_16", "mvit_base_16x4", "mvit_base_32x3",
     ]  # fmt: skip
-    weights: WeightsFile | RandomWeights
+    weights: Weights
 
 
 class ExportedBackbone(BackboneBase):
@@ -73,7 +83,7 @@ class TransformerBackbone(BackboneBase):
 
     kind: Literal["svt", "videomae"]
     size: Literal["base", "large"] = "base"
-    weights: WeightsFile | RandomWeights
+    weights: Weights
 
 
 BackboneSpec = Annotated[PytorchVideoBackbone | ExportedBackbone | TransformerBackbone, Field(discriminator="kind")]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
+from pipeline.names import Name
 from pipeline.recipe.base import Spec
 
 Readout = Literal["mean", "cls", "joined"]
@@ -96,7 +97,7 @@ ProbeSpec = Annotated[KnnProbe | LinearProbe | RetrievalProbe, Field(discriminat
 class IndexSpec(Spec):
     """A FAISS index over one feature or embedding set, for search."""
 
-    name: str = "default"
+    name: Name = "default"
     crops: str
     backbone: str | None = None
     readout: Readout = "mean"

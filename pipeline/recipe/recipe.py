@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.errors import RecipeError
@@ -15,7 +14,9 @@ from pipeline.recipe.backbones import BackboneSpec, Stream, feature_set_name
 from pipeline.recipe.base import Spec
 from pipeline.recipe.crops import CropPolicy
 from pipeline.recipe.dataset import DatasetSpec
+from pipeline.recipe.mistakes import explain
 from pipeline.recipe.probes import IndexSpec, ProbeSpec
+from pipeline.recipe.recipe_text import RecipeText, odd_words, read_text
 from pipeline.recipe.training import EmbedSpec, TrainSpec
 
 MAX_RECIPE_BYTES = 1 << 20
@@ -95,15 +96,7 @@ def parse_recipe(content: Any, *, source: str = "recipe") -> Recipe:
     RecipeError
         Listing every problem with its place, what was expected and what was found.
     """
-    if not isinstance(content, dict):
-        raise RecipeError(
-            f"{source}: expected a mapping with the keys {', '.join(Recipe.model_fields)}, "
-            f"found {type(content).__name__}"
-        )
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as err:
-        raise RecipeError(_explain(err, source)) from err
+    return _validate(RecipeText(content, None), source)
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -120,28 +113,30 @@ def load_recipe(path: str | Path) -> Recipe:
         If the file is absent, not YAML, or does not validate.
     """
     path = Path(path)
-    if not path.is_file():
-        raise RecipeError(f"expected a recipe file at {path}, found none; the shipped ones are in flows/recipes/")
-    if path.stat().st_size > MAX_RECIPE_BYTES:
-        raise RecipeError(
-            f"expected a recipe of at most {MAX_RECIPE_BYTES} bytes, found {path.stat().st_size} in {path}"
-        )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise RecipeError(f"{path}: expected YAML in UTF-8, found something else: {err}") from err
-    return parse_recipe(content, source=str(path))
+        if not path.is_file():
+            raise RecipeError(f"expected a recipe file at {path}, found none; the shipped ones are in flows/recipes/")
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise RecipeError(
+                f"expected a recipe of at most {MAX_RECIPE_BYTES} bytes, found {path.stat().st_size} in {path}"
+            )
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as err:
+        raise RecipeError(f"{path}: expected YAML in UTF-8, found other bytes: {err}") from err
+    except OSError as err:
+        raise RecipeError(f"{str(path)[:200]}: expected a readable recipe file, found: {err.strerror}") from err
+    return _validate(read_text(text, source=str(path)), str(path))
 
 
-def _explain(err: ValidationError, source: str) -> str:
-    lines = [f"{source}: {err.error_count()} problem(s) in the recipe:"]
-    for item in err.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"]) or "(top level)"
-        if item["type"] == "extra_forbidden":
-            lines.append(f"  {where}: unknown key; check its spelling against the recipe reference in README.md")
-        elif item["type"] == "missing":
-            lines.append(f"  {where}: expected a value, found none; add this key")
-        else:
-            found = "" if isinstance(item.get("input"), dict) else f" (found {item.get('input')!r})"
-            lines.append(f"  {where}: {item['msg']}{found}")
-    return "\n".join(lines)
+def _validate(text: RecipeText, source: str) -> Recipe:
+    if not isinstance(text.content, dict):
+        raise RecipeError(
+            f"{source}: expected a mapping with the keys {', '.join(Recipe.model_fields)}, "
+            f"found {type(text.content).__name__}"
+        )
+    for word in odd_words(text.content):
+        raise RecipeError(f"{source}: expected text without NUL and half characters, found {word[:60]!a}")
+    try:
+        return Recipe.model_validate(text.content)
+    except ValidationError as err:
+        raise RecipeError(explain(err, Recipe, text, source)) from err
