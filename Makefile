@@ -8,7 +8,7 @@ WORKERS ?= 2
 SYSTEM_PACKAGES := postgresql redis-server chromium chromium-driver ffmpeg
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-slow lint bench system up down clean
+.PHONY: help install install-dev demo test test-slow soak lint bench system up down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,10 +40,13 @@ lint: $(VENV)/.installed-dev  ## ruff, import contracts, mypy
 	$(BIN)/mypy
 
 test: lint  ## lint and the fast tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -m 'not slow and not soak' -n $(WORKERS) --dist loadgroup
 
 test-slow: $(VENV)/.installed-dev  ## kill loops, soaks, real-server pipelines (under 30 minutes with `make test`)
-	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadgroup --timeout 900
+	$(BIN)/python -m pytest -m 'slow and not soak' -n $(WORKERS) --dist loadgroup --timeout 900
+
+soak: $(VENV)/.installed-dev  ## hundreds of rounds of kills, damage and ends (hours); prints its tables
+	$(BIN)/python -m pytest -m soak -s --timeout 0
 
 SHORT_store := --short
 SHORT_probe := --short

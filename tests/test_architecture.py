@@ -38,6 +38,18 @@ def test_nothing_is_unpickled_and_nothing_prints(path):
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
 
 
+def test_parquet_is_read_in_one_place_without_threads_that_outlive_the_work():
+    """A thread of Arrow that lets go of Python's bytes while the interpreter ends aborts the process."""
+    readers = ("read_table", "ParquetFile", "ParquetDataset", "read_csv", "open_csv", "read_feather")
+    found = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rsplit(".", 1)[-1] in readers
+    }
+    assert found == {"pipeline/storage/parquet.py"}
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_room_has_its_page(package):
     page = (ROOT / package / "README.md").read_text()

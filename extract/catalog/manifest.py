@@ -6,9 +6,9 @@ import csv
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import ManifestError
+from pipeline.storage.parquet import read_parquet
 
 _SUFFIXES = (".csv", ".tsv", ".parquet")
 MAX_FIELD_CHARS = 1 << 20
@@ -72,7 +72,7 @@ def _read_text(file: Path) -> list[Row]:
 
 
 def _read_parquet(file: Path) -> list[Row]:
-    table = pq.read_table(file)
+    table = read_parquet(file)
     return [{name: _as_text(value) for name, value in row.items()} for row in table.to_pylist()]
 
 

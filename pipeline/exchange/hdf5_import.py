@@ -5,7 +5,6 @@ The file is not trusted: every array is opened through :mod:`pipeline.exchange.h
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import CorruptDataError, InvalidInputError, NotFoundError, ShapeMismatchError
@@ -25,6 +23,7 @@ from pipeline.fingerprint import hash_file
 from pipeline.recipe.crops import CropPolicy, CropPolicyBase, ImportedPolicy
 from pipeline.sets.set_files import check_sizes
 from pipeline.status import VideoStatus
+from pipeline.storage.parquet import read_parquet
 from pipeline.storage.schema import CATALOGUE_SCHEMA, GEOMETRY_COLUMNS
 
 if TYPE_CHECKING:
@@ -204,7 +203,7 @@ def _policy(origin: Mapping[str, Any], num_crops: int, *, has_geometry: bool) ->
 def _catalogue(file: Any, names: Mapping[str, str], n: int, ours: bool) -> pa.Table:
     if ours and "video_id" not in names:
         try:
-            table = pq.read_table(io.BytesIO(read_bytes(file, "catalogue_parquet")))
+            table = read_parquet(read_bytes(file, "catalogue_parquet"))
         except (pa.ArrowException, OSError) as err:
             raise CorruptDataError(f"expected Parquet in catalogue_parquet, found: {err}") from err
         if table.num_rows != n or not set(table.column_names) <= set(CATALOGUE_SCHEMA.names):

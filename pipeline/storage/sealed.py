@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptDataError, SchemaVersionError
+from pipeline.storage.parquet import read_parquet
 from pipeline.storage.schema import SCHEMA_VERSION
 from pipeline.storage.shardfile import crc32c
 
@@ -71,15 +72,15 @@ def unseal(data: bytes, schema: pa.Schema, *, what: str) -> tuple[pa.Table, dict
     """
     check_seal(data, what=what)
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        metadata = {k.decode(): v.decode() for k, v in (file.metadata.metadata or {}).items() if k != b"ARROW:schema"}
+        found = read_parquet(data)
+        metadata = {k.decode(): v.decode() for k, v in (found.schema.metadata or {}).items() if k != b"ARROW:schema"}
         version = int(metadata.get("schema_version", SCHEMA_VERSION))
         if version > SCHEMA_VERSION:
             raise SchemaVersionError(
                 f"{what}: expected schema version {SCHEMA_VERSION} or older, found {version}; a newer version of this "
                 "project wrote it, so use that one"
             )
-        table = file.read().select(schema.names).cast(schema)
+        table = found.select(schema.names).cast(schema)
     except (pa.ArrowException, KeyError, ValueError) as err:
         raise CorruptDataError(f"{what}: expected the columns {', '.join(schema.names)}, found: {err}") from err
     return table, metadata

@@ -5,7 +5,6 @@ compare_runs(load_run("A/report.json"), load_run("B/report.json")) -> Comparison
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipeline.errors import CorruptDataError, FormatError, NotFoundError
 from pipeline.fingerprint import differing_fields
+from pipeline.storage.parquet import read_parquet
 from probe.maths.statistics import compare_paired
 from probe.pages.page import p_text, points, render_page
 from probe.pages.report_view import FIGURES, METHODS, date_text, main_figure, percent, readout_text
@@ -180,7 +179,7 @@ def _run(name: str, report: bytes, predictions: bytes | None) -> Run:
     if predictions is None:
         return Run(name, parsed)
     try:
-        table = pq.read_table(io.BytesIO(predictions))
+        table = read_parquet(predictions)
     except pa.ArrowException as err:
         raise CorruptDataError(
             f"expected Parquet in {PREDICTIONS_FILE} of {name}, found something else: {err}"

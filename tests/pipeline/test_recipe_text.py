@@ -147,7 +147,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=VALUES, seed=st.integers(0, 10**6))
 def test_any_value_anywhere_is_taken_or_refused_as_a_recipe_error(tmp_path: Path, value, seed: int) -> None:
     content = yaml.safe_load(RECIPE)
