@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from pipeline.errors import MissingDependencyError
+from probe.blas_kernel import best_kernel_for_loading
 
 GALLERY_ROWS_PER_PRODUCT = 4096
 
@@ -26,6 +27,7 @@ def load_faiss() -> Any:
 
     torch is imported first: the two wheels bring an OpenMP runtime each, and
     the other order crashed in several releases (facebookresearch/faiss#4273).
+    Its OpenBLAS gets the best kernel for this processor, see `probe.blas_kernel`.
 
     Raises
     ------
@@ -34,7 +36,8 @@ def load_faiss() -> Any:
     """
     try:
         import_module("torch")
-        import faiss
+        with best_kernel_for_loading():
+            import faiss
     except ImportError as err:
         raise MissingDependencyError(
             f"expected the package faiss-cpu, could not import it: {err}; run `pip install faiss-cpu`"

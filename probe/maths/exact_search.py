@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import InvalidInputError, ShapeMismatchError
+from probe.blas_kernel import loaded_kernel
 from probe.threads import load_faiss
 
 SIMILARITY_DECIMALS = 6
@@ -146,6 +147,9 @@ def _blocks(rows: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def describe_faiss() -> str:
-    """Return FAISS's version, instruction set and threads in one line."""
+    """Return FAISS's version, instruction set, matrix kernel and threads in one line."""
     faiss = load_faiss()
-    return f"{faiss.__version__} ({faiss.get_compile_options().strip()}), {faiss.omp_get_max_threads()} threads"
+    kernel = loaded_kernel()
+    products = "" if kernel is None else f", matrix products by OpenBLAS's {kernel} kernel"
+    options = faiss.get_compile_options().strip()
+    return f"{faiss.__version__} ({options}){products}, {faiss.omp_get_max_threads()} threads"
