@@ -111,7 +111,7 @@ print(loaded_kernel(), min(ratios), sorted(ratios)[2], max(ratios))
 
 
 def bench_kernel() -> dict[str, object]:
-    """Compare FAISS's kernels in fresh processes: the one that is chosen, and what a processor it does not know gets."""
+    """Compare FAISS's kernels in fresh processes: the chosen one, and what a processor that it does not know gets."""
     found = {}
     for name in ("", "Prescott"):
         environment = {**os.environ, "OPENBLAS_CORETYPE": name}
