@@ -1,8 +1,9 @@
 """Random minibatches out of mapped shards: one copy of each row, from the page cache into the caller's buffer.
 
 What a minibatch costs beside copying is Python's work per row and per shard. So the place of each row of a selection
-is noted when it is first read and checked; afterwards a batch is one slice assignment a row, out of one `memoryview` a
-shard, without a look at ledgers or arrays. `valid` and `geometry` are small and are kept as arrays in memory.
+is noted when its shard is first touched, for all rows of the shard at once; a batch is then one slice assignment a row,
+out of one `memoryview` a shard, without a look at ledgers or arrays. `valid` and `geometry` are small, are checked then
+and kept as arrays in memory. In the first epoch the checksum of a row's values is taken right after it was copied.
 
 What was tried, against `np.memmap[rows]` (`benchmarks/store.py`): Python's part is a twentieth of the time, the rest is
 memcpy, which is fastest between aligned ends; hence aligned chunks and buffers. A `memoryview` a row is slower than
@@ -12,10 +13,12 @@ only into memory of its own choosing. Two threads gain nothing where memory is t
 
 from __future__ import annotations
 
+import google_crc32c
 import numpy as np
 
 from pipeline.sets.mapped import ShardRows
 from pipeline.sets.reader import SetReader
+from pipeline.storage.layout import split_by_shard
 
 
 class HostGather:
@@ -35,13 +38,21 @@ class HostGather:
         self._row_bytes = reader.spec.array("values").layout.row_bytes
         self._memory = [memoryview(bytes(self._row_bytes))]
         """Pieces of shards; the first one is zeros, for rows without values."""
+        self._raw = [np.frombuffer(self._memory[0], np.uint8)]
+        """The same as arrays, which is what the checksum's library takes."""
         self._first_piece: dict[ShardRows, int] = {}
         """Where in `_memory` the pieces of a shard begin."""
         self._piece = np.zeros(len(rows), np.int64)
         self._start = np.zeros(len(rows), np.int64)
         """Of each row: its piece, and its first byte therein."""
-        self._ready = np.zeros(len(rows), bool)
-        self._all_ready = False
+        self._checksum = np.zeros(len(rows), np.uint32)
+        self._is_checked = np.zeros(len(rows), bool)
+        """Of each row: what its values must have, and whether they were held to it."""
+        self._all_checked = False
+        self._parts = [part for _, part in split_by_shard(rows, reader.spec.shard_rows)]
+        self._part_of = np.repeat(np.arange(len(self._parts)), [part.stop - part.start for part in self._parts])
+        self._is_located = np.zeros(len(self._parts), bool)
+        """Of each shard: whether the places of its rows are known."""
         self._slots: list[slice] = []
         """Bytes of a batch that belong to its first, second, ... row."""
         self._small = {
@@ -60,34 +71,59 @@ class HostGather:
         out : dict of ndarray
             As for :meth:`SetReader.read`; contiguous.
         """
-        if not self._all_ready:
-            self._prepare(places[~self._ready[places]])
+        if not self._all_checked:
+            self._locate_shards(places)
         for name, array in self._small.items():
             np.take(array, places, axis=0, out=out[name], mode="clip")  # "clip": "raise" would buffer the output
-        memory, size = self._memory, self._row_bytes
+        size = self._row_bytes
         if len(self._slots) < len(places):
             self._slots = [slice(at, at + size) for at in range(0, len(places) * size, size)]
         target = out["values"].reshape(-1).view(np.uint8).data
-        start = self._start[places]
-        where = self._piece[places].tolist(), start.tolist(), (start + size).tolist()
-        for slot, piece, first, stop in zip(self._slots, *where, strict=False):
-            target[slot] = memory[piece][first:stop]
-
-    def _prepare(self, places: np.ndarray) -> None:
-        """Check rows that are read for the first time, and remember where they lie."""
-        if not len(places):
+        memory, start = self._memory, self._start[places]
+        where = zip(self._slots, self._piece[places].tolist(), start.tolist(), (start + size).tolist(), strict=False)
+        if self._all_checked:
+            for slot, piece, first, stop in where:
+                target[slot] = memory[piece][first:stop]
             return
-        rows = self.rows[places]
-        small = {name: np.empty((len(places), *array.shape[1:]), array.dtype) for name, array in self._small.items()}
-        self._reader.read(rows, small)
-        for name, array in small.items():
-            self._small[name][places] = array
-        for which, values, local in self._reader.locate(rows):
-            if values not in self._first_piece:
-                self._first_piece[values] = len(self._memory)
-                self._memory.extend(values.memory())
-            piece, start = values.locate(local)
-            self._piece[places[which]] = self._first_piece[values] + piece
-            self._start[places[which]] = start
-        self._ready[places] = True
-        self._all_ready = bool(self._ready.all())
+        raw, checksum, found = self._raw, google_crc32c.value, []
+        for slot, piece, first, stop in where:
+            target[slot] = memory[piece][first:stop]
+            found.append(checksum(raw[piece][first:stop]))  # while the row lies in the processor's cache
+        is_wrong = (np.array(found, np.uint32) != self._checksum[places]) & ~self._is_checked[places]
+        if is_wrong.any():
+            self._read_again(places[is_wrong], out["values"], np.flatnonzero(is_wrong))
+        self._is_checked[places] = True
+        self._all_checked = bool(self._is_checked.all())
+
+    def _locate_shards(self, places: np.ndarray) -> None:
+        """Note where all rows of the shards lie that are touched for the first time; check what is small of them."""
+        for number in np.unique(self._part_of[places]).tolist():
+            if self._is_located[number]:
+                continue
+            part = self._parts[number]
+            rows = self.rows[part]
+            self._reader.read(rows, {name: array[part] for name, array in self._small.items()})
+            self._is_checked[part] = True  # a row without values has none to check
+            for which, values, local, checksums in self._reader.locate(rows, check=False):
+                self._note(part.start + which, values, local)
+                self._checksum[part.start + which] = checksums
+                self._is_checked[part.start + which] = False
+            self._is_located[number] = True
+
+    def _note(self, places: np.ndarray, values: ShardRows, local: np.ndarray) -> None:
+        if values not in self._first_piece:
+            self._first_piece[values] = len(self._memory)
+            self._memory.extend(values.memory())
+            self._raw.extend(values.raw())
+        piece, start = values.locate(local)
+        self._piece[places] = self._first_piece[values] + piece
+        self._start[places] = start
+
+    def _read_again(self, places: np.ndarray, target: np.ndarray, at: np.ndarray) -> None:
+        """Read rows that do not match from what a writer set aside; raises where there is no such thing."""
+        self._is_located[self._part_of[places]] = False  # so that a batch after an error finds the same
+        for which, values, local, _ in self._reader.locate(self.rows[places]):
+            self._note(places[which], values, local)
+            for k, row in zip(at[which].tolist(), local.tolist(), strict=True):
+                target[k] = values.row(row)
+        self._is_located[self._part_of[places]] = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import google_crc32c
 import numpy as np
 
 from pipeline.errors import CorruptDataError, NotFoundError
@@ -17,7 +18,7 @@ from pipeline.storage.backend import StorageBackend
 from pipeline.storage.layout import ArrayLayout, shard_range
 from pipeline.storage.memory import map_file
 from pipeline.storage.schema import shard_key
-from pipeline.storage.shardfile import crc32c, parse_index
+from pipeline.storage.shardfile import crc32c, parse_index, row_checksums
 
 MAX_FOREIGN_CHUNK_BYTES = 1 << 30
 """Largest chunk of a foreign array that is decoded."""
@@ -52,6 +53,27 @@ class ShardRows:
             flat = np.lib.stride_tricks.as_strided(piece, (span,), (piece.itemsize,), writeable=False)
             views.append(flat.view(np.uint8).data)
         return views
+
+    def raw(self) -> list[np.ndarray]:
+        """Return the same bytes as flat arrays of uint8."""
+        return [np.frombuffer(view, np.uint8) for view in self.memory()]
+
+    def checksums(self, local: np.ndarray) -> np.ndarray:
+        """Return the crc32c of rows, uint32.
+
+        Parameters
+        ----------
+        local : ndarray of shape (n,), int64
+            Row numbers inside the shard.
+        """
+        if any(
+            piece.flags.writeable for piece in self._pieces
+        ):  # the checksum's library takes only what stays as it is
+            return row_checksums([self.row(k) for k in local.tolist()])
+        raw, (pieces, starts), checksum = self.raw(), self.locate(local), google_crc32c.value
+        size = self._pieces[0][0].nbytes if self.num_rows else 0
+        where = zip(pieces.tolist(), starts.tolist(), (starts + size).tolist(), strict=True)
+        return np.array([checksum(raw[piece][start:stop]) for piece, start, stop in where], np.uint32)
 
     def locate(self, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return where rows lie in :meth:`memory`: the piece of each, and its first byte therein."""

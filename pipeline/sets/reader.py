@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,6 @@ from pipeline.storage.backend import StorageBackend
 from pipeline.storage.guard import ForkGuard
 from pipeline.storage.layout import ArrayLayout, split_by_shard
 from pipeline.storage.schema import previous_key
-from pipeline.storage.shardfile import row_checksums
 
 if TYPE_CHECKING:
     from pipeline.sets.gather import HostGather
@@ -41,9 +40,10 @@ class _OpenShard:
         self.entry = entry
         self.arrays = arrays
         self.present = entry.num_valid > 0
-        self.checked = ~self.present
-        """Rows without values need no check: they read as masked zeros."""
-        self.all_checked = bool(self.checked.all())
+        self.all_present = bool(self.present.all())
+        self.checked = dict(zip(arrays, np.repeat(~self.present[None], len(arrays), 0), strict=True))
+        """Of each array; rows without values need no check: they read as masked zeros."""
+        self.all_checked = {name: bool(self.checked[name].all()) for name in arrays}
 
     @property
     def num_bytes(self) -> int:
@@ -113,19 +113,27 @@ class SetReader:
         first, last = start - shard * self.spec.shard_rows, stop - shard * self.spec.shard_rows
         if opened is None or last > len(opened.present) or not opened.present[first:last].all():
             return None
-        self._check(shard, opened, np.arange(first, last))
+        self._check(opened, np.arange(first, last), opened.arrays)
         views = {name: rows.view(first, last) for name, rows in opened.arrays.items()}
         if any(view is None for view in views.values()):
             return None
         return {name: view for name, view in views.items() if view is not None}
 
-    def locate(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, ShardRows, np.ndarray]]:
-        """Yield, shard by shard, where the values of ascending rows lie, each row checked.
+    def locate(
+        self, rows: np.ndarray, *, check: bool = True
+    ) -> Iterator[tuple[np.ndarray, ShardRows, np.ndarray, np.ndarray]]:
+        """Yield, shard by shard, where the values of ascending rows lie.
+
+        Parameters
+        ----------
+        check : bool
+            Hold each row to its checksum. False: the caller does it before anybody sees a row.
 
         Yields
         ------
-        (places, values, local)
-            ``rows[places]`` are the rows `local` of `values`. Rows without values are in none.
+        (places, values, local, checksums)
+            ``rows[places]`` are the rows `local` of `values`, which must have these checksums. Rows without values
+            are in none.
         """
         self._guard.check()
         for shard, part in split_by_shard(rows, self.spec.shard_rows):
@@ -135,8 +143,14 @@ class SetReader:
             local = rows[part] - shard * self.spec.shard_rows
             inside = np.flatnonzero(local < len(opened.present))
             inside = inside[opened.present[local[inside]]]
-            self._check(shard, opened, local[inside])
-            yield part.start + inside, opened.arrays["values"], local[inside]
+            if check:
+                self._check(opened, local[inside], ("values",))
+            yield (
+                part.start + inside,
+                opened.arrays["values"],
+                local[inside],
+                opened.entry.checksums("values")[local[inside]],
+            )
 
     def host_gather(self, rows: np.ndarray) -> HostGather:
         """Return the gatherer of a selection, kept for its next epoch."""
@@ -168,7 +182,7 @@ class SetReader:
         """Check every row of a shard against its entry; raises as :meth:`read` does."""
         opened = self._shard(shard)
         if opened is not None:
-            self._check(shard, opened, np.arange(len(opened.present)))
+            self._check(opened, np.arange(len(opened.present)), opened.arrays)
 
     def _copy(self, opened: _OpenShard | None, local: np.ndarray, out: dict[str, np.ndarray]) -> None:
         if opened is None:
@@ -176,15 +190,15 @@ class SetReader:
                 buffer[:] = 0
             return
         covered = len(opened.present)
-        if opened.present.all() and (local.size == 0 or local[-1] < covered):
-            self._check(opened.entry.shard, opened, local)
+        if opened.all_present and (local.size == 0 or local[-1] < covered):
+            self._check(opened, local, out)
             for name, buffer in out.items():
                 opened.arrays[name].gather(local, buffer)
             return
         good = np.zeros(len(local), bool)
         inside = local < covered
         good[inside] = opened.present[local[inside]]
-        self._check(opened.entry.shard, opened, local[good])
+        self._check(opened, local[good], out)
         places = np.flatnonzero(good)
         for name, buffer in out.items():
             buffer[~good] = 0
@@ -240,31 +254,32 @@ class SetReader:
         except (NotFoundError, CorruptDataError):
             return None
 
-    def _check(self, shard: int, opened: _OpenShard, local: np.ndarray) -> None:
-        """Hold rows that are read for the first time to the checksums of the ledger entry."""
-        if opened.all_checked or opened.checked[local].all():
-            return
-        with self._lock:
-            todo = local[~opened.checked[local]]
-            for array in self.spec.arrays:
-                bad = self._mismatching(opened, array.name, opened.arrays[array.name], todo)
+    def _check(self, opened: _OpenShard, local: np.ndarray, names: Iterable[str]) -> None:
+        """Hold rows of some arrays that are read for the first time to the checksums of the ledger entry."""
+        for name in names:
+            if opened.all_checked[name] or opened.checked[name][local].all():
+                continue
+            with self._lock:
+                todo = local[~opened.checked[name][local]]
+                bad = self._mismatching(opened, name, opened.arrays[name], todo)
                 if bad.size:
+                    array = self.spec.array(name)
                     previous = self._previous(array, opened.entry)
-                    if previous is None or self._mismatching(opened, array.name, previous, todo).size:
+                    if previous is None or self._mismatching(opened, name, previous, todo).size:
                         first = ", ".join(map(str, (opened.entry.row_start + bad[:5]).tolist()))
                         raise self._refusal(
-                            opened.entry, f"{array.key}: row(s) {first} of shard {shard} do not match their checksum"
+                            opened.entry,
+                            f"{array.key}: row(s) {first} of shard {opened.entry.shard} do not match their checksum",
                         )
-                    opened.arrays[array.name] = previous
-            opened.checked[todo] = True
-            opened.all_checked = bool(opened.checked.all())
+                    opened.arrays[name] = previous
+                opened.checked[name][todo] = True
+                opened.all_checked[name] = bool(opened.checked[name].all())
 
     @staticmethod
     def _mismatching(opened: _OpenShard, name: str, rows: ShardRows, local: np.ndarray) -> np.ndarray:
         if local.size and local[-1] >= rows.num_rows:
             return local[local >= rows.num_rows]
-        found = row_checksums([rows.row(k) for k in local.tolist()])
-        return local[found != opened.entry.checksums(name)[local]]
+        return local[rows.checksums(local) != opened.entry.checksums(name)[local]]
 
     def _refusal(self, entry: LedgerEntry, found: str) -> Exception:
         newest = list_generations(self._backend, self.spec.ledger).get(entry.shard, (-1,))[-1]

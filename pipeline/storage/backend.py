@@ -10,6 +10,7 @@ Both are durable when they return: file and folder are fsynced (local), or the s
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 from urllib.parse import unquote, urlsplit
@@ -22,6 +23,8 @@ Names: TypeAlias = list[str]
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of temporary files. A killed process may leave some; no reader ever looks at them."""
+_FORBIDDEN = re.compile(r"[\\\x00-\x1f\x7f]")
+_FORBIDDEN_PARTS = frozenset({"", ".", ".."})
 OBJECT_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 
 
@@ -82,8 +85,7 @@ def check_key(key: str) -> str:
     UnsafeNameError
         If it is empty or absolute, or has an empty part, ``.``, ``..``, a backslash or a control character.
     """
-    parts = key.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\\" in key or any(ord(c) < 32 or ord(c) == 127 for c in key):
+    if _FORBIDDEN.search(key) or not _FORBIDDEN_PARTS.isdisjoint(key.split("/")):
         raise UnsafeNameError(
             f"expected a relative key inside the store, found {key!r}; use names without '..', '\\' and leading '/'"
         )

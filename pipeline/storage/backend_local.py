@@ -22,6 +22,8 @@ from pipeline.errors import (
 from pipeline.storage.backend import PARTIAL_SUFFIX, BytesLike, Listing, Names, check_key, check_prefix
 from pipeline.storage.memory import open_regular
 
+MAX_REAL_FOLDERS = 4096
+
 
 class Disk:
     """The few system calls that a durable write is made of; tests replace it to fail at the n-th of them."""
@@ -66,6 +68,9 @@ class LocalBackend:
     def __init__(self, root: str | Path, disk: Disk | None = None) -> None:
         self.root = Path(os.path.realpath(Path(root).expanduser()))
         self.disk = disk or Disk()
+        self._real_folders: set[str] = set()
+        """Folders that were found to be what their names say. To follow every part of every name takes longer than to
+        map a shard; who puts a link in a folder's place meanwhile could do so between looking and opening, too."""
 
     @property
     def url(self) -> str:
@@ -83,8 +88,15 @@ class LocalBackend:
         return self._inside(self.root / prefix, prefix) if prefix else self.root
 
     def _inside(self, path: Path, key: str) -> Path:
+        folder = str(path.parent)
+        if folder in self._real_folders and not path.is_symlink():
+            return path
         real = os.path.realpath(path)
-        if real != str(path) and not real.startswith(f"{self.root}{os.sep}"):
+        if real == str(path):
+            if len(self._real_folders) >= MAX_REAL_FOLDERS:
+                self._real_folders.clear()
+            self._real_folders.add(folder)
+        elif not real.startswith(f"{self.root}{os.sep}"):
             raise UnsafeNameError(
                 f"expected {key!r} inside the store {self.root}, found a symbolic link to {real}; "
                 "move the data into the store, or open the folder that the link points to"

@@ -80,7 +80,9 @@ def unseal(data: bytes, schema: pa.Schema, *, what: str) -> tuple[pa.Table, dict
                 f"{what}: expected schema version {SCHEMA_VERSION} or older, found {version}; a newer version of this "
                 "project wrote it, so use that one"
             )
-        table = found.select(schema.names).cast(schema)
+        table = found.replace_schema_metadata(schema.metadata)
+        if not table.schema.equals(schema):
+            table = table.select(schema.names).cast(schema)
     except (pa.ArrowException, KeyError, ValueError) as err:
         raise CorruptDataError(f"{what}: expected the columns {', '.join(schema.names)}, found: {err}") from err
     return table, metadata

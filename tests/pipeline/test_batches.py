@@ -132,3 +132,45 @@ def test_chunks_divide_shards(row_bytes: int, shard_rows: int) -> None:
     chunk = default_chunk_rows(row_bytes, shard_rows)
     assert shard_rows % chunk == 0
     assert chunk in (1, shard_rows) or chunk * row_bytes >= 4096
+
+
+def _shard_files(root: Path) -> list[Path]:
+    return sorted(root.glob(f"toy/crops/{CROPS}/features/{FEATURE_SET}/values/c.*"))
+
+
+def test_a_row_is_held_to_its_checksum_before_anyone_sees_it_and_others_are_served(tmp_path: Path) -> None:
+    """The first epoch checks a row's values after it copied them; each row is damaged in turn."""
+    make_store(tmp_path / "s", num_videos=12, shard_rows=4)
+    for path in _shard_files(tmp_path / "s"):
+        whole = path.read_bytes()
+        for row in range(4):
+            damaged = bytearray(whole)
+            damaged[row * 128] ^= 1  # 4 crops x 16 channels x 2 bytes, one chunk
+            path.write_bytes(damaged)
+            sel = FeatureStore.open(tmp_path / "s").dataset("toy").select()
+            served, failed = [], 0
+            for start in range(12):
+                batches = sel.batches(CROPS, FEATURE_SET, 1, shuffle=False, mode="host", start_batch=start)
+                try:
+                    served.append(int(next(batches).rows[0]))
+                except CorruptDataError:
+                    failed += 1
+            assert failed == 1
+            assert len(served) == 11
+        path.write_bytes(whole)
+
+
+def test_rows_that_a_killed_retry_replaced_come_from_what_it_set_aside(tmp_path: Path) -> None:
+    make_store(tmp_path / "s", num_videos=12, shard_rows=4)
+    sel = FeatureStore.open(tmp_path / "s").dataset("toy").select()
+    expected = sel.features(CROPS, FEATURE_SET).values.copy()
+    aside = tmp_path / f"s/toy/crops/{CROPS}/ledger/{FEATURE_SET}/_previous"
+    aside.mkdir()
+    for shard, path in enumerate(_shard_files(tmp_path / "s")):
+        (aside / f"values-{shard}-0").write_bytes(path.read_bytes())
+    first, second, *_ = _shard_files(tmp_path / "s")
+    first.write_bytes(second.read_bytes())
+    fresh = FeatureStore.open(tmp_path / "s").dataset("toy").select()
+    for epoch in range(2):
+        for batch in fresh.batches(CROPS, FEATURE_SET, 5, mode="host", epoch=epoch):
+            np.testing.assert_array_equal(batch.values, expected[batch.rows])
