@@ -55,7 +55,7 @@ class ExtractOptions(BaseModel):
     shards: list[int] = Field(
         default_factory=list, description="Only these shards, counted from 0; empty: all that are missing", **_at(0)
     )
-    retry_statuses: list[Literal["unreadable", "partial", "missing", "non_finite", "too_short"]] = Field(
+    retry_statuses: list[Literal["unreadable", "partial", "damaged", "missing", "non_finite", "too_short"]] = Field(
         default_factory=list, description="Redo videos with these statuses as well", **_at(1)
     )
     shards_per_task: int = Field(

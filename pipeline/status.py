@@ -12,6 +12,9 @@ class VideoStatus(StrEnum):
     """Every planned crop is there."""
     PARTIAL = "partial"
     """Decoding stopped early; the crops that fit are valid, the rest are masked."""
+    DAMAGED = "damaged"
+    """The decoder flagged frames as damaged, or lost some and went on; the crop set's `damaged` rule decided whether
+    crops that show such frames are valid."""
     TOO_SHORT = "too_short"
     """Shorter than one crop. The policy's `short` rule decided whether its crops are valid
     (`loop`, `repeat_last`: valid, and the row says so) or masked (`reject`)."""

@@ -23,7 +23,13 @@ from pipeline.storage.schema import GEOMETRY_COLUMNS
 if TYPE_CHECKING:
     from pipeline import Dataset, FeatureBlock, Selection
 
-HAS_CROPS = (VideoStatus.OK.value, VideoStatus.PARTIAL.value, VideoStatus.TOO_SHORT.value, VideoStatus.NON_FINITE.value)
+HAS_CROPS = (
+    VideoStatus.OK.value,
+    VideoStatus.PARTIAL.value,
+    VideoStatus.DAMAGED.value,
+    VideoStatus.TOO_SHORT.value,
+    VideoStatus.NON_FINITE.value,
+)
 """Statuses that may leave valid crops."""
 RESIDENT_SHARE = 0.5
 """Of the free memory of the device that a resident selection may take."""

@@ -83,7 +83,7 @@ def draw_crops(policy: CropPolicy, video_id: str, facts: VideoFacts | None) -> V
 
 def policy_draws(policy: CropPolicyBase, video_id: str, purpose: str = "geometry") -> Draws:
     """Return the random numbers of a policy for a video; each purpose has its own stream."""
-    content = policy.model_dump(mode="json", exclude_defaults=True, exclude={"seed", "short"})
+    content = policy.model_dump(mode="json", exclude_defaults=True, exclude={"seed", "short", "damaged"})
     return Draws(purpose, policy.seed, video_id, content)
 
 

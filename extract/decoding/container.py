@@ -92,6 +92,8 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory for its frames"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, av.error.FFmpegError) and error.errno == errno.EPERM:
+        text = "broken data"  # decoders say -1 where they mean only that; rights were checked when the file was opened
     log = getattr(error, "log", None)
     if log and len(log) == 3 and av.logging.get_last_error()[0] > _messages_before:
         text = f"{text} ([{log[1]}] {str(log[2]).strip()})"
@@ -202,8 +204,28 @@ def prepare_decoder(stream: VideoStream, *, threads: int) -> None:
     context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
 
 
-def is_encrypted(container: InputContainer, packet: Any) -> bool:
-    """Whether a packet, or the container as a whole, says that it is encrypted."""
-    if packet.has_sidedata("encryption_info") or packet.has_sidedata("encryption_init_info"):
-        return True
-    return any(key.lower() in {"encryption", "asf_protection_type"} for key in container.metadata)
+_ENCRYPTED_TAGS = frozenset({"encv", "drmi"})
+"""What a track of MP4 calls its samples while they are encrypted."""
+
+
+def why_encrypted(container: InputContainer, stream: VideoStream) -> str | None:
+    """Say what in the headers tells that a stream is encrypted as a whole; None where nothing does.
+
+    Parameters
+    ----------
+    container : InputContainer
+    stream : VideoStream
+        The chosen one.
+    """
+    if any(key.lower() == "enc_key_id" for key in stream.metadata):
+        return "its track names a key"
+    if str(stream.codec_context.codec_tag) in _ENCRYPTED_TAGS:
+        return "its track says so"
+    if any(key.lower() in {"encryption", "asf_protection_type"} for key in container.metadata):
+        return "its header says so"
+    return None
+
+
+def is_encrypted(packet: Any) -> bool:
+    """Whether a packet says of itself that it is encrypted."""
+    return bool(packet.has_sidedata("encryption_info"))

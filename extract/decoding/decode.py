@@ -20,6 +20,7 @@ import av
 import numpy as np
 
 from extract.decoding.container import DECODE_ERRORS, check_readable, describe_error
+from extract.decoding.damage import Damage, DamageSeenError, survey
 from extract.decoding.frame_index import FrameIndex, sample_frame_indices
 from extract.decoding.image_sequence import scan_image_sequence
 from extract.decoding.inspect import VideoInfo, info_of
@@ -46,9 +47,13 @@ class DecodedFrames:
     """(n, height, width, 3) uint8 RGB."""
     error: str | None = None
     """Why the video cannot be decoded to its end; None for a sound one. Frames may all be there nevertheless."""
+    untrue: np.ndarray | None = None
+    """(n,) bool: frames that the decoder flagged as damaged, or made from such; None where it flagged none."""
+    damage: str | None = None
+    """What is wrong with the frames of the video as a whole; None where nothing was seen."""
 
     def __repr__(self) -> str:
-        return f"DecodedFrames(frames={self.frames.shape}, error={self.error!r})"
+        return f"DecodedFrames(frames={self.frames.shape}, error={self.error!r}, damage={self.damage!r})"
 
 
 class VideoReader(Protocol):
@@ -99,10 +104,12 @@ class PyavReader:
         self.path = path
         self.scan = scan
         self.info = info_of(scan)
-        self._threads = threads
+        self._threads = threads if scan.damage is None else 1
         self._converter = RgbConverter(scan.picture)
         self._stream = stream
         self._next = 0
+        if scan.damage is not None and threads != 1:
+            self.close()
         formats = set(scan.format_names.split(","))
         self._index_of = (
             {int(pts): k for k, pts in enumerate(scan.index.pts)}
@@ -161,7 +168,15 @@ class PyavReader:
             out = np.empty(shape, np.uint8)
         elif out.shape != shape or out.dtype != np.uint8:
             raise ShapeMismatchError(f"expected out of shape {shape} uint8, found {out.shape} {out.dtype}")
+        try:
+            return self._read(indices, out)
+        except DamageSeenError:
+            self._read_in_one_way()
+            return self._read(indices, out)
+
+    def _read(self, indices: np.ndarray, out: np.ndarray) -> DecodedFrames:
         found: list[int] = []
+        flagged: list[bool] = []
         error: str | None = None
         for wanted in indices.tolist():
             try:
@@ -178,7 +193,34 @@ class PyavReader:
                 error = error or f"frame {wanted}: {describe_error(failed)}"
                 break
             found.append(wanted)
-        return DecodedFrames(np.array(found, dtype=np.int64), out[: len(found)], error or self.scan.index.error)
+            flagged.append(frame.is_corrupt)
+        numbers = np.array(found, dtype=np.int64)
+        damage = self.scan.damage
+        if self.scan.files and any(flagged):  # images are files of their own: each speaks for itself
+            damage = Damage(np.array(flagged), sum(flagged), len(found))
+        untrue = None if damage is None else damage.untrue if self.scan.files else damage.untrue[numbers]
+        error = error or self.scan.index.error
+        return DecodedFrames(numbers, out[: len(found)], error, untrue, None if damage is None else str(damage))
+
+    def _read_in_one_way(self) -> None:
+        """From now on read this video only from its beginning, on one thread, and know which of its frames are true.
+
+        What a decoder makes up for lost data depends on what it decoded
+        before; so frames would depend on which others are asked for.
+        """
+        self.close()
+        self._threads = 1
+        pts = self.index.pts
+        by_pts = {} if pts is None else {int(stamp): k for k, stamp in enumerate(pts)}
+        with FrameStream(self.path, threads=1) as stream:
+            found = survey(stream)
+        numbers = np.array([by_pts.get(int(stamp), -1) for stamp in found.pts], dtype=np.int64)
+        if self._index_of is None and (pts is None or (numbers < 0).any()):
+            numbers = np.arange(len(found.pts))  # timestamps that do not tell frames apart: they are counted
+        else:
+            self._index_of = by_pts
+        index = replace(self.index, keyframes=np.zeros(0, np.int64))
+        self.scan = replace(self.scan, index=index, damage=found.damage(numbers, self.num_frames))
 
     def _frame(self, wanted: int) -> av.VideoFrame | None:
         """Decode on to frame `wanted`; None if the decoder passed over it. VideoError where the video breaks off."""
@@ -191,8 +233,10 @@ class PyavReader:
         while True:
             frame = stream.next_frame()
             if frame is None:
-                reason = stream.error or f"the decoder gave no more than {self._next} of {self.num_frames} frames"
+                reason = stream.early_end or f"the decoder gave no more than {self._next} of {self.num_frames} frames"
                 raise VideoError(f"decoding stopped before frame {wanted}: {reason}")
+            if self.scan.damage is None and (frame.is_corrupt or stream.num_refused > stream.num_refused_at_end):
+                raise DamageSeenError
             number = self._number(frame)
             if number < self._next:  # not in the index: a picture that the container hides
                 continue
@@ -240,7 +284,7 @@ class PyavReader:
             with FrameStream(file, threads=1) as stream:
                 frame = stream.next_frame()
                 if frame is None:
-                    raise VideoError(stream.error or "no picture")
+                    raise VideoError(stream.early_end or "no picture")
                 return frame
         except VideoError as failed:
             raise VideoError(f"image {file.name} cannot be decoded: {failed}") from None

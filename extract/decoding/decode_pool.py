@@ -18,6 +18,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -75,7 +76,7 @@ class PooledReader:
         if out is None:
             return decoded
         out[: len(decoded.frames)] = decoded.frames
-        return DecodedFrames(decoded.indices, out[: len(decoded.frames)], decoded.error)
+        return replace(decoded, frames=out[: len(decoded.frames)])
 
     def _open(self) -> tuple[tuple, tuple[int, int]]:
         answer = self._ask("open", path=self._path, options=self._options)
@@ -96,11 +97,11 @@ class PooledReader:
         buffer = pool._memory.take(num_bytes)
         try:
             answer = self._worker.read_into(buffer, indices, timeout_s=pool.timeout_s, limit_s=self._limit_s)
-            _, found, error = _checked(answer)
+            _, found, error, untrue, damage = _checked(answer)
         except BaseException:
             pool._memory.give_back(buffer)
             raise
-        return DecodedFrames(found, pool._memory.lend(buffer, shape)[: len(found)], error)
+        return DecodedFrames(found, pool._memory.lend(buffer, shape)[: len(found)], error, untrue, damage)
 
     def _ask(self, verb: str, **arguments: Any) -> tuple:
         assert self._worker is not None

@@ -44,6 +44,7 @@ def can_read(scan: VideoScan) -> bool:
     return (
         not scan.files
         and index.error is None
+        and scan.damage is None
         and index.pts is not None
         and not picture.mirrored
         and (picture.scaled_width, picture.scaled_height) == (picture.stored_width, picture.stored_height)

@@ -79,7 +79,7 @@ class Worker:
         shape = (len(indices), reader.height, reader.width, 3)
         out = self._buffers.map(number, num_bytes, descriptor)[: math.prod(shape)].reshape(shape)
         decoded = reader.read(indices, out)
-        return ("frames", decoded.indices, decoded.error)
+        return ("frames", decoded.indices, decoded.error, decoded.untrue, decoded.damage)
 
     def _do_inspect(self, path: str, image_fps: float) -> tuple:
         return ("info", inspect_video(Path(path), hash_bytes=True, image_fps=image_fps))

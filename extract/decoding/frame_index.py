@@ -43,7 +43,8 @@ class PacketTable:
     num_tiny: int = 0
     num_header_frames: int = 0
     has_missing: bool = False
-    is_encrypted: bool = False
+    encrypted_from: int | None = None
+    """The first packet that says that it is encrypted."""
     is_corrupt: bool = False
     error: str | None = None
     """Why demultiplexing ended early."""
@@ -56,8 +57,6 @@ class PacketTable:
             return "no time base"
         if self.has_missing or len(np.unique(self.pts)) < len(self.pts):
             return "missing or repeated timestamps"
-        if self.is_encrypted:
-            return "encrypted"
         if codec in _PACKED_CODECS and self.num_tiny:
             return "packed frames"
         if _PARSED_FORMATS & set(format_names.split(",")):

@@ -71,7 +71,7 @@ def scan_image_sequence(folder: Path, *, fps: float) -> VideoScan:
             with FrameStream(file, threads=1) as frames:
                 first = frames.next_frame()
                 if first is None:
-                    raise VideoError(frames.error or "no picture")
+                    raise VideoError(frames.early_end or "no picture")
                 codec = frames.stream.codec_context.name
                 picture = picture_of(first, frames.stream.sample_aspect_ratio)
             break

@@ -41,7 +41,9 @@ class VideoInfo:
     error: str | None = None
     """Why it cannot be decoded at all; None for a readable video."""
     status: str = VideoStatus.OK.value
-    """ok, partial (`stops_early`), unreadable or missing."""
+    """ok, partial (`stops_early`), damaged, unreadable or missing."""
+    damage: str | None = None
+    """What is wrong with its frames, where all of them were decoded to count them."""
     num_bytes: int | None = None
     sha256: str | None = None
 
@@ -88,6 +90,9 @@ def inspect_video(path: str | os.PathLike[str], *, hash_bytes: bool = False, ima
 
 def info_of(scan: VideoScan, found: VideoInfo | None = None) -> VideoInfo:
     """Turn a scan into facts, added to those already known of the file."""
+    status = VideoStatus.PARTIAL if scan.index.error else VideoStatus.OK
+    if scan.damage is not None:
+        status = VideoStatus.DAMAGED
     return replace(
         found or VideoInfo(),
         num_frames=scan.index.num_frames,
@@ -100,7 +105,8 @@ def info_of(scan: VideoScan, found: VideoInfo | None = None) -> VideoInfo:
         start_s=scan.index.start_s,
         counted_by=scan.index.counted_by,
         stops_early=scan.index.error,
-        status=VideoStatus.PARTIAL.value if scan.index.error else VideoStatus.OK.value,
+        status=status.value,
+        damage=None if scan.damage is None else str(scan.damage),
     )
 
 

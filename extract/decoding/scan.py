@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from extract.decoding import heartbeat
@@ -20,7 +21,9 @@ from extract.decoding.container import (
     is_encrypted,
     open_container,
     prepare_decoder,
+    why_encrypted,
 )
+from extract.decoding.damage import Damage, survey
 from extract.decoding.frame_index import (
     _PACKED_MAX_BYTES,
     MISSING,
@@ -46,15 +49,12 @@ class VideoScan:
     """The images of an image sequence; empty for a video file."""
     stream_index: int = 0
     """Which of the container's streams."""
-
-
-_EMPTY_PACKETS_REPEAT = frozenset({"theora"})
-"""Codecs in which an empty packet is sound and says: show the last frame again. FFmpeg's decoders refuse it, as they do
-in the codecs where it is a sign of damage."""
+    damage: Damage | None = None
+    """What is wrong with its frames; None where all of them were not looked at yet, or nothing is."""
 
 
 class FrameStream:
-    """The decoded frames of one opened video, one after the other, until its end or a broken packet."""
+    """The decoded frames of one opened video, one after the other; over packets that the decoder refuses it goes on."""
 
     def __init__(self, path: Path, *, threads: int) -> None:
         self.container: InputContainer = open_container(path)
@@ -65,7 +65,13 @@ class FrameStream:
             self.container.close()
             raise
         self.error: str | None = None
-        """Why the frames ended; None at a regular end."""
+        """Why the packets ended; None at a regular end."""
+        self.num_refused = 0
+        """Packets that the decoder refused so far."""
+        self.num_refused_at_end = 0
+        """Of these, the last ones in a row: no packet after them was taken."""
+        self.refusal: str | None = None
+        """What the decoder said about the first of them."""
         self._frames = self._decoded()
         self._ahead: deque[VideoFrame] = deque()
 
@@ -79,7 +85,7 @@ class FrameStream:
         return list(self._ahead)[:num_frames]
 
     def next_frame(self) -> VideoFrame | None:
-        """Return the next frame; None when there is none, with `error` set if the end came too early."""
+        """Return the next frame; None when there is none, with `early_end` set if the end came too early."""
         return self._ahead.popleft() if self._ahead else self._decode()
 
     def push_back(self, frame: VideoFrame) -> None:
@@ -102,15 +108,34 @@ class FrameStream:
         self._frames = self._decoded()
 
     def _decoded(self) -> Iterator[VideoFrame]:
-        if self.stream.codec_context.name not in _EMPTY_PACKETS_REPEAT:
-            return self.container.decode(self.stream)
-        return self._decoded_without_empty_packets()
-
-    def _decoded_without_empty_packets(self) -> Iterator[VideoFrame]:
-        for packet in self.container.demux(self.stream):
-            if packet.size:
-                yield from packet.decode()
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except MemoryError:
+                raise
+            except DECODE_ERRORS as error:
+                heartbeat.beat()
+                self.num_refused += 1
+                self.num_refused_at_end += 1
+                self.refusal = self.refusal or describe_error(error)
+                continue
+            self.num_refused_at_end = 0
+            yield from frames
         yield from self.stream.decode(None)
+
+    def _packets(self) -> Iterator[Packet]:
+        """Demultiplex. Empty packets mean the end to a decoder, but stand for a dropped or repeated frame in a file."""
+        try:
+            for packet in self.container.demux(self.stream):
+                if packet.size or packet.has_sidedata("new_extradata"):
+                    yield packet
+        except DECODE_ERRORS as error:
+            self.error = describe_error(error)
+
+    @property
+    def early_end(self) -> str | None:
+        """Why frames that should follow the last one cannot be had; None at a regular end."""
+        return self.error or (self.refusal if self.num_refused_at_end else None)
 
     def close(self) -> None:
         """Close the file."""
@@ -158,11 +183,16 @@ def open_scanned(path: Path, *, threads: int = 1) -> tuple[VideoScan, FrameStrea
     """
     try:
         with open_container(path) as container:
-            packets = read_packets(container)
             stream = choose_stream(container)
+            if how := why_encrypted(container, stream):
+                raise VideoError(f"encrypted ({how}): no frame can be decoded without its key")
+            packets = read_packets(container)
             format_names, fps_hint = container.format.name, float(stream.average_rate or 0)
     except DECODE_ERRORS as error:
         raise VideoError(f"cannot be read: {describe_error(error)}") from None
+    if packets.encrypted_from is not None:
+        where = f" (from packet {packets.encrypted_from} of {len(packets.pts)} on)" if packets.encrypted_from else ""
+        raise VideoError(f"encrypted{where}: no frame can be decoded without its key")
     frames = FrameStream(path, threads=threads)
     try:
         codec = frames.stream.codec_context.name
@@ -170,14 +200,19 @@ def open_scanned(path: Path, *, threads: int = 1) -> tuple[VideoScan, FrameStrea
         num_expected = min(PROBE_FRAMES, len(packets.pts))
         probed = frames.peek(max(num_expected, 1))
         if not probed:
-            raise VideoError(_why_no_frame(packets, frames.error, is_animated_webp(path)))
+            raise VideoError(_why_no_frame(packets, frames.early_end, is_animated_webp(path)))
         picture = picture_of(probed[0], frames.stream.sample_aspect_ratio)
         index = index_from_packets(packets, fps_hint)
-        if reason or frames.error or len(probed) < num_expected or not _in_order(frames, probed, index, packets):
-            index = _count_frames(frames, packets, fps_hint)
+        damage = None
+        is_odd = reason or frames.error or frames.num_refused or len(probed) < num_expected
+        if is_odd or not _in_order(frames, probed, index, packets):
+            if threads != 1:  # what is made up for lost data depends on the number of threads
+                frames.close()
+                frames = FrameStream(path, threads=1)
+            index, damage = _count_frames(frames, packets, fps_hint)
             frames.close()
             frames = FrameStream(path, threads=threads)
-        scan = VideoScan(index, picture, codec, format_names, stream_index=frames.stream.index)
+        scan = VideoScan(index, picture, codec, format_names, stream_index=frames.stream.index, damage=damage)
     except DECODE_ERRORS as error:
         frames.close()
         raise VideoError(f"cannot be decoded: {describe_error(error)}") from None
@@ -200,16 +235,16 @@ def _in_order(frames: FrameStream, probed: list[VideoFrame], index: FrameIndex, 
     return bool(frames.stream.codec_context.has_b_frames) or bool((np.diff(packets.pts) > 0).all())
 
 
-def _count_frames(frames: FrameStream, packets: PacketTable, fps_hint: float) -> FrameIndex:
-    """Decode what is left of a video to know how many frames it has and when they are shown."""
-    stamps = []
-    while (frame := frames.next_frame()) is not None:
-        stamps.append(_stamps(frame))
-    pts, dts = (np.array(column, dtype=np.int64) for column in zip(*stamps, strict=True))
-    error = frames.error or packets.error
+def _count_frames(frames: FrameStream, packets: PacketTable, fps_hint: float) -> tuple[FrameIndex, Damage | None]:
+    """Decode what is left of a video to know how many frames it has, when they are shown, and what is wrong."""
+    found = survey(frames)
+    if not len(found.pts):
+        raise VideoError(_why_no_frame(packets, frames.early_end, False))
+    error = found.early_end or packets.error
     if error:
-        error = f"decoding stops after {len(stamps)} frames: {'encrypted: ' * packets.is_encrypted}{error}"
-    return index_from_frames(pts, dts, packets, fps_hint, error)
+        error = f"decoding stops after {len(found.pts)} frames: {error}"
+    damage = found.damage()
+    return index_from_frames(found.pts, found.dts, packets, fps_hint, error), damage if damage.is_any else None
 
 
 def read_packets(container: InputContainer) -> PacketTable:
@@ -226,7 +261,8 @@ def read_packets(container: InputContainer) -> PacketTable:
     nal_length_bytes = length_field_bytes(codec, stream.codec_context.extradata)
     rows: list[tuple[int, int, bool]] = []
     discarded = tiny = 0
-    missing = encrypted = corrupt = False
+    missing = corrupt = False
+    encrypted_from = None
     error = None
     try:
         for packet in container.demux(stream):
@@ -236,8 +272,8 @@ def read_packets(container: InputContainer) -> PacketTable:
             if packet.is_discard:
                 discarded += 1
                 continue
-            if not rows:
-                encrypted = is_encrypted(container, packet)
+            if encrypted_from is None and is_encrypted(packet):
+                encrypted_from = len(rows)
             tiny += packet.size <= _PACKED_MAX_BYTES
             corrupt = corrupt or packet.is_corrupt or is_torn(packet, codec, nal_length_bytes)
             missing |= packet.pts is None
@@ -255,21 +291,15 @@ def read_packets(container: InputContainer) -> PacketTable:
         num_tiny=tiny,
         num_header_frames=stream.frames,
         has_missing=missing,
-        is_encrypted=encrypted,
+        encrypted_from=encrypted_from,
         is_corrupt=corrupt,
         error=error,
     )
 
 
-def _stamps(frame: VideoFrame) -> tuple[int, int]:
-    return (MISSING if frame.pts is None else frame.pts, MISSING if frame.dts is None else frame.dts)
-
-
 def _why_no_frame(packets: PacketTable, decode_error: str | None, is_webp: bool) -> str:
     if is_webp:
         return "an animated WebP, which FFmpeg cannot decode; turn it into an mp4 or a folder of images"
-    if packets.is_encrypted:
-        return "encrypted: no frame can be decoded without its key"
     if not len(packets.pts):
         claimed = f" (its header claims {packets.num_header_frames} frames)" if packets.num_header_frames else ""
         return f"no frame: the file holds no video data{claimed}" + (f": {packets.error}" if packets.error else "")

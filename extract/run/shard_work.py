@@ -191,8 +191,8 @@ def row_status(drawn: VideoCrops, valid: np.ndarray, outcome: VideoFrames, num_b
         return str(
             VideoStatus.NON_FINITE
         ), f"{num_bad} of {num_planned} crops gave features that are not finite numbers"
-    if outcome.status == VideoStatus.PARTIAL:
-        return str(VideoStatus.PARTIAL), f"{num_valid} of {num_planned} crops are valid: {outcome.error or ''}"
+    if outcome.status in (VideoStatus.PARTIAL, VideoStatus.DAMAGED):
+        return str(outcome.status), f"{num_valid} of {num_planned} crops are valid: {outcome.error or ''}"
     if drawn.is_short:
         what = "its crops are masked (short: reject)" if num_planned == 0 else "frames are repeated"
         return str(VideoStatus.TOO_SHORT), f"shorter than one crop; {what}"

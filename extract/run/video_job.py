@@ -81,7 +81,7 @@ class VideoFrames:
     crops: tuple[PickedCrops, ...]
     error: str | None = None
     status: str = VideoStatus.OK
-    """ok; partial when decoding broke off somewhere; unreadable or missing."""
+    """ok; partial when decoding broke off somewhere; damaged when frames are not as filmed; unreadable or missing."""
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -139,7 +139,7 @@ def read_video(
     """
     started = time.perf_counter()
     waited_s = 0.0
-    num_wanted, num_found, error = 0, 0, None
+    num_wanted, num_found, error, damage = 0, 0, None, None
     versions: dict[str, str] = {}
     try:
         with open_reader(job.path) as reader:
@@ -153,7 +153,7 @@ def read_video(
                 begun = time.perf_counter()
                 decoded = reader.read(wanted)
                 num_wanted, num_found = num_wanted + len(wanted), num_found + len(decoded.indices)
-                error = error or decoded.error
+                error, damage = error or decoded.error, decoded.damage or damage
                 part = _located(group, picks, decoded, time.perf_counter() - begun)
                 begun = time.perf_counter()
                 deliver(part)
@@ -168,6 +168,8 @@ def read_video(
     if error is None and num_found < num_wanted:
         error = f"the decoder passed over {num_wanted - num_found} frames"
     status = VideoStatus.OK if error is None else VideoStatus.PARTIAL
+    if damage is not None:
+        status, error = VideoStatus.DAMAGED, damage if error is None else f"{damage}; {error}"
     return VideoFrames(job, np.zeros((0, 0, 0, 3), np.uint8), (), error, status, seconds, versions)
 
 
@@ -188,11 +190,12 @@ def _check_unchanged(job: VideoJob, reader: VideoReader) -> None:
 
 
 def _located(job: VideoJob, picks: list[Picks], decoded: DecodedFrames, seconds: float) -> VideoFrames:
-    crops = tuple(
-        PickedCrops(request, _locate(current, decoded), None if previous is None else _locate(previous, decoded))
-        for request, (current, previous) in zip(job.requests, picks, strict=True)
-    )
-    return VideoFrames(job=job, frames=decoded.frames, crops=crops, error=decoded.error, seconds=seconds)
+    crops = []
+    for request, (current, previous) in zip(job.requests, picks, strict=True):
+        usable = None if request.policy.damaged == "keep" or decoded.untrue is None else ~decoded.untrue
+        before = None if previous is None else _locate(previous, decoded, usable)
+        crops.append(PickedCrops(request, _locate(current, decoded, usable), before))
+    return VideoFrames(job=job, frames=decoded.frames, crops=tuple(crops), error=decoded.error, seconds=seconds)
 
 
 def _groups(job: VideoJob, frame_times_s: np.ndarray, max_frames: int) -> Iterator[VideoJob]:
@@ -236,8 +239,12 @@ def failed_video(job: VideoJob, error: str, status: str, seconds: float = 0.0) -
     return VideoFrames(job, np.zeros((0, 0, 0, 3), np.uint8), (), error, status, seconds)
 
 
-def _locate(frames: np.ndarray, decoded: DecodedFrames) -> np.ndarray:
-    place = np.searchsorted(decoded.indices, frames)
-    inside = np.minimum(place, max(len(decoded.indices) - 1, 0))
-    found = decoded.indices[inside] == frames if len(decoded.indices) else np.zeros(frames.shape, bool)
+def _locate(frames: np.ndarray, decoded: DecodedFrames, usable: np.ndarray | None) -> np.ndarray:
+    """Return where frames lie among the decoded ones; NOT_DECODED where one is not there or not usable."""
+    if not len(decoded.indices):
+        return np.full(frames.shape, NOT_DECODED)
+    inside = np.minimum(np.searchsorted(decoded.indices, frames), len(decoded.indices) - 1)
+    found = decoded.indices[inside] == frames
+    if usable is not None:
+        found &= usable[inside]
     return np.where(found, inside, NOT_DECODED)

@@ -272,7 +272,7 @@ def verify(
 def retry(
     store: StoreArgument,
     statuses: Annotated[
-        str, typer.Option("--status", help="Comma-separated: unreadable,partial,missing,non_finite,too_short")
+        str, typer.Option("--status", help="Comma-separated: unreadable,partial,damaged,missing,non_finite,too_short")
     ] = "unreadable,partial,missing",
     dataset: DatasetOption = None,
     data: DataOption = None,

@@ -95,5 +95,4 @@ def test_packets_are_believed_only_when_nothing_is_odd() -> None:
     assert why(packets([0, 1], num_tiny=1), codec="av1") is None
     assert why(packets([0, 1], num_header_frames=3)) is not None
     assert why(packets([0, 1], num_header_frames=3, num_discarded=1)) is None
-    assert why(packets([0, 1], is_encrypted=True)) == "encrypted"
     assert why(packets([0, 1], is_corrupt=True)) == "broken packets"

@@ -203,6 +203,11 @@ def expected_outcome(row: dict[str, str]) -> tuple[int, str]:
     """Frames and status, from how PyAV fared in a plain loop."""
     if "hmdb51_Turnk" in row["file"]:
         return 83, "ok"  # PyAV stopped at its metadata; the frames are fine
+    if "Enigma_Principles" in row["file"]:
+        return (
+            350,
+            "partial",
+        )  # a plain loop does not ask for the frame that waits in the decoder when the file breaks off
     num_frames = int(row["decoded_frames"] or 0)
     if num_frames == 0:
         return 0, "unreadable"
