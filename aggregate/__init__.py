@@ -7,6 +7,7 @@
 
 from aggregate.api import make_spec, pick_device, train
 from aggregate.data.geometry import MODEL_COLUMNS, derive_geometry
+from aggregate.data.torch_dataset import FeatureDataset
 from aggregate.embeddings.embed import embed
 from aggregate.embeddings.whitening import Whitening, fit_whitening
 from aggregate.network.model import ScaleModel
@@ -15,6 +16,7 @@ from aggregate.training.trainer import TrainResult
 
 __all__ = [
     "MODEL_COLUMNS",
+    "FeatureDataset",
     "ScaleModel",
     "TrainResult",
     "Whitening",

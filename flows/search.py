@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,14 @@ from flows.query_video import query_vector
 from pipeline import FeatureStore
 from pipeline.events import OnEvent, ignore
 from pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Condition:
+    """An SQL condition over the catalogue, with the values of its parameters."""
+
+    text: str
+    params: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ def search_video(
     *,
     k: int = 10,
     index: str = "default",
+    where: Condition | None = None,
     on_event: OnEvent = ignore,
 ) -> SearchResult:
     """Find the stored videos nearest to a file that is not in the store.
@@ -60,6 +70,8 @@ def search_video(
         `weights` and `data` find the backbone's weights.
     k : int, default 10
     index : str, default "default"
+    where : Condition, optional
+        Search only the videos for which it holds, all of them, by their stored vectors.
     on_event : callable, optional
 
     Raises
@@ -74,22 +86,33 @@ def search_video(
 
     opened = open_index(store, dataset, index)
     vectors = query_vector(video, opened, store.dataset(dataset), settings, on_event)
-    found = opened.search(vectors, k)
+    found = opened.search(vectors, k, _rows(store, dataset, where))
     return _result(store, dataset, str(video), opened, found, tuple(video_thumbnails(video)))
 
 
 def search_by_id(
-    store: FeatureStore, dataset: str, video_id: str, settings: Settings, *, k: int = 10, index: str = "default"
+    store: FeatureStore,
+    dataset: str,
+    video_id: str,
+    settings: Settings,
+    *,
+    k: int = 10,
+    index: str = "default",
+    where: Condition | None = None,
 ) -> SearchResult:
-    """Find the stored videos nearest to a stored one, itself left out."""
+    """Find the stored videos nearest to a stored one, itself left out; as :func:`search_video`."""
     from extract.pixels.thumbnails import catalogue_thumbnails
     from probe.index.search import open_index, search_stored
 
     opened = open_index(store, dataset, index)
-    found = search_stored(store, dataset, index, [video_id], k)
+    found = search_stored(store, dataset, index, [video_id], k, among=_rows(store, dataset, where))
     held = store.dataset(dataset)
     frames = catalogue_thumbnails(held.videos, settings)(held.row_of(video_id))
     return _result(store, dataset, video_id, opened, found, tuple(frames))
+
+
+def _rows(store: FeatureStore, dataset: str, where: Condition | None) -> Any:
+    return None if where is None else store.dataset(dataset).select(where.text, params=where.params).rows
 
 
 def _result(

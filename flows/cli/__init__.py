@@ -13,7 +13,7 @@ from types import FrameType
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
-from flows.cli import console, demo, ops, search, stages, store
+from flows.cli import asking, console, demo, ops, search, stages, store
 from pipeline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, PipelineError, exit_code
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -33,6 +33,7 @@ app = typer.Typer(
 demo.register(app)
 stages.register(app)
 store.register(app)
+asking.register(app)
 search.register(app)
 ops.register(app)
 

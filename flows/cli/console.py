@@ -138,6 +138,18 @@ def print_table(rows: Iterable[Mapping[str, object]], *, title: str | None = Non
     out.print(table)
 
 
+def print_records(rows: Iterable[Mapping[str, object]]) -> None:
+    """Print mappings one below the other, a line a value: for tables that are wider than the terminal."""
+    for number, row in enumerate(rows):
+        table = Table(header_style="bold", box=None, pad_edge=False, show_header=False)
+        table.add_column(style="dim")
+        table.add_column(overflow="fold")
+        for key, value in row.items():
+            table.add_row(key, _cell(value))
+        out.print(f"- {number}", style="bold")
+        out.print(table)
+
+
 def print_probes(probes: Sequence[Mapping[str, Any]]) -> None:
     """Print probe results with their intervals and coverage."""
     rows = [
@@ -164,7 +176,7 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        return " ".join(f"{item[0]}:{item[1]}" if isinstance(item, tuple) else str(item) for item in value)
+        return escape(" ".join(f"{item[0]}:{item[1]}" if isinstance(item, tuple) else str(item) for item in value))
     return escape(str(value))
 
 

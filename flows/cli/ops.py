@@ -10,7 +10,7 @@ import typer
 
 from flows.cli import console
 from flows.cli.options import DataOption, DeviceOption, JsonOption, StoreArgument, WeightsOption, make_settings
-from flows.cli.store import DatasetOption, FeaturesOption, pick_dataset, pick_features
+from flows.cli.picking import DatasetOption, FeaturesOption, pick_dataset, pick_features
 from pipeline import FeatureStore
 from pipeline.errors import EXIT_FAILURE
 

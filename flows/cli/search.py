@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli import console
+from flows.cli.asking import ParamOption, parse_params
 from flows.cli.options import (
     DataOption,
     DeviceOption,
@@ -20,7 +21,7 @@ from flows.cli.options import (
     WeightsOption,
     make_settings,
 )
-from flows.cli.store import DatasetOption, pick_dataset
+from flows.cli.picking import DatasetOption, WhereOption, pick_dataset
 from pipeline import FeatureStore
 from pipeline.errors import InvalidInputError, NotFoundError
 
@@ -48,6 +49,8 @@ def search(
     video_id: IdOption = None,
     k: CountOption = 10,
     index: IndexOption = "default",
+    where: WhereOption = None,
+    params: ParamOption = None,
     dataset: DatasetOption = None,
     html: HtmlOption = None,
     data: DataOption = None,
@@ -63,13 +66,14 @@ def search(
     settings = make_settings(store=store, data=data, weights=weights, device=device)
     opened = FeatureStore.open(store)
     ds = pick_dataset(opened, dataset)
-    from flows.search import search_by_id, search_video
+    from flows.search import Condition, search_by_id, search_video
 
+    condition = None if where is None else Condition(where, parse_params(params))
     with console.EventPrinter(quiet=quiet or as_json) as listener:
         if video is not None:
-            found = search_video(opened, ds.name, video, settings, k=k, index=index, on_event=listener)
+            found = search_video(opened, ds.name, video, settings, k=k, index=index, where=condition, on_event=listener)
         else:
-            found = search_by_id(opened, ds.name, str(video_id), settings, k=k, index=index)
+            found = search_by_id(opened, ds.name, str(video_id), settings, k=k, index=index, where=condition)
     seconds = time.perf_counter() - started
     if found.stale and not quiet:
         console.err.print(f"warning: {found.stale}", markup=False)
@@ -91,6 +95,8 @@ def search(
     console.print_table(found.table(), title=f"Nearest to {found.query}", empty="no video")
     recall = ", ".join(f"recall@{depth} {value:.3f}" for depth, value in found.index["recall"].items())
     kind, num_videos = found.index["kind"], found.index["num_vectors"]
+    if condition is not None:
+        kind, recall = "compared one by one", ""
     console.out.print(
         f"index {index} ({kind}, {recall or 'exact'}), {num_videos} videos; {seconds:.1f} s", markup=False
     )

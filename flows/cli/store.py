@@ -1,4 +1,4 @@
-"""Questions to a store, and care for it: info, status, query, sql, verify, retry, import, export."""
+"""What a store holds, and care for it: info, status, verify, retry, import, export."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import console
+from flows.cli.asking import describe_written
 from flows.cli.options import (
     DataOption,
     DeviceOption,
@@ -19,79 +20,23 @@ from flows.cli.options import (
     make_settings,
     split_list,
 )
+from flows.cli.picking import DatasetOption, FeaturesOption, WhereOption, pick_dataset, pick_features
 from pipeline import FeatureStore
-from pipeline.errors import EXIT_FAILURE, InvalidInputError, NoDataError, NotFoundError
+from pipeline.errors import EXIT_FAILURE, InvalidInputError, NoDataError
 
-DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", help="Which dataset; may be left out where there is one.")
-]
-WhereOption = Annotated[
-    str | None, typer.Option("--where", help="SQL condition over the catalogue: \"label = 'run' AND duration_s > 2\".")
-]
-FeaturesOption = Annotated[
-    str | None, typer.Option("--features", metavar="CROPS/FEATURE_SET", help="Take these features along.")
-]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Write here instead: .parquet .csv, with features .npz .h5")
-]
 LIMIT_SHOWN = 40
-CATALOGUE_COLUMNS_SHOWN = (
-    "row",
-    "video_id",
-    "label",
-    "splits",
-    "num_frames",
-    "duration_s",
-    "width",
-    "height",
-    "probe_error",
-)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("info", help="What a store holds.")(info)
     app.command("status", help="Done and total per feature set; failures by reason.")(status)
-    app.command("query", help="Select videos with a condition; print them, or write them with features.")(query)
-    app.command("sql", help="Read-only SQL over catalogue, ledger and geometry.")(sql)
     app.command("verify", help="Recompute checksums, find torn, missing and orphan files; non-zero exit if any.")(
         verify
     )
     app.command("retry", help="Redo just the videos with these statuses, with the recipe the store remembers.")(retry)
     app.command("import", help="Bring features in: HDF5, or the original SCALE memory maps.")(import_)
     app.command("export", help="Write a dataset's features to one HDF5 file.")(export)
-
-
-def pick_dataset(store: FeatureStore, name: str | None) -> Any:
-    """Return the named dataset, or the only one.
-
-    Raises
-    ------
-    NotFoundError
-        If there is none, or several and no name was given.
-    """
-    if name is not None:
-        return store.dataset(name)
-    names = store.datasets()
-    if len(names) != 1:
-        raise NotFoundError(
-            f"expected --dataset to say which one, found {len(names)} in {store.url}: {', '.join(names) or 'none'}"
-        )
-    return store.dataset(names[0])
-
-
-def pick_features(dataset: Any, text: str | None) -> tuple[str, str]:
-    """Return (crop set, feature set) from ``crops/feature_set``, or the only one there is."""
-    known = [(crops, fs) for crops in dataset.crop_sets() for fs in dataset.feature_sets(crops)]
-    listed = ", ".join(f"{c}/{f}" for c, f in known) or "none"
-    if text is None:
-        if len(known) == 1:
-            return known[0]
-        raise NotFoundError(f"expected --features CROPS/FEATURE_SET, found several or none: {listed}")
-    crops, slash, feature_set = text.partition("/")
-    if not slash or (crops, feature_set) not in known:
-        raise NotFoundError(f"expected --features to be one of {listed}; found {text!r}")
-    return crops, feature_set
 
 
 def info(store: StoreArgument, as_json: JsonOption = False) -> None:
@@ -185,67 +130,6 @@ def status(
         console.print_table(failures[:LIMIT_SHOWN], title=f"Videos with a status ({len(failures)})")
         if len(failures) > LIMIT_SHOWN:
             console.out.print(f"... {len(failures) - LIMIT_SHOWN} more; --json lists all")
-
-
-def query(
-    store: StoreArgument,
-    where: WhereOption = None,
-    dataset: DatasetOption = None,
-    features: FeaturesOption = None,
-    out: OutOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Select videos, optionally with their features."""
-    held = pick_dataset(FeatureStore.open(store), dataset)
-    selection = held.select(where)
-    if out is not None:
-        _write(selection, out, pick_features(held, features) if features or _holds_arrays(out) else None)
-        console.err.print(f"wrote {len(selection)} videos to {out}", markup=False)
-        return
-    _print_arrow(selection.videos, as_json)
-
-
-def _holds_arrays(out: Path) -> bool:
-    return out.suffix in (".npz", ".h5", ".hdf5")
-
-
-def _write(selection: Any, out: Path, features: tuple[str, str] | None) -> None:
-    from pipeline.exchange.export import write_features, write_table
-
-    if features is None:
-        write_table(selection.videos, out)
-    else:
-        write_features(selection, out, *features)
-
-
-def sql(
-    store: StoreArgument,
-    statement: Annotated[
-        str, typer.Argument(metavar="QUERY", help="SELECT ... FROM <dataset>.videos | ledger | geometry")
-    ],
-    out: OutOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Run a read-only SQL query."""
-    table = FeatureStore.open(store).sql(statement)
-    if out is not None:
-        from pipeline.exchange.export import write_table
-
-        write_table(table, out)
-        console.err.print(f"wrote {table.num_rows} rows to {out}", markup=False)
-        return
-    _print_arrow(table, as_json)
-
-
-def _print_arrow(table: Any, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(table.to_pylist(), default=str))
-        return
-    is_catalogue = set(CATALOGUE_COLUMNS_SHOWN) <= set(table.column_names)
-    shown = list(CATALOGUE_COLUMNS_SHOWN) if is_catalogue else table.column_names
-    console.print_table(table.select(shown).slice(0, LIMIT_SHOWN).to_pylist(), empty="no rows")
-    if table.num_rows > LIMIT_SHOWN:
-        console.out.print(f"... {table.num_rows - LIMIT_SHOWN} more rows; --out FILE.parquet writes all")
 
 
 def verify(
@@ -390,4 +274,4 @@ def export(
     crops, feature_set = pick_features(held, features)
     selection = held.select(where)
     selection.to_hdf5(out, crops, feature_set)
-    console.out.print(f"wrote {len(selection)} videos of {crops}/{feature_set} to {out}", markup=False)
+    console.out.print(f"wrote {describe_written(selection, crops, feature_set)} to {out}", markup=False)

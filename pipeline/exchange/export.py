@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from pipeline.errors import InvalidInputError
+from pipeline.query.results import json_rows, json_text, plain_answer
 from pipeline.storage.schema import GEOMETRY_COLUMNS
 from pipeline.storage.whole_file import whole_file
 
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 FEATURE_SUFFIXES = (".npz", ".h5", ".hdf5")
+"""Files of arrays; a table may hold features as well."""
 
 
 def write_table(table: pa.Table, path: str | Path) -> Path:
     """Write a table; the format follows the suffix: ``.parquet``, ``.csv`` or ``.jsonl``.
 
-    In CSV, lists and maps become JSON text; nulls are empty and texts are quoted.
+    In CSV, lists, maps and bytes become text (JSON); nulls are empty and texts are quoted. JSON lines are strict JSON:
+    what is no number is null. Equal column names are told apart with ``_1``, ``_2``.
 
     Raises
     ------
@@ -38,6 +40,7 @@ def write_table(table: pa.Table, path: str | Path) -> Path:
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
         raise InvalidInputError(f"expected a file name that ends in {', '.join(TABLE_SUFFIXES)}, found {path.name!r}")
+    table = plain_answer(table)
     with whole_file(path) as temporary:
         if suffix == ".parquet":
             pq.write_table(table, temporary)
@@ -46,32 +49,26 @@ def write_table(table: pa.Table, path: str | Path) -> Path:
         else:
             with temporary.open("w", encoding="utf-8") as file:
                 for batch in table.to_batches(1024):
-                    for row in batch.to_pylist():
-                        file.write(json.dumps(row, default=str, ensure_ascii=False) + "\n")
+                    file.writelines(json_text(row) + "\n" for row in json_rows(pa.Table.from_batches([batch])))
     return path
 
 
 def _flat(table: pa.Table) -> pa.Table:
     columns = []
-    for column in table.columns:
+    for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_nested(column.type):
-            texts = [
-                None if value is None else json.dumps(_plain(value), default=str, ensure_ascii=False)
-                for value in column.to_pylist()
-            ]
+            texts = [None if row[name] is None else json_text(row[name]) for row in json_rows(pa.table({name: column}))]
             column = pa.array(texts, pa.string())
+        elif pa.types.is_binary(column.type):
+            column = pa.array([None if value is None else value.hex() for value in column.to_pylist()], pa.string())
         columns.append(column)
     return pa.table(columns, names=table.column_names)
 
 
-def _plain(value: Any) -> Any:
-    """Return Arrow's list of pairs, which is how a map comes out, as a dict."""
-    is_map = isinstance(value, list) and value and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
-    return dict(value) if is_map else value
-
-
 def write_features(selection: Selection, path: str | Path, crops: str, feature_set: str) -> Path:
-    """Write the features of a selection; the format follows the suffix: ``.npz``, ``.h5`` or ``.hdf5``.
+    """Write the features of a selection; the format follows the suffix: ``.npz``, ``.h5`` ``.hdf5``, or a table's.
+
+    As a table (``.parquet``, ``.csv``, ``.jsonl``) it is :meth:`Selection.to_arrow`.
 
     Raises
     ------
@@ -85,20 +82,21 @@ def write_features(selection: Selection, path: str | Path, crops: str, feature_s
         from pipeline.exchange.hdf5 import export_hdf5
 
         return export_hdf5(selection, path, crops, feature_set)
-    raise InvalidInputError(
-        f"expected a file name that ends in {', '.join(FEATURE_SUFFIXES)}, found {Path(path).name!r}"
-    )
+    if suffix in TABLE_SUFFIXES:
+        return write_table(selection.to_arrow(crops, feature_set), path)
+    known = ", ".join((*FEATURE_SUFFIXES, *TABLE_SUFFIXES))
+    raise InvalidInputError(f"expected a file name that ends in {known}, found {Path(path).name!r}")
 
 
 def write_npz(selection: Selection, path: str | Path, crops: str, feature_set: str) -> Path:
-    """Write ``values``, ``valid``, ``geometry``, ``row``, ``video_id``, ``label`` and ``provenance`` (JSON) as NPZ.
+    """Write values, valid, geometry, row, video_id, label, status, error and provenance (JSON) as NPZ.
 
     ``numpy.load(path)`` opens it without pickle. Memory stays that of one shard, however large the selection.
     """
     path = Path(path)
     info = selection.dataset.feature_info(crops, feature_set)
     n, num_crops, dim = len(selection), info.num_crops, info.dim
-    videos = selection.videos
+    videos, statuses = selection.videos, selection.with_status(crops, feature_set)
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         arrays: dict[str, tuple[tuple[int, ...], Any, Callable[[FeatureBlock], np.ndarray]]] = {
             "values": ((n, num_crops, dim), np.dtype(info.dtype), lambda block: block.values),
@@ -114,8 +112,10 @@ def write_npz(selection: Selection, path: str | Path, crops: str, feature_set: s
             "row": selection.rows,
             "video_id": text_array(videos["video_id"]),
             "label": text_array(videos["label"]),
+            "status": text_array(statuses["status"]),
+            "error": text_array(statuses["error"]),
             "geometry_columns": np.array(GEOMETRY_COLUMNS),
-            "provenance": np.array(json.dumps(provenance(selection, crops, feature_set), ensure_ascii=False)),
+            "provenance": np.array(json_text(provenance(selection, crops, feature_set))),
         }
         for name, array in small.items():
             with archive.open(f"{name}.npy", "w") as file:

@@ -12,15 +12,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import PipelineError, QueryError
+from pipeline.query.results import plain_answer
+
+Params: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
+"""Values that a query asks for with ``?``, ``$1`` or ``$name``."""
 
 MAX_QUERY_CHARS = 100_000
 MAX_NESTING = 400
@@ -38,6 +43,13 @@ _CONFIG = {
 }
 _SHOW_TABLES = """SELECT table_schema AS dataset, table_name AS "table" FROM information_schema.tables
 WHERE table_catalog = 'memory' ORDER BY ALL"""  # DuckDB's own answer would list the sources behind the views
+_MACROS = (
+    """CREATE MACRO mean_vector(v) AS list_transform(
+    list_reduce(list(v::DOUBLE[]) FILTER (v IS NOT NULL),
+    lambda a, b: list_transform(list_zip(a, b), lambda p: p[1] + p[2])), lambda s: (s / count(v))::FLOAT)""",
+    "CREATE MACRO cosine(a, b) AS list_cosine_similarity(a::FLOAT[], b::FLOAT[])",
+)
+"""What DuckDB lacks for vectors: the mean of those of a group, and a cosine of any two of one length."""
 _HINT = "see docs/store.md for the tables and columns"
 
 
@@ -66,7 +78,7 @@ class SqlTable:
             raise
 
 
-def run_query(query: str, tables: Mapping[tuple[str, str], SqlTable]) -> pa.Table:
+def run_query(query: str, tables: Mapping[tuple[str, str], SqlTable], params: Params = None) -> pa.Table:
     """Run one SELECT over the given tables.
 
     Parameters
@@ -75,27 +87,45 @@ def run_query(query: str, tables: Mapping[tuple[str, str], SqlTable]) -> pa.Tabl
         SQL in DuckDB's dialect.
     tables : mapping of (dataset, table) to SqlTable
         What the query may name, as ``dataset.table``.
+    params : sequence or mapping, optional
+        Values for ``?``, ``$1`` or ``$name``: never part of the query's text, so they may hold anything.
 
     Returns
     -------
     pyarrow.Table
+        Column names differ (see :func:`pipeline.query.results.plain_answer`).
 
     Raises
     ------
     QueryError
         If it is not one SELECT, asks for anything but the tables, or does not run; the message says what and where.
     """
-    _check_select(query)
-    if re.fullmatch(r"\s*show\s+(all\s+)?tables\s*;?\s*", query, re.IGNORECASE):
+    _check_select(query, tables)
+    if is_show_tables(query):
         query = _SHOW_TABLES
     with _database() as connection:
         left_out = _create_views(connection, tables)
+        for macro in _MACROS:
+            connection.execute(macro)
         connection.execute("SET lock_configuration = true")
         with _translated(tables, left_out):
-            return connection.sql(query).to_arrow_table()
+            return plain_answer(connection.sql(query, params=_checked_params(params)).to_arrow_table())
 
 
-def select_rows(videos: pa.Table, condition: str) -> np.ndarray:
+def is_show_tables(query: str) -> bool:
+    """Whether the query asks which tables there are."""
+    return bool(re.fullmatch(r"\s*show\s+(all\s+)?tables\s*;?\s*", query, re.IGNORECASE))
+
+
+def _checked_params(params: Params) -> list[Any] | dict[str, Any] | None:
+    if params is None:
+        return None
+    if isinstance(params, str | bytes) or not isinstance(params, Mapping | Sequence):
+        raise QueryError(f"expected params as a list or as names with values, found {params!r}")
+    return dict(params) if isinstance(params, Mapping) else list(params)
+
+
+def select_rows(videos: pa.Table, condition: str, params: Params = None) -> np.ndarray:
     """Return the rows of the catalogue for which an SQL condition holds.
 
     Parameters
@@ -105,6 +135,8 @@ def select_rows(videos: pa.Table, condition: str) -> np.ndarray:
     condition : str
         What would stand after WHERE, such as ``"label = 'run' AND splits['1'] = 'train'"``. Subqueries may read
         ``videos``.
+    params : sequence or mapping, optional
+        Values for ``?``, ``$1`` or ``$name`` in it.
 
     Returns
     -------
@@ -130,7 +162,7 @@ def select_rows(videos: pa.Table, condition: str) -> np.ndarray:
         connection.register("videos", table)
         connection.execute("SET lock_configuration = true")
         with _translated({("", "videos"): table}, {}):
-            rows = connection.sql(query).to_arrow_table().column(0)
+            rows = connection.sql(query, params=_checked_params(params)).to_arrow_table().column(0)
     return np.sort(rows.to_numpy().astype(np.int64, copy=False))
 
 
@@ -172,7 +204,7 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _check_select(query: str) -> None:
+def _check_select(query: str, tables: Mapping[tuple[str, str], SqlTable] = MappingProxyType({})) -> None:
     """Parse, and refuse what is not one SELECT over tables."""
     if not isinstance(query, str) or not query.strip():
         raise QueryError("expected an SQL query, found an empty text")
@@ -199,6 +231,7 @@ def _check_select(query: str) -> None:
         raise QueryError(f"expected SQL, found {message}{where}; {_HINT}")
     if len(parsed["statements"]) != 1:
         raise QueryError(f"expected one SELECT, found {len(parsed['statements'])} statements; run them one by one")
+    known = {(dataset.lower(), name.lower()) for dataset, name in tables}
     for node in _nodes(parsed):
         kind = node.get("type")
         if kind == "TABLE_FUNCTION":
@@ -208,7 +241,11 @@ def _check_select(query: str) -> None:
                     f"expected a query over the store's tables, found a call of {called}(); "
                     "a query may not read files, settings or the network"
                 )
-        elif kind == "BASE_TABLE" and re.search(r"[/\\:*?]", str(node.get("table_name", ""))):
+        elif (
+            kind == "BASE_TABLE"
+            and re.search(r"[/\\:*?]", str(node.get("table_name", "")))
+            and (str(node.get("schema_name", "")).lower(), str(node["table_name"]).lower()) not in known
+        ):
             raise QueryError(
                 f"expected the name of a table, found {node['table_name']!r}; a query may not read files or the network"
             )

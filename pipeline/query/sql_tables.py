@@ -1,27 +1,42 @@
-"""The tables that SQL sees: a dataset's catalogue, ledger and geometry, each read only when a query reaches it."""
+"""The tables that SQL sees, each read when a query reaches it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.query.sql import SqlTable
+from pipeline.query.artifact_tables import (
+    ARTIFACTS_SCHEMA,
+    NUMBERS_SCHEMA,
+    PREDICTIONS_SCHEMA,
+    artifacts_table,
+    numbers_table,
+    predictions_batches,
+)
+from pipeline.query.set_tables import SETS_SCHEMA, SHARDS_SCHEMA, each_set, sets_table, shards_table
+from pipeline.query.sql import SqlTable, is_show_tables
+from pipeline.query.vector_tables import vector_tables
 from pipeline.sets.reader import SetReader
 from pipeline.storage.layout import shard_range
 from pipeline.storage.schema import CATALOGUE_SCHEMA, GEOMETRY_COLUMNS, STATUS_SCHEMA
 
 if TYPE_CHECKING:
     from pipeline.store.dataset import Dataset
+    from pipeline.store.feature_store import FeatureStore
 
 LEDGER_TABLE_SCHEMA = pa.schema(
     [pa.field("crops", pa.string(), False), pa.field("feature_set", pa.string(), False), *STATUS_SCHEMA]
 )
-"""``ledger``: one row for every video and feature set, videos that are still pending included."""
+"""``ledger``: one row for every video and feature set, videos that are still pending included. `seconds` is the set's
+share: a decoding that served several sets is divided among them, so that sums count it once."""
+
+EMBEDDING_LEDGER_SCHEMA = pa.schema([pa.field("embedding", pa.string(), False), *STATUS_SCHEMA])
+"""``embedding_ledger``: the same for embedding sets."""
 
 GEOMETRY_TABLE_SCHEMA = pa.schema(
     [
@@ -35,8 +50,24 @@ GEOMETRY_TABLE_SCHEMA = pa.schema(
 """``geometry``: one row for every crop that has been drawn, in raw units."""
 
 
+def store_tables(store: FeatureStore, query: str) -> dict[tuple[str, str], SqlTable]:
+    """Return the tables that a query may name, by (dataset, table).
+
+    Tables of vectors have a schema that only their set knows, so they are made for a query that may name one.
+    """
+    tables: dict[tuple[str, str], SqlTable] = {}
+    wants_vectors = isinstance(query, str) and ("/" in query or is_show_tables(query))
+    for name in store.datasets():
+        opened = cache(partial(store.dataset, name))
+        found = dataset_tables(opened)
+        if wants_vectors:
+            found |= vector_tables(opened())
+        tables |= {(name, table): source for table, source in found.items()}
+    return tables
+
+
 def dataset_tables(open_dataset: Callable[[], Dataset]) -> dict[str, SqlTable]:
-    """Return ``videos``, ``ledger`` and ``geometry`` of a dataset.
+    """Return the tables that every dataset has, by name.
 
     Parameters
     ----------
@@ -48,6 +79,14 @@ def dataset_tables(open_dataset: Callable[[], Dataset]) -> dict[str, SqlTable]:
         "videos": SqlTable(CATALOGUE_SCHEMA, lambda: opened().videos),
         "ledger": SqlTable(LEDGER_TABLE_SCHEMA, lambda: _stream(LEDGER_TABLE_SCHEMA, _ledger(opened()))),
         "geometry": SqlTable(GEOMETRY_TABLE_SCHEMA, lambda: _stream(GEOMETRY_TABLE_SCHEMA, _geometry(opened()))),
+        "embedding_ledger": SqlTable(
+            EMBEDDING_LEDGER_SCHEMA, lambda: _stream(EMBEDDING_LEDGER_SCHEMA, _embedding_ledger(opened()))
+        ),
+        "sets": SqlTable(SETS_SCHEMA, lambda: sets_table(opened())),
+        "shards": SqlTable(SHARDS_SCHEMA, lambda: shards_table(opened())),
+        "artifacts": SqlTable(ARTIFACTS_SCHEMA, lambda: artifacts_table(opened())),
+        "numbers": SqlTable(NUMBERS_SCHEMA, lambda: numbers_table(opened())),
+        "predictions": SqlTable(PREDICTIONS_SCHEMA, lambda: _stream(PREDICTIONS_SCHEMA, predictions_batches(opened()))),
     }
 
 
@@ -56,11 +95,23 @@ def _stream(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> pa.RecordBa
 
 
 def _ledger(dataset: Dataset) -> Iterator[pa.RecordBatch]:
-    for crops in dataset.crop_sets():
-        for feature_set in dataset.feature_sets(crops):
-            for batch in dataset.status(crops, feature_set).to_batches(65_536):
-                names = [pa.array([text] * batch.num_rows) for text in (crops, feature_set)]
-                yield pa.RecordBatch.from_arrays([*names, *batch.columns], schema=LEDGER_TABLE_SCHEMA)
+    keys = [(crops, name) for kind, crops, name in each_set(dataset) if crops is not None]
+    seconds = np.stack([dataset.status(*key)["seconds"].to_numpy() for key in keys]) if keys else np.empty((0, 0))
+    for number, (crops, feature_set) in enumerate(keys):
+        # One decoding writes one and the same float into every set that it served.
+        share = seconds[number] / np.maximum((seconds == seconds[number]).sum(axis=0), 1)
+        status = dataset.status(crops, feature_set)
+        at = status.schema.get_field_index("seconds")
+        for batch in status.set_column(at, STATUS_SCHEMA.field("seconds"), pa.array(share)).to_batches(65_536):
+            names = [pa.array([text] * batch.num_rows) for text in (crops, feature_set)]
+            yield pa.RecordBatch.from_arrays([*names, *batch.columns], schema=LEDGER_TABLE_SCHEMA)
+
+
+def _embedding_ledger(dataset: Dataset) -> Iterator[pa.RecordBatch]:
+    for name in dataset.embedding_sets():
+        for batch in dataset.embedding_status(name).to_batches(65_536):
+            names = pa.array([name] * batch.num_rows)
+            yield pa.RecordBatch.from_arrays([names, *batch.columns], schema=EMBEDDING_LEDGER_SCHEMA)
 
 
 def _geometry(dataset: Dataset) -> Iterator[pa.RecordBatch]:

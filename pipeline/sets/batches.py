@@ -13,7 +13,7 @@ batch after a restart. Inside a batch rows ascend: which rows meet is random, th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -97,6 +97,39 @@ def iterate(
         epoch=epoch,
     )
     return _stream(reader, blocks, starts, batch_size, out)
+
+
+def ordered(
+    rows: np.ndarray,
+    read: Callable[[np.ndarray], FeatureBlock],
+    *,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    epoch: int,
+    drop_last: bool,
+    out: FeatureBlock | None,
+    start_batch: int,
+) -> Iterator[FeatureBlock]:
+    """Yield rows that stand in an order of their own, or more than once: as :func:`iterate`, each batch read alone.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n,), int64
+    read : callable
+        Returns the features of these places in `rows`, in their order.
+    """
+    if batch_size < 1 or start_batch < 0:
+        raise InvalidInputError(f"expected batch_size >= 1 and start_batch >= 0, found {batch_size}, {start_batch}")
+    order = _permutation(len(rows), shuffle, seed, epoch)
+    stop = len(rows) // batch_size * batch_size if drop_last else len(rows)
+    for start in range(start_batch * batch_size, stop, batch_size):
+        block = read(order[start : min(start + batch_size, stop)])
+        if out is not None:
+            n = len(block)
+            out.values[:n], out.valid[:n], out.geometry[:n] = block.values, block.valid, block.geometry
+            block = FeatureBlock(out.values[:n], out.valid[:n], out.geometry[:n], block.rows)
+        yield block
 
 
 @dataclass(frozen=True, eq=False)

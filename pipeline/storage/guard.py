@@ -19,6 +19,9 @@ class ForkGuard:
     def __init__(self) -> None:
         self._pid = os.getpid()
 
+    def __reduce__(self) -> tuple[type[ForkGuard], tuple[()]]:
+        return ForkGuard, ()  # what arrives in another process by pickle was opened there
+
     def check(self) -> None:
         """Raise :class:`ForkError` in a forked child."""
         if os.getpid() != self._pid:

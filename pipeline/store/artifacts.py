@@ -37,6 +37,8 @@ class Artifact:
     """File name -> sha256."""
     _backend: StorageBackend
     _folder: str
+    saved_at: str = ""
+    """UTC, ISO 8601."""
 
     def read(self, file: str) -> bytes:
         """Return the bytes of a file, its hash checked.
@@ -124,7 +126,7 @@ def _save(
     for key, _ in backend.list(folder):
         if key.removeprefix(f"{folder}/") not in current and "_lock/" not in key:
             backend.delete(key)
-    return Artifact(kind, name, body["meta"], hashes, backend, folder)
+    return Artifact(kind, name, body["meta"], hashes, backend, folder, body["saved_at"])
 
 
 def load_artifact(backend: StorageBackend, dataset: str, kind: str, name: str) -> Artifact:
@@ -147,7 +149,7 @@ def load_artifact(backend: StorageBackend, dataset: str, kind: str, name: str) -
         check_name(file)
         if len(digest) != 64 or not all(c in "0123456789abcdef" for c in digest):
             raise CorruptDataError(f"{folder}/{META}: expected a sha256 for {file}, found {digest!r}")
-    return Artifact(kind, name, meta, files, backend, folder)
+    return Artifact(kind, name, meta, files, backend, folder, str(body.get("saved_at", "")))
 
 
 def list_artifacts(backend: StorageBackend, dataset: str, kind: str) -> list[str]:

@@ -29,7 +29,7 @@ from pipeline.storage.layout import num_shards
 from pipeline.store.artifacts import Artifact, list_artifacts, load_artifact, save_artifact
 from pipeline.store.catalogue import AppendedVideos, Catalogue
 from pipeline.store.new_sets import drop_embedding_set, open_or_create_set
-from pipeline.store.pinned_sets import PinnedSets
+from pipeline.store.pinned_sets import PinnedNames, PinnedSets
 from pipeline.store.progress import embedding_set_info, feature_set_info, snapshot_id, status_table
 from pipeline.store.selection import Selection, check_rows
 
@@ -46,16 +46,30 @@ class Dataset:
     """
 
     def __init__(self, store: FeatureStore, name: str, shard_rows: int) -> None:
+        self._open(store, name, shard_rows)
+
+    def _open(
+        self,
+        store: FeatureStore,
+        name: str,
+        shard_rows: int,
+        num_commits: int | None = None,
+        pinned: PinnedNames | None = None,
+    ) -> None:
         self._store = store
         self.backend = self._backend = store.backend
         self._guard = ForkGuard()
         self.name = name
         self.shard_rows = shard_rows
-        self._catalogue = Catalogue(self._backend, name)
-        self._sets = PinnedSets(self._backend, name)
+        self._catalogue = Catalogue(self._backend, name, num_commits)
+        self._sets = PinnedSets(self._backend, name, pinned)
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}, {self.num_rows} videos, {self._store.url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        pinned = (self._catalogue.num_commits, self._sets.pinned())
+        return _reopened, (self._store, self.name, self.shard_rows, *pinned)
 
     def refresh(self) -> Dataset:
         """Return a new handle that sees the present."""
@@ -231,6 +245,7 @@ class Dataset:
         condition: str | None = None,
         rows: Sequence[int] | np.ndarray | None = None,
         video_ids: Iterable[str] | None = None,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
     ) -> Selection:
         """Choose rows: by an SQL condition over the catalogue, by number, by video id; all of them when none is given.
 
@@ -239,7 +254,11 @@ class Dataset:
         condition : str, optional
             What would follow WHERE: ``"splits['1'] = 'train' AND label IN ('run', 'walk')"``.
         rows : sequence of int, optional
+            The selection has them ascending, each once.
         video_ids : iterable of str, optional
+            The selection has them as they are given: in this order, and as often.
+        params : sequence or mapping, optional
+            Values for ``?``, ``$1`` or ``$name`` in the condition.
 
         Raises
         ------
@@ -254,9 +273,11 @@ class Dataset:
         if condition is not None:
             from pipeline.query.sql import select_rows
 
-            return Selection(self, select_rows(self.videos, condition))
+            return Selection(self, select_rows(self.videos, condition, params))
+        if params is not None:
+            raise InvalidInputError("expected a condition that the params belong to, found none")
         if video_ids is not None:
-            rows = self._catalogue.rows_of(list(video_ids))
+            return Selection(self, self._catalogue.rows_of(list(video_ids)))
         return Selection(self, np.arange(self.num_rows) if rows is None else check_rows(rows, self.num_rows))
 
     def status(self, crops: str, feature_set: str) -> pa.Table:
@@ -350,3 +371,10 @@ class Dataset:
         if self._store.mode == "r":
             message = f"expected a store opened for writing, found {self._store.url} opened with mode 'r'; "
             raise ConflictError(message + "use FeatureStore.open(url, mode='a')")
+
+
+def _reopened(store: FeatureStore, name: str, shard_rows: int, num_commits: int, pinned: PinnedNames) -> Dataset:
+    """Return the handle that was pickled, in another process: it sees what the first one saw."""
+    dataset = object.__new__(Dataset)
+    dataset._open(store, name, shard_rows, num_commits, pinned)
+    return dataset

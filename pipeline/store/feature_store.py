@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -53,6 +53,9 @@ class FeatureStore:
         self.mode = mode
         self.version = project_version()
         self._guard = ForkGuard()
+
+    def __reduce__(self) -> tuple[type[FeatureStore], tuple[StorageBackend, StoreMode]]:
+        return FeatureStore, (self.backend, self.mode)
 
     def __repr__(self) -> str:
         return f"FeatureStore({self.url!r}, mode={self.mode!r})"
@@ -182,13 +185,17 @@ class FeatureStore:
             ) from None
         return Dataset(self, name, check_shard_rows(attributes.get("shard_rows")))  # type: ignore[arg-type]
 
-    def sql(self, query: str) -> pa.Table:
+    def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
         """Run one SELECT over the store.
 
         Parameters
         ----------
         query : str
-            DuckDB's dialect; tables ``<dataset>.videos``, ``<dataset>.ledger``, ``<dataset>.geometry``.
+            DuckDB's dialect; tables ``<dataset>.videos``, ``.ledger``, ``.geometry``, ``.sets``, ``.shards``,
+            ``.numbers``, ``.predictions`` ..., and one for the vectors of each set, ``<dataset>."crops/features"``:
+            docs/store.md lists them.
+        params : sequence or mapping, optional
+            Values for ``?``, ``$1`` or ``$name`` in the query.
 
         Raises
         ------
@@ -197,14 +204,9 @@ class FeatureStore:
         """
         self._guard.check()
         from pipeline.query.sql import run_query
-        from pipeline.query.sql_tables import dataset_tables
+        from pipeline.query.sql_tables import store_tables
 
-        tables = {
-            (name, table): source
-            for name in self.datasets()
-            for table, source in dataset_tables(partial(self.dataset, name)).items()
-        }
-        return run_query(query, tables)
+        return run_query(query, store_tables(self, query), params)
 
     def import_hdf5(self, path: str | Path, **options: Any) -> ImportReport:
         """Import features from an HDF5 file; see :func:`pipeline.exchange.hdf5_import.import_hdf5`."""

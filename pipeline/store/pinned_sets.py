@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from pipeline.errors import NotFoundError
 from pipeline.sets.ledger import Ledger
 from pipeline.sets.reader import SetReader
@@ -10,16 +12,43 @@ from pipeline.storage import schema
 from pipeline.storage.backend import StorageBackend
 from pipeline.store.progress import SetKey
 
+PinnedNames: TypeAlias = tuple[dict[str, list[str]], dict[SetKey, dict[int, int]]]
+"""Feature sets of every crop set, and of every set the generation of each shard: all that a handle has pinned."""
+
 
 class PinnedSets:
-    """The crop sets, feature sets and embedding sets of a dataset at one moment."""
+    """The crop sets, feature sets and embedding sets of a dataset at one moment.
 
-    def __init__(self, backend: StorageBackend, dataset: str) -> None:
+    Parameters
+    ----------
+    pinned : PinnedNames, optional
+        What another handle saw (:meth:`pinned`); None: what is there now.
+    """
+
+    def __init__(self, backend: StorageBackend, dataset: str, pinned: PinnedNames | None = None) -> None:
         self._backend = backend
         self._dataset = dataset
         self._ledgers: dict[SetKey, Ledger] = {}
         self._readers: dict[SetKey, SetReader] = {}
         self._feature_sets: dict[str, list[str]] = {}
+        if pinned is not None:
+            self._feature_sets = {crops: list(names) for crops, names in pinned[0].items()}
+            for (crops, name), generations in pinned[1].items():
+                self._ledgers[crops, name] = Ledger(backend, self._ledger_key(crops, name), generations)
+            return
+        self._look()
+
+    def _ledger_key(self, crops: str | None, name: str) -> str:
+        if crops is None:
+            return schema.embedding_ledger_key(self._dataset, name)
+        return schema.feature_ledger_key(self._dataset, crops, name)
+
+    def pinned(self) -> PinnedNames:
+        """Return what this handle has pinned, small and plain, for another process."""
+        return self._feature_sets, {key: ledger.generations for key, ledger in self._ledgers.items()}
+
+    def _look(self) -> None:
+        backend, dataset = self._backend, self._dataset
         for crops in backend.folders(f"{dataset}/crops"):
             if not self._is_made(schema.crop_set_key(dataset, crops)):
                 continue
@@ -27,11 +56,10 @@ class PinnedSets:
             made = [f for f in found if self._is_made(schema.feature_set_key(dataset, crops, f))]
             self._feature_sets[crops] = made
             for feature_set in made:
-                key = schema.feature_ledger_key(dataset, crops, feature_set)
-                self._ledgers[crops, feature_set] = Ledger(backend, key)
+                self._ledgers[crops, feature_set] = Ledger(backend, self._ledger_key(crops, feature_set))
         for name in backend.folders(f"{dataset}/embeddings"):
             if self._is_made(schema.embedding_set_key(dataset, name)):
-                self._ledgers[None, name] = Ledger(backend, schema.embedding_ledger_key(dataset, name))
+                self._ledgers[None, name] = Ledger(backend, self._ledger_key(None, name))
 
     def _is_made(self, folder: str) -> bool:
         """Whether a set was ever finished being made: its group comes last."""

@@ -33,7 +33,7 @@ class FeatureBlock:
     geometry: np.ndarray
     """(n, V, 9) float32, columns GEOMETRY_COLUMNS, raw units."""
     rows: np.ndarray
-    """(n,) int64, ascending."""
+    """(n,) int64, in the selection's order."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,7 +60,7 @@ class EmbeddingBlock:
     valid: np.ndarray
     """(n,) bool."""
     rows: np.ndarray
-    """(n,) int64, ascending."""
+    """(n,) int64, in the selection's order."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,13 +72,20 @@ class Selection:
     Attributes
     ----------
     rows : ndarray of shape (n,), int64
-        Ascending, each once.
+        Ascending, each once; as asked for where they were chosen by video id.
     """
 
     def __init__(self, dataset: Dataset, rows: np.ndarray) -> None:
         self.dataset = dataset
         self.rows = rows
         rows.flags.writeable = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"dataset": self.dataset, "rows": self.rows}
+
+    @cached_property
+    def _is_ascending(self) -> bool:
+        return bool((self.rows[1:] > self.rows[:-1]).all())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -90,6 +97,14 @@ class Selection:
     def videos(self) -> pa.Table:
         """The catalogue of the selected rows, in their order."""
         return self.dataset.videos.take(pa.array(self.rows))
+
+    def with_status(self, crops: str, feature_set: str) -> pa.Table:
+        """Return :attr:`videos` with the columns `status` and `error` of a feature set."""
+        found = self.dataset.status(crops, feature_set).take(pa.array(self.rows))
+        videos = self.videos
+        for name in ("status", "error"):
+            videos = videos.append_column(name, found[name])
+        return videos
 
     def features(self, crops: str, feature_set: str) -> FeatureBlock:
         """Return the features of all selected rows at once.
@@ -136,12 +151,44 @@ class Selection:
         block_bytes: int | None = None,
     ) -> Iterator[FeatureBlock]:
         """Yield the selected rows once, in batches; see :mod:`pipeline.sets.batches`."""
-        from pipeline.sets.batches import iterate
+        from pipeline.sets.batches import iterate, ordered
 
+        reader = self.dataset._reader(crops, feature_set)
+        if not self._is_ascending:
+
+            def read(places: np.ndarray) -> FeatureBlock:
+                return self.at(places).features(crops, feature_set)
+
+            return ordered(
+                self.rows, read, batch_size=batch_size, shuffle=shuffle, seed=seed, epoch=epoch, drop_last=drop_last,
+                out=out, start_batch=start_batch,
+            )  # fmt: skip
         return iterate(
-            self.dataset._reader(crops, feature_set), self.rows, batch_size=batch_size, shuffle=shuffle, seed=seed,
+            reader, self.rows, batch_size=batch_size, shuffle=shuffle, seed=seed,
             epoch=epoch, mode=mode, drop_last=drop_last, out=out, start_batch=start_batch, block_bytes=block_bytes,
         )  # fmt: skip
+
+    def at(self, places: Any) -> Selection:
+        """Return the videos at these places of the selection, in the order and as often as they are given."""
+        return Selection(self.dataset, self.rows[places])
+
+    def to_arrow(self, crops: str | None = None, feature_set: str | None = None) -> pa.Table:
+        """Return videos, and features if named, as a flat table; see :func:`pipeline.exchange.frames.to_arrow`."""
+        from pipeline.exchange.frames import to_arrow
+
+        return to_arrow(self, crops, feature_set)
+
+    def to_pandas(self, crops: str | None = None, feature_set: str | None = None) -> Any:
+        """Return :meth:`to_arrow` as a pandas DataFrame, `values` an array (V, D) a video."""
+        from pipeline.exchange.frames import to_pandas
+
+        return to_pandas(self, crops, feature_set)
+
+    def to_polars(self, crops: str | None = None, feature_set: str | None = None) -> Any:
+        """Return :meth:`to_arrow` as a polars DataFrame."""
+        from pipeline.exchange.frames import to_polars
+
+        return to_polars(self, crops, feature_set)
 
     def to_hdf5(self, path: str | Path, crops: str, feature_set: str) -> Path:
         """Write the features to an HDF5 file; see :func:`pipeline.exchange.hdf5.export_hdf5`."""
@@ -162,7 +209,10 @@ def allocate(reader: SetReader, num_rows: int) -> dict[str, np.ndarray]:
 
 
 def read_rows(reader: SetReader, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return ascending rows of a set: views where possible, else a copy."""
+    """Return rows of a set in their order: views where possible, else a copy."""
+    if (rows[1:] <= rows[:-1]).any():
+        ascending, places = np.unique(rows, return_inverse=True)
+        return {name: array[places] for name, array in read_rows(reader, ascending).items()}
     if rows.size and rows[-1] - rows[0] == rows.size - 1:
         views = reader.views(int(rows[0]), int(rows[-1]) + 1)
         if views is not None:

@@ -24,6 +24,8 @@ CENTRE_FILE = "centre.f32"
 SIMILARITY_DECIMALS = 6
 """Finer differences are below what float32 sums carry; equal similarities are ordered by row."""
 EXTRA_CANDIDATES = 4
+COMPARED_AT_ONCE = 65_536
+"""Stored vectors in memory while some rows are searched."""
 
 
 ReadRows = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -64,7 +66,7 @@ class SearchIndex:
     read: ReadRows | None = None
     """Raw vectors of ascending rows, as :meth:`VectorSource.read` returns them; None where the store lost them."""
 
-    def search(self, vectors: np.ndarray, k: int) -> Neighbours:
+    def search(self, vectors: np.ndarray, k: int, among: np.ndarray | None = None) -> Neighbours:
         """Find the `k` nearest videos of each raw (unnormalised) vector.
 
         Parameters
@@ -72,11 +74,15 @@ class SearchIndex:
         vectors : ndarray of shape (Q, D) or (D,)
             As :meth:`VectorSource.read` makes them: mean of the valid crops, the embedding, or both joined.
         k : int
+        among : ndarray of shape (n,), int64, optional
+            Ascending rows to search instead of all: their stored vectors are compared, every one of them.
 
         Raises
         ------
         InvalidInputError
             If `k` is below 1 or a vector is not finite.
+        NotFoundError
+            If `among` is given and the store no longer has the vectors.
         ShapeMismatchError
             If the channels do not fit.
         """
@@ -85,20 +91,31 @@ class SearchIndex:
         queries = self.transform(vectors)
         if not np.isfinite(queries).all():
             raise InvalidInputError("expected finite query vectors, found NaN or infinity")
+        if among is not None:
+            similarities, rows = self._compare(queries, among)
+            return _nearest(similarities, rows, k)
         # Compressed vectors only propose candidates: the store's own vectors decide among them.
         is_compressed = self.meta["kind"] == "ivfpq" and self.read is not None
         depth = min(num_candidates(k) if is_compressed else k + EXTRA_CANDIDATES, self.index.ntotal)
         similarities, rows = self.index.search(np.ascontiguousarray(queries), depth)
         if is_compressed:
             similarities = self._exact(queries, rows, similarities)
-        rounded = np.where(rows < 0, -np.inf, np.round(similarities.astype(np.float64), SIMILARITY_DECIMALS))
-        order = np.lexsort((rows, -rounded), axis=1)[:, :k]
-        rows, similarities = np.take_along_axis(rows, order, 1), np.take_along_axis(rounded, order, 1)
-        missing = k - rows.shape[1]
-        rows = np.pad(rows, ((0, 0), (0, max(missing, 0))), constant_values=-1)
-        similarities = np.pad(similarities, ((0, 0), (0, max(missing, 0))), constant_values=np.nan)
-        similarities[rows < 0] = np.nan
-        return Neighbours(rows, similarities.astype(np.float32))
+        return _nearest(similarities, rows, k)
+
+    def _compare(self, queries_QD: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the similarity of every query with every of these rows that has a vector: (Q, n) and (Q, n)."""
+        if self.read is None:
+            raise NotFoundError(
+                f"expected the vectors of {self.source.label} in the store, to search some of them, found none"
+            )
+        found, scores = [np.empty(0, np.int64)], [np.empty((len(queries_QD), 0), np.float32)]
+        for start in range(0, len(rows), COMPARED_AT_ONCE):
+            part = rows[start : start + COMPARED_AT_ONCE]
+            vectors, valid = self.read(part)
+            found.append(part[valid])
+            scores.append(queries_QD @ self.transform(vectors[valid]).T)
+        kept = np.concatenate(found)
+        return np.concatenate(scores, axis=1), np.broadcast_to(kept, (len(queries_QD), len(kept)))
 
     def _exact(self, queries_QD: np.ndarray, rows_QK: np.ndarray, similarities_QK: np.ndarray) -> np.ndarray:
         """Return the candidates' similarities by the stored vectors; a row that has none any more keeps its own."""
@@ -111,6 +128,18 @@ class SearchIndex:
             scores = self.transform(vectors).astype(np.float64) @ queries_QD[query].astype(np.float64)
             exact_QK[query, known] = np.where(valid, scores, exact_QK[query, known])
         return exact_QK
+
+
+def _nearest(similarities_QN: np.ndarray, rows_QN: np.ndarray, k: int) -> Neighbours:
+    """Return the best `k` of each line, equal similarities by row, padded with -1 where there are fewer."""
+    rounded = np.where(rows_QN < 0, -np.inf, np.round(similarities_QN.astype(np.float64), SIMILARITY_DECIMALS))
+    order = np.lexsort((rows_QN, -rounded), axis=1)[:, :k]
+    rows, similarities = np.take_along_axis(rows_QN, order, 1), np.take_along_axis(rounded, order, 1)
+    missing = k - rows.shape[1]
+    rows = np.pad(rows, ((0, 0), (0, max(missing, 0))), constant_values=-1)
+    similarities = np.pad(similarities, ((0, 0), (0, max(missing, 0))), constant_values=np.nan)
+    similarities[rows < 0] = np.nan
+    return Neighbours(rows, similarities.astype(np.float32))
 
 
 def index_names(store: FeatureStore, dataset: str) -> list[str]:
@@ -243,10 +272,11 @@ def search_stored(
     video_ids: list[str],
     k: int,
     *,
+    among: np.ndarray | None = None,
     require_fresh: bool = False,
     on_event: OnEvent = ignore,
 ) -> Neighbours:
-    """Find the nearest videos of videos that are in the store; the query itself is left out.
+    """Find the nearest videos of videos that are in the store (or among these rows of it), the query itself left out.
 
     Raises
     ------
@@ -265,7 +295,7 @@ def search_stored(
             raise NoDataError(
                 f"expected features of video {video_id}, found none in {index.source.label}; see `scale status`"
             )
-    found = index.search(vectors[inverse], k + 1)
+    found = index.search(vectors[inverse], k + 1, among)
     return without_self(found, rows, k)
 
 

@@ -197,7 +197,7 @@ def test_queries_cannot_leave_the_tables(
 
 def test_duckdb_itself_is_fenced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second fence alone: what a query could do if it got past the parser."""
-    monkeypatch.setattr("pipeline.query.sql._check_select", lambda query: None)
+    monkeypatch.setattr("pipeline.query.sql._check_select", lambda *_: None)
     (tmp_path / "secret.csv").write_text("a\nTOPSECRET\n")
     monkeypatch.chdir(tmp_path)
     with stub_server("none") as (address, server):

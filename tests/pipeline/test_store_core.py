@@ -254,7 +254,7 @@ def test_videos_are_found_by_id(tmp_path: Path, num_scans: int) -> None:
     for _ in range(num_scans):
         ds.row_of(ids[3])
     assert [ds.row_of(video_id) for video_id in ids] == list(range(14))
-    assert ds.select(video_ids=[ids[9], ids[2], ids[9]]).rows.tolist() == [2, 9]
+    assert ds.select(video_ids=[ids[9], ids[2], ids[9]]).rows.tolist() == [9, 2, 9]
     assert ds.select(video_ids=iter(ids)).rows.tolist() == list(range(14))
     assert ds.select(video_ids=[]).rows.tolist() == []
     for unknown in ("nope.mp4", "", "\udc80", 3, None, b"videos/000001.mp4"):

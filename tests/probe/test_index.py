@@ -105,6 +105,22 @@ def test_flat_search_equals_brute_force(tmp_path_factory: pytest.TempPathFactory
         assert np.isnan(cosines[num:]).all()
 
 
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_a_condition_searches_every_row_that_it_names(store: FeatureStore, kind: str) -> None:
+    """However small their share is, and in the order that a search of everything has."""
+    build(store, make_recipe(name="default", kind=kind))
+    ds = store.dataset("toy")
+    among = ds.select("row % 5 = 0 OR row = 21").rows
+    (video_id,) = ds.select(rows=[21]).videos["video_id"].to_pylist()
+    found = search_stored(store, "toy", "default", [video_id], 9, among=among)
+    rows, cosines = brute_force(store, pooled(store)[0][21])
+    wanted = [(row, c) for row, c in zip(rows.tolist(), cosines, strict=True) if row in among and row != 21]
+    assert 5 in among  # it has no vector
+    assert found.rows[0].tolist() == [row for row, _ in wanted] + [-1] * (9 - len(wanted))
+    np.testing.assert_allclose(found.similarities[0][: len(wanted)], [c for _, c in wanted], atol=2e-6)
+    assert search_stored(store, "toy", "default", [video_id], 2, among=among[:0]).rows.tolist() == [[-1, -1]]
+
+
 def test_a_stored_video_finds_itself_first_and_equal_ones_by_row(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal((12, 2, 8)).astype(np.float16)
     values[7] = values[3]
