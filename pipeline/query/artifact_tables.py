@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptDataError
 from pipeline.fingerprint import canonical_json
+from pipeline.storage.parquet import read_parquet
 from pipeline.storage.schema import ARTIFACT_KINDS
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def predictions_batches(dataset: Dataset) -> Iterator[pa.RecordBatch]:
     """Yield PREDICTIONS_SCHEMA of a dataset, a report after the other."""
     for artifact in _reports(dataset, PREDICTIONS_FILE):
         try:
-            table = pq.read_table(pa.BufferReader(artifact.read(PREDICTIONS_FILE)))
+            table = read_parquet(artifact.read(PREDICTIONS_FILE))
             names = pa.array([artifact.name] * table.num_rows, pa.string())
             columns = [names, *(table[f.name].cast(f.type) for f in list(PREDICTIONS_SCHEMA)[1:])]
         except (pa.ArrowException, KeyError) as err:
