@@ -27,9 +27,11 @@ class Input:
     """Subtracted when rows are taken."""
     scale_D: Tensor | None = None
     """Multiplied after that."""
+    is_scaled: bool = False
+    """Whether the channels have the say they shall have: all are then scaled by one number, so that steps fit."""
 
     @classmethod
-    def of(cls, features: np.ndarray, valid_NV: np.ndarray | None = None) -> Input:
+    def of(cls, features: np.ndarray, valid_NV: np.ndarray | None = None, *, is_scaled: bool = False) -> Input:
         """Wrap arrays without copying them.
 
         Raises
@@ -45,7 +47,7 @@ class Input:
                 f"found {features.shape} and {None if valid_NV is None else valid_NV.shape}"
             )
         mask = None if valid_NV is None else torch.from_numpy(np.ascontiguousarray(valid_NV, bool))
-        return cls(torch.from_numpy(np.ascontiguousarray(features)), mask)
+        return cls(torch.from_numpy(np.ascontiguousarray(features)), mask, is_scaled=is_scaled)
 
     def __len__(self) -> int:
         """Return the number of videos."""
@@ -116,5 +118,7 @@ def prepare(train: Input, test: Input) -> tuple[Input, Input]:
     deviation = (squares / max(count, 1) - mean.square()).clamp_min(0).sqrt()
     typical = deviation.square().mean().sqrt()
     deviation = deviation.clamp_min(float(MIN_RELATIVE_STD * typical) or 1.0)
+    if train.is_scaled:
+        deviation = typical.clamp_min(1e-12).expand_as(deviation)
     changes = {"mean_D": mean.float(), "scale_D": (1 / deviation).float()}
     return replace(train, **changes), replace(test, **changes)
