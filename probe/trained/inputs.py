@@ -70,11 +70,8 @@ class Input:
 
     def to(self, device: torch.device) -> Input:
         """Return the same on a device."""
-        moved = {
-            name: None if tensor is None else tensor.to(device)
-            for name, tensor in (("valid_NV", self.valid_NV), ("mean_D", self.mean_D), ("scale_D", self.scale_D))
-        }
-        return replace(self, features=self.features.to(device), **moved)
+        valid, mean, scale = (t if t is None else t.to(device) for t in (self.valid_NV, self.mean_D, self.scale_D))
+        return replace(self, features=self.features.to(device), valid_NV=valid, mean_D=mean, scale_D=scale)
 
     def take(self, rows: Tensor, crops: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return standardised features (B, D) or (B, V, D) in float32, and their mask.
@@ -120,5 +117,5 @@ def prepare(train: Input, test: Input) -> tuple[Input, Input]:
     deviation = deviation.clamp_min(float(MIN_RELATIVE_STD * typical) or 1.0)
     if train.is_scaled:
         deviation = typical.clamp_min(1e-12).expand_as(deviation)
-    changes = {"mean_D": mean.float(), "scale_D": (1 / deviation).float()}
-    return replace(train, **changes), replace(test, **changes)
+    mean_D, scale_D = mean.float(), (1 / deviation).float()
+    return replace(train, mean_D=mean_D, scale_D=scale_D), replace(test, mean_D=mean_D, scale_D=scale_D)
