@@ -296,6 +296,8 @@ def _as_table(videos: Sequence[ListedVideo], infos: Sequence[VideoInfo], annotat
             "height": info.height or None,
             "rotation_deg": None if info.error else info.rotation_deg,
             "codec": info.codec or None,
+            "container_start_s": None if info.error else info.start_s,
+            "frame_steps_us": info.frame_steps_us,
             "label": annotation.label,
             "labels": list(annotation.labels),
             "splits": list(annotation.splits.items()),

@@ -6,7 +6,7 @@ video id, facts) give the same bytes whatever the order, worker or resume.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from extract.crops.draws import Draws
 from extract.crops.policies import DRAWERS
 from extract.crops.policies.base import CropDraft, VideoFacts, crop_span_s
+from extract.decoding.frame_picking import frames_on_screen
 from pipeline.recipe import CropPolicy
 from pipeline.recipe.crops import CropPolicyBase, LocalGlobalPolicy
 
@@ -51,7 +52,14 @@ def facts_of(video: Mapping[str, Any]) -> VideoFacts | None:
     if video.get("probe_error") is not None or any(not n or not np.isfinite(n) or n <= 0 for n in numbers):
         return None
     duration_s, num_frames, fps, width, height = numbers
-    return VideoFacts(float(duration_s), int(num_frames), float(fps), int(width), int(height))  # type: ignore[arg-type]
+    times_s = _frame_times_s(video.get("frame_steps_us"), int(num_frames))  # type: ignore[arg-type]
+    return VideoFacts(float(duration_s), int(num_frames), float(fps), int(width), int(height), times_s)  # type: ignore[arg-type]
+
+
+def _frame_times_s(steps_us: Sequence[int] | None, num_frames: int) -> np.ndarray | None:
+    if steps_us is None or len(steps_us) != num_frames - 1:
+        return None
+    return np.concatenate([[0], np.cumsum(np.asarray(steps_us, np.int64))]) / 1e6
 
 
 def draw_crops(policy: CropPolicy, video_id: str, facts: VideoFacts | None) -> VideoCrops:
@@ -112,4 +120,25 @@ def _as_geometry(draft: CropDraft, policy: CropPolicyBase, facts: VideoFacts) ->
     geometry[:, 8] = np.clip(np.floor(draft.start_s * facts.fps + 1e-3), 0, facts.num_frames - 1)
     if draft.start_frame is not None:
         geometry[:, 8] = draft.start_frame
+    if facts.frame_times_s is not None:
+        _follow_frames(geometry, draft, policy, facts)
     return geometry
+
+
+def _follow_frames(geometry: np.ndarray, draft: CropDraft, policy: CropPolicyBase, facts: VideoFacts) -> None:
+    """Make times and frames those of the frames shown, where frames are not evenly spaced.
+
+    What a policy chose stays (a time, or a frame where it counts frames); the other follows from it.
+    """
+    times_s = facts.frame_times_s
+    assert times_s is not None
+    if draft.start_frame is None:
+        starts = geometry[:, 0].astype(np.float64)
+        geometry[:, 8] = frames_on_screen(starts, times_s, facts.duration_s, policy.short)
+        return
+    first = draft.start_frame.astype(np.int64)
+    last = first + np.rint((draft.end_s - draft.start_s) * facts.fps).astype(np.int64)
+    beyond_s = np.maximum(last - facts.num_frames, 0) / facts.fps  # of a video shorter than a crop, which goes on
+    ends = np.append(times_s, facts.duration_s)
+    geometry[:, 0] = times_s[first]
+    geometry[:, 1] = ends[np.minimum(last, facts.num_frames)] + beyond_s

@@ -159,6 +159,25 @@ def index_from_frames(
 MISSING = np.iinfo(np.int64).min
 
 
+_EVEN_WITHIN_S = 2e-3
+"""Containers round timestamps (Matroska to 1 ms); frames this near to even spacing are evenly spaced."""
+
+MAX_UNEVEN_FRAMES = 1 << 17
+"""Frames of which single times are catalogued at most (more than an hour)."""
+
+
+def uneven_steps_us(index: FrameIndex) -> tuple[int, ...] | None:
+    """Return the microseconds from each frame to the next where frames are not evenly spaced; None where they are."""
+    n = index.num_frames
+    if not 1 < n <= MAX_UNEVEN_FRAMES or index.duration_s <= 0:
+        return None
+    even_s = np.arange(n) * (index.duration_s / n)
+    if np.abs(index.times_s - even_s).max() <= _EVEN_WITHIN_S:
+        return None
+    steps = np.diff(np.rint(index.times_s * 1e6))
+    return tuple(steps.astype(np.int64).tolist()) if steps.max() <= np.iinfo(np.int32).max else None
+
+
 def sample_frame_indices(frame_times_s: np.ndarray, wanted_times_s: np.ndarray) -> np.ndarray:
     """Return the frame on screen at each time: the last one whose time is not later.
 

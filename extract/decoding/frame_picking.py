@@ -46,7 +46,7 @@ def pick_frames(
         frames = _wrap_frames(frames, num_available, policy.short)
     else:
         times = geometry[:, START_S, None] + steps / policy.target_fps
-        frames = _frames_on_screen(times, frame_times_s, _end_s(frame_times_s, duration_s), policy.short)
+        frames = frames_on_screen(times, frame_times_s, _end_s(frame_times_s, duration_s), policy.short)
     backwards = stride < 0
     frames[backwards] = frames[backwards][:, ::-1]
     return frames
@@ -57,7 +57,8 @@ def predecessors(frames: np.ndarray) -> np.ndarray:
     return np.maximum(frames - 1, 0)
 
 
-def _frames_on_screen(times: np.ndarray, frame_times_s: np.ndarray, end_s: float, short: str) -> np.ndarray:
+def frames_on_screen(times: np.ndarray, frame_times_s: np.ndarray, end_s: float, short: str) -> np.ndarray:
+    """Return the frame on screen at each time, int64; times past `end_s` follow the rule `short`."""
     intervals = np.diff(frame_times_s)
     tolerance_s = min(_TOLERANCE_S, float(np.median(intervals)) / 4) if len(intervals) else _TOLERANCE_S
     if short != "repeat_last" and end_s > 0:

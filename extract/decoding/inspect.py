@@ -9,6 +9,7 @@ from pathlib import Path
 
 from extract.decoding import heartbeat
 from extract.decoding.container import check_readable
+from extract.decoding.frame_index import uneven_steps_us
 from extract.decoding.image_sequence import scan_image_sequence
 from extract.decoding.scan import VideoScan, scan_video
 from pipeline.errors import VideoError
@@ -34,6 +35,8 @@ class VideoInfo:
     codec: str = ""
     start_s: float = 0.0
     """The container's timestamp of the first frame."""
+    frame_steps_us: tuple[int, ...] | None = None
+    """From each frame to the next, where they are not evenly spaced; None where they are."""
     counted_by: str = "demuxing"
     """demuxing, decoding or files."""
     stops_early: str | None = None
@@ -103,6 +106,7 @@ def info_of(scan: VideoScan, found: VideoInfo | None = None) -> VideoInfo:
         rotation_deg=scan.picture.rotation_deg,
         codec=scan.codec,
         start_s=scan.index.start_s,
+        frame_steps_us=uneven_steps_us(scan.index),
         counted_by=scan.index.counted_by,
         stops_early=scan.index.error,
         status=status.value,

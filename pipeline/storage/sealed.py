@@ -60,7 +60,7 @@ def unseal(data: bytes, schema: pa.Schema, *, what: str) -> tuple[pa.Table, dict
     Returns
     -------
     table : pyarrow.Table
-        With exactly `schema`.
+        With exactly `schema`; nullable columns that came later than the file are null.
     metadata : dict of str to str
 
     Raises
@@ -82,6 +82,9 @@ def unseal(data: bytes, schema: pa.Schema, *, what: str) -> tuple[pa.Table, dict
             )
         table = found.replace_schema_metadata(schema.metadata)
         if not table.schema.equals(schema):
+            for later in schema:
+                if later.nullable and later.name not in table.column_names:
+                    table = table.append_column(later, pa.nulls(table.num_rows, later.type))
             table = table.select(schema.names).cast(schema)
     except (pa.ArrowException, KeyError, ValueError) as err:
         raise CorruptDataError(f"{what}: expected the columns {', '.join(schema.names)}, found: {err}") from err

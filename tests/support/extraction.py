@@ -60,6 +60,7 @@ def tiny_recipe(
     crops: Mapping[str, Any] | None = None,
     shard_rows: int = 4,
     backbones: Mapping[str, Any] | None = None,
+    dataset: Mapping[str, Any] | None = None,
     **backbone: Any,
 ) -> Recipe:
     """Return a recipe over all mp4 files of the data folder with the tiny network, named `tiny`."""
@@ -75,7 +76,7 @@ def tiny_recipe(
     return parse_recipe(
         {
             "name": "tiny",
-            "dataset": {"name": "set", "videos": "*.mp4", "shard_rows": shard_rows},
+            "dataset": {"name": "set", "videos": "*.mp4", "shard_rows": shard_rows, **(dataset or {})},
             "crops": dict(crops or DEFAULT_CROPS),
             "backbones": dict(backbones) if backbones else {"tiny": spec},
         }

@@ -22,6 +22,8 @@ class VideoFacts:
     width: int
     """Pixels, after rotation."""
     height: int
+    frame_times_s: np.ndarray | None = None
+    """(num_frames,) when each frame is shown, where they are not evenly spaced."""
 
 
 @dataclass(slots=True)
