@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from aggregate.data.arrays import Array
@@ -14,30 +13,10 @@ from aggregate.data.sets import Splitter
 from aggregate.objectives import Objective
 from aggregate.training.checkpoint import CheckpointFolder
 from aggregate.training.trainer import Trainer, TrainResult
+from pipeline.compute.devices import pick_device
 from pipeline.errors import InvalidInputError
 from pipeline.events import OnEvent, ignore
 from pipeline.recipe import TrainSpec
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """Return the device a name stands for; `auto`: the GPU where there is one.
-
-    Raises
-    ------
-    InvalidInputError
-        If the name is unknown, or the device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as err:
-        raise InvalidInputError(f"expected a device auto, cpu, cuda or cuda:N, found {name!r}") from err
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise InvalidInputError(
-            f"expected the device {name}, found {torch.cuda.device_count()} CUDA devices; use --device cpu"
-        )
-    return device
 
 
 def train(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.decoding.decode import DecodedFrames, open_reader
+from extract.decoding.decode import DecodedFrames
 from extract.decoding.inspect import VideoInfo
+from extract.decoding.opening import open_reader
 
 
 class DecodedReader:

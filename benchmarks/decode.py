@@ -18,9 +18,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks._table import write_results
-from extract.decoding.decode import VideoReader, open_reader, sample_frame_indices
+from extract.decoding.decode import VideoReader
 from extract.decoding.decode_pool import DecodePool, num_cores
+from extract.decoding.frame_index import sample_frame_indices
 from extract.decoding.inspect import inspect_video
+from extract.decoding.opening import open_reader
 from extract.synthetic import write_dataset
 from pipeline.errors import MissingDependencyError
 

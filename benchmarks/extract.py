@@ -136,8 +136,8 @@ def run_plain(folder: Path, store, num_videos: int, spec):
     from extract.auditing import _target
     from extract.backbones.load import _build, _describe
     from extract.crops.draw import draw_crops, facts_of
-    from extract.decoding.decode import open_reader
     from extract.decoding.frame_picking import pick_frames
+    from extract.decoding.opening import open_reader
     from extract.pixels.preprocess import cut_crop, normalise
     from pipeline.settings import Settings
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks._table import write_results
 from pipeline import FeatureStore, RowStatus
 from pipeline.recipe import RandomPolicy
-from pipeline.storage.backend import open_backend
+from pipeline.storage.opening import open_backend
 from tests.support.s3 import s3_server
 from tests.support.toy_stores import geometry_of, videos
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks._table import write_results
 from pipeline import FeatureStore, RowStatus
 from pipeline.recipe import RandomPolicy
-from pipeline.store.selection import FeatureBlock
+from pipeline.sets.blocks import FeatureBlock
 
 V, D, BATCH, NUM_BATCHES = 16, 768, 512, 32
 CROPS, FEATURES = "train16", "bench"

@@ -18,7 +18,7 @@ _WHERE = {
     "audit": "extract.auditing",
     "draw_crops": "extract.crops.draw",
     "pick_frames": "extract.decoding.frame_picking",
-    "open_reader": "extract.decoding.decode",
+    "open_reader": "extract.decoding.opening",
     "load_backbone": "extract.backbones",
     "describe_backbone": "extract.backbones",
 }

@@ -165,7 +165,7 @@ def _pick(ds: Any, crops: str, feature_set: str, num_crops: int, seed: int) -> l
 
 def _look_again(ds: Any, target: ResolvedTarget, picked: Sequence[tuple[int, int]], settings: Settings) -> list[Drift]:
     from extract.backbones import load_backbone
-    from extract.run.stage import pick_device
+    from pipeline.compute.devices import pick_device
 
     device = pick_device(settings.device)
     backbone = load_backbone(target.spec, settings, device)

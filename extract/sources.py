@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from extract.decoding.decode import VideoReader, open_reader
+from extract.decoding.decode import VideoReader
+from extract.decoding.opening import open_reader
 
 
 class DirectSource:

@@ -96,7 +96,7 @@ def _check_faiss(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_store(settings: Settings) -> Iterator[Finding]:
-    from pipeline.storage.backend import open_backend
+    from pipeline.storage.opening import open_backend
 
     url = settings.store
     try:

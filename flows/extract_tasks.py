@@ -36,7 +36,8 @@ def plan_shards(recipe: str, where: Where, options: ExtractOptions) -> list[int]
 def load_networks(recipe: str, where: Where, options: ExtractOptions) -> Networks:
     """Load the backbones once for all tasks; whether compiling repays is decided by the work of the whole run."""
     from extract.backbones import load_backbone
-    from extract.run.stage import pick_device, plan_extract
+    from extract.run.plan import plan_extract
+    from pipeline.compute.devices import pick_device
 
     loaded, store, settings = open_run(recipe, where)
     plan = plan_extract(loaded, store, settings, shards=options.shards or None, retry=tuple(options.retry_statuses))

@@ -9,19 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.sets.blocks import EmbeddingBlock, FeatureBlock
     from pipeline.sets.ledger import LedgerEntry, RowStatus
     from pipeline.sets.writer import EmbeddingWriter, FeatureWriter, ShardTask
     from pipeline.store.catalogue import AppendedVideos
     from pipeline.store.dataset import Dataset
     from pipeline.store.feature_store import FeatureStore
-    from pipeline.store.selection import EmbeddingBlock, FeatureBlock, Selection
+    from pipeline.store.selection import Selection
 
 _PLACES = {
     "AppendedVideos": "store.catalogue",
     "Dataset": "store.dataset",
-    "EmbeddingBlock": "store.selection",
+    "EmbeddingBlock": "sets.blocks",
     "EmbeddingWriter": "sets.writer",
-    "FeatureBlock": "store.selection",
+    "FeatureBlock": "sets.blocks",
     "FeatureStore": "store.feature_store",
     "FeatureWriter": "sets.writer",
     "LedgerEntry": "sets.ledger",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.compute.devices import pick_device
 from pipeline.events import Note, OnEvent, Progress
 from pipeline.fingerprint import fingerprint
 from pipeline.recipe import Recipe
@@ -82,7 +83,7 @@ class Session:
                     self.on_event(Note("probe", f"{what}: epoch {done} of {total}", "debug"))
 
             measure_trained(
-                spec, data, setting, self.findings, device=pick_device(self.settings.device), on_epoch=on_epoch
+                spec, data, setting, self.findings, device=str(pick_device(self.settings.device)), on_epoch=on_epoch
             )
         elif isinstance(spec, RetrievalProbe):
             measure_retrieval(spec, data, setting, self.findings)
@@ -95,12 +96,9 @@ class Session:
         return self.leaks[key][1]
 
     def _common(self, spec: ProbeSpec, data: ReadoutData) -> dict[str, Any]:
-        snapshot_key = (f"{data.crops}/{data.feature_set}{data.also_reads or ''}", data.embedding)
+        snapshot_key = (f"{data.crops}/{data.feature_set}", data.embedding)
         if snapshot_key not in self.snapshots:
             snapshot = self.ds.snapshot(crops=data.crops, feature_set=data.feature_set)
-            if data.also_reads:
-                also = [self.ds.snapshot(crops=crops, feature_set=name) for crops, name in data.also_reads]
-                snapshot = fingerprint([snapshot, *also])
             if data.embedding is not None:
                 snapshot = fingerprint([snapshot, self.ds.snapshot(embedding=data.embedding)])
             self.snapshots[snapshot_key] = snapshot
@@ -111,7 +109,6 @@ class Session:
             "crops": data.crops,
             "feature_set": data.feature_set,
             "readout": data.readout,
-            "notes": data.notes,
             "embedding": data.embedding,
             "num_crops": data.num_crops or info.num_crops,
             "num_channels": data.num_channels,
@@ -159,15 +156,6 @@ class Session:
 
 def _name(data: ReadoutData) -> str:
     return data.readout if data.embedding is None else f"{data.readout}:{data.embedding}"
-
-
-def pick_device(wanted: str) -> str:
-    """Return cuda where it is there and `auto` was asked for."""
-    import torch
-
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
 
 
 def measure_all(recipe: Recipe, ds: Dataset, settings: Settings, on_event: OnEvent) -> Measured:

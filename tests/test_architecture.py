@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.import_graph import cycle, folders, import_graph
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "extract", "aggregate", "probe", "flows")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
@@ -17,6 +19,33 @@ def test_import_contracts_hold():
     command = [str(Path(sys.executable).parent / "lint-imports")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_circle_of_imports_lazy_and_type_only_ones_counted():
+    graph = import_graph(ROOT, PACKAGES)
+    assert graph["pipeline.store.selection"] >= {"pipeline.sets.handles", "pipeline.exchange.hdf5"}  # both kinds seen
+    assert cycle(graph) == []
+    assert cycle(folders(graph)) == []
+
+
+def test_a_circle_of_imports_is_seen(tmp_path):
+    files = {
+        "__init__": "",
+        "a/__init__": "",
+        "a/one": "def later():\n    from top.b.two import x",
+        "a/three": "",
+        "b/__init__": "",
+        "b/two": "if TYPE_CHECKING:\n    import top.a.three",
+    }
+    for name, text in files.items():
+        path = tmp_path / "top" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    graph = import_graph(tmp_path, ["top"])
+    assert cycle(graph) == []
+    assert set(cycle(folders(graph))) == {"top.a", "top.b"}
+    (tmp_path / "top" / "a" / "three.py").write_text("from top.a import one")
+    assert set(cycle(import_graph(tmp_path, ["top"]))) == {"top.a.one", "top.b.two", "top.a.three"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

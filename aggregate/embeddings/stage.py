@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from aggregate.api import pick_device
 from aggregate.data.rows import choose_rows, frame_sizes
 from aggregate.embeddings.embed import Readout, embed, embedding_dim
 from aggregate.embeddings.plan import SOURCE, EmbeddingPlan, EmbedPlan, made_from, plan_target, source_states
 from aggregate.embeddings.whitening import Whitening, fit_whitening
 from aggregate.network.saving import load_model
 from aggregate.training.plan import plan_train
+from pipeline.compute.devices import pick_device
 from pipeline.errors import AlreadyExistsError, NotFoundError
 from pipeline.events import Note, OnEvent, Progress, ShardFinished, StageFinished, StageStarted, ignore
 from pipeline.fingerprint import fingerprint

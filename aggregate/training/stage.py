@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aggregate.api import pick_device
 from aggregate.data.rows import choose_rows, make_source
 from aggregate.network.saving import CONFIG, METRICS, ONLINE_WEIGHTS, WEIGHTS, encode_config, encode_weights
 from aggregate.training.checkpoint import CheckpointFolder, only_one
 from aggregate.training.metrics import JsonLines, MetricsSink, TensorBoard
 from aggregate.training.plan import TrainPlan, plan_train
 from aggregate.training.trainer import Trainer, TrainResult
+from pipeline.compute.devices import pick_device
 from pipeline.errors import NotFoundError
 from pipeline.events import Note, OnEvent, StageFinished, ignore
 from pipeline.recipe import TrainSpec

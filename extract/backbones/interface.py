@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import ShapeMismatchError
-from pipeline.events import OnEvent, ignore
 
 if TYPE_CHECKING:
     import torch
@@ -115,10 +114,8 @@ class Backbone:
     device : torch.device
     autocast : {"float16", "bfloat16"} or None
         Precision of matrix products and convolutions; None: float32.
-    expected_crops : int, optional
-        Crops to come, for the decision to compile at the first call for each size; None: never by itself.
-    on_event : callable, optional
-        Told about that decision.
+    before_size : callable, optional
+        Called with the backbone and the shape of the crops before the first call for each size; it may compile.
     """
 
     def __init__(
@@ -129,16 +126,14 @@ class Backbone:
         dim: int,
         device: torch.device,
         autocast: Literal["float16", "bfloat16"] | None = None,
-        expected_crops: int | None = None,
-        on_event: OnEvent = ignore,
+        before_size: Callable[[Backbone, tuple[int, ...]], object] | None = None,
     ) -> None:
         self.info = info
         self.network = network
         self.device = device
         self.autocast = autocast
         self.dim = dim
-        self._expected_crops = expected_crops
-        self._on_event = on_event
+        self._before_size = before_size
         self._runs: dict[tuple[int, ...], Callable[[torch.Tensor], torch.Tensor]] = {}
 
     name = property(lambda self: self.info.name)
@@ -202,10 +197,8 @@ class Backbone:
         size = tuple(clips.shape[2:])
         if size not in self._runs:
             self._runs[size] = self.network
-            if self._expected_crops is not None:
-                from extract.backbones.compiling import optimise
-
-                optimise(self, tuple(clips.shape), self._expected_crops, self._on_event)
+            if self._before_size is not None:
+                self._before_size(self, tuple(clips.shape))
         return self._runs[size]
 
 

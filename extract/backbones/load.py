@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extract.backbones.compiling import optimise
 from extract.backbones.interface import Backbone, BackboneInfo
 from extract.backbones.weights import load_strict, read_state_dict, resolve_weights, seeded
 from pipeline.errors import ShapeMismatchError
@@ -92,9 +94,15 @@ def load_backbone(
         dim=info.dim if info.dim is not None else _measure_dim(network, info),
         device=device,
         autocast=None if device.type == "cpu" or spec.precision == "float32" else spec.precision,
-        expected_crops=expected_crops,
-        on_event=on_event,
+        before_size=None if expected_crops is None else _compile_where_it_pays(expected_crops, on_event),
     )
+
+
+def _compile_where_it_pays(num_crops: int, on_event: OnEvent) -> Callable[[Backbone, tuple[int, ...]], object]:
+    def compile_for(backbone: Backbone, shape: tuple[int, ...]) -> object:
+        return optimise(backbone, shape, num_crops, on_event)
+
+    return compile_for
 
 
 def _describe(spec: BackboneSpec, settings: Settings) -> tuple[BackboneInfo, Path | None]:

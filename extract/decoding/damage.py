@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
-from av.video.frame import PictureType
+from av.video.frame import PictureType, VideoFrame
 
 from extract.decoding.frame_index import MISSING
 
-if TYPE_CHECKING:
-    from extract.decoding.scan import FrameStream
+
+class DecodedStream(Protocol):
+    """What decodes a video from where it stands; :class:`extract.decoding.scan.FrameStream`."""
+
+    num_refused: int
+    num_refused_at_end: int
+    refusal: str | None
+
+    @property
+    def early_end(self) -> str | None:
+        """Why frames that should follow the last one cannot be had."""
+
+    def next_frame(self) -> VideoFrame | None:
+        """Return the next frame; None when there is none."""
 
 
 class DamageSeenError(Exception):
@@ -84,12 +96,12 @@ class FrameSurvey:
         return Damage(untrue, int(self.flagged.sum()), len(self.flagged), self.num_refused, self.refusal)
 
 
-def survey(frames: FrameStream) -> FrameSurvey:
+def survey(frames: DecodedStream) -> FrameSurvey:
     """Decode what is left of a stream and note the state of every frame.
 
     Parameters
     ----------
-    frames : FrameStream
+    frames : DecodedStream
         At its first frame.
     """
     rows: list[tuple[int, int, bool, bool, bool, int]] = []

@@ -1,6 +1,6 @@
 """Frame-exact decoding behind one small interface.
 
-:func:`open_reader` gives a reader that knows when every frame is shown and
+:func:`extract.decoding.opening.open_reader` gives a reader that knows when every frame is shown and
 returns the frames asked for in one pass over the file::
 
     with open_reader(path) as reader:
@@ -10,7 +10,6 @@ returns the frames asked for in one pass over the file::
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +18,12 @@ from typing import Protocol, Self
 import av
 import numpy as np
 
-from extract.decoding.container import DECODE_ERRORS, check_readable, describe_error
+from extract.decoding.container import DECODE_ERRORS, describe_error
 from extract.decoding.damage import Damage, DamageSeenError, survey
-from extract.decoding.frame_index import FrameIndex, sample_frame_indices
-from extract.decoding.image_sequence import scan_image_sequence
+from extract.decoding.frame_index import FrameIndex
 from extract.decoding.inspect import VideoInfo, info_of
 from extract.decoding.picture import RgbConverter
-from extract.decoding.scan import FrameStream, VideoScan, open_scanned
+from extract.decoding.scan import FrameStream, VideoScan
 from pipeline.errors import InvalidInputError, ShapeMismatchError, VideoError
 
 PYAV_VERSION = f"{av.__version__}/ffmpeg-{av.ffmpeg_version_info}"
@@ -328,51 +326,3 @@ def check_indices(indices: np.ndarray, num_frames: int) -> np.ndarray:
             + (" with repeats or out of order" if (np.diff(indices) <= 0).any() else "")
         )
     return indices
-
-
-def open_reader(
-    path: str | os.PathLike[str],
-    decoder: str = "auto",
-    device: str = "cpu",
-    *,
-    threads: int = 1,
-    image_fps: float = 30.0,
-) -> VideoReader:
-    """Open a video file or a folder of images for reading frames.
-
-    Parameters
-    ----------
-    path : path
-    decoder : str
-        ``pyav``, ``torchcodec``, or ``auto``: PyAV, so that every machine makes the same pixels;
-        torchcodec for CUDA decoding.
-    device : str
-        ``cpu``, or ``cuda`` / ``cuda:N`` to decode on the GPU (torchcodec; other pixels than the CPU's).
-    threads : int
-        FFmpeg threads; 1 when several videos are decoded at once.
-    image_fps : float
-        Frame rate of image folders.
-
-    Raises
-    ------
-    VideoError
-        If no frame can be decoded; its status is `missing` or `unreadable`.
-    """
-    if decoder not in ("auto", "pyav", "torchcodec"):
-        raise InvalidInputError(f"expected decoder auto, pyav or torchcodec, found {decoder!r}")
-    if decoder == "pyav" and device != "cpu":
-        raise InvalidInputError(f"expected device cpu for PyAV, found {device!r}; decoder torchcodec can use a GPU")
-    path = Path(path)
-    check_readable(path)
-    if path.is_dir():
-        return PyavReader(path, scan_image_sequence(path, fps=image_fps))
-    scan, stream = open_scanned(path, threads=threads)
-    if decoder == "torchcodec" or (decoder == "auto" and device != "cpu"):
-        from extract.decoding.decode_torchcodec import TorchcodecReader
-
-        stream.close()
-        return TorchcodecReader(path, scan, device=device, threads=threads)
-    return PyavReader(path, scan, stream, threads=threads)
-
-
-__all__ = ["DecodedFrames", "PyavReader", "VideoReader", "check_indices", "open_reader", "sample_frame_indices"]

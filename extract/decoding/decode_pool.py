@@ -34,7 +34,7 @@ from pipeline.status import VideoStatus
 
 DEFAULT_TIMEOUT_S = 60.0
 _SECONDS_PER_MIB = 2.0
-_DEFAULT_OPENER = "extract.decoding.decode:open_reader"
+_DEFAULT_OPENER = "extract.decoding.opening:open_reader"
 
 
 class PooledReader:
@@ -159,7 +159,7 @@ class DecodePool:
     max_bytes : int
         Frames handed over for one video at most; 0: a third of the machine's memory over the number of workers.
     **options
-        Passed to :func:`extract.decoding.decode.open_reader`: decoder, device, threads, image_fps.
+        Passed to :func:`extract.decoding.opening.open_reader`: decoder, device, threads, image_fps.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ def decoder_identity(settings: Settings) -> dict[str, str]:
 
 
 def decoder_options(settings: Settings) -> dict[str, Any]:
-    """Return what :func:`extract.decoding.decode.open_reader` is given for the decoder that the settings name."""
+    """Return what :func:`extract.decoding.opening.open_reader` is given for the decoder that the settings name."""
     name, _, device = settings.decoder.partition("-")
     return {"decoder": name, "device": device or "cpu"}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from extract.catalog.find_videos import resolve_video
-from extract.decoding.decode import open_reader
+from extract.decoding.opening import open_reader
 from pipeline.errors import VideoError
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from extract.run.plan import ExtractPlan, plan_extract
+from extract.run.shard_runner import counts_of, run_shards
 from pipeline.errors import InvalidInputError, StorageError, WorkerLostError
 from pipeline.events import Note, OnEvent, Progress
 from pipeline.recipe import parse_recipe
@@ -47,7 +48,6 @@ def extract_shard(task: Mapping[str, Any]) -> dict[str, Any]:
     dict
         The `did` counts of the report.
     """
-    from extract.run.stage import run_extract
     from pipeline import FeatureStore
 
     recipe = parse_recipe(task["recipe"])
@@ -56,7 +56,7 @@ def extract_shard(task: Mapping[str, Any]) -> dict[str, Any]:
     store = FeatureStore.open(task["store"], mode="a")
     plan = plan_extract(recipe, store, settings, shards=[task["shard"]], retry=task["retry"], targets=task["targets"])
     kept = _BACKBONES.setdefault(f"{plan.fingerprint} {settings.device}", {})
-    return dict(run_extract(plan, store, settings, backbones=kept).did)
+    return dict(counts_of(plan, run_shards(plan, store, settings, backbones=kept)))
 
 
 def run_on_dask(plan: ExtractPlan, store: FeatureStore, settings: Settings, on_event: OnEvent) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ from pipeline.storage.layout import split_by_shard
 from pipeline.storage.schema import GEOMETRY_COLUMNS
 
 if TYPE_CHECKING:
-    from pipeline.store.dataset import Dataset
-    from pipeline.store.selection import FeatureBlock, Selection
+    from pipeline.sets.blocks import FeatureBlock
+    from pipeline.sets.handles import DatasetHandle, SelectionHandle, StoreHandle
+
+    Opener = Callable[[str], StoreHandle]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class FeatureArrays:
     """(n,) int64."""
 
 
-def to_dask(selection: Selection, crops: str, feature_set: str) -> FeatureArrays:
+def to_dask(selection: SelectionHandle, crops: str, feature_set: str) -> FeatureArrays:
     """Return the features of a selection as Dask arrays; nothing is read yet.
 
     Each block is read by whoever computes it: a worker opens the store's address once and keeps it open, so workers
@@ -71,7 +74,7 @@ def to_dask(selection: Selection, crops: str, feature_set: str) -> FeatureArrays
     }
     for _, part in split_by_shard(selection.rows, dataset.shard_rows):
         rows = selection.rows[part]
-        block = read(dataset.backend.url, dataset.name, snapshot, crops, feature_set, rows)
+        block = read(type(dataset._store).open, dataset.backend.url, dataset.name, snapshot, crops, feature_set, rows)
         for name, (shape, dtype) in shapes.items():
             blocks[name].append(da.from_delayed(getattr(block, name), (len(rows), *shape), dtype))
     whole = {name: da.concatenate(parts, axis=0) for name, parts in blocks.items()}
@@ -79,12 +82,14 @@ def to_dask(selection: Selection, crops: str, feature_set: str) -> FeatureArrays
 
 
 @lru_cache(maxsize=8)
-def _open(url: str, dataset: str, snapshot: str) -> Dataset:
+def _open(opener: Opener, url: str, dataset: str, snapshot: str) -> DatasetHandle:
     """Open once in each process; `snapshot` is in the key so that later graphs see later commits."""
-    from pipeline.store.feature_store import FeatureStore
+    found: DatasetHandle = opener(url).dataset(dataset)
+    return found
 
-    return FeatureStore.open(url).dataset(dataset)
 
-
-def _read_block(url: str, dataset: str, snapshot: str, crops: str, feature_set: str, rows: np.ndarray) -> FeatureBlock:
-    return _open(url, dataset, snapshot).select(rows=rows).features(crops, feature_set)
+def _read_block(
+    opener: Opener, url: str, dataset: str, snapshot: str, crops: str, feature_set: str, rows: np.ndarray
+) -> FeatureBlock:
+    block: FeatureBlock = _open(opener, url, dataset, snapshot).select(rows=rows).features(crops, feature_set)
+    return block

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -13,12 +13,14 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from pipeline.errors import InvalidInputError
+from pipeline.exchange.origin import provenance, shard_blocks
 from pipeline.query.results import json_rows, json_text, plain_answer
 from pipeline.storage.schema import GEOMETRY_COLUMNS
 from pipeline.storage.whole_file import whole_file
 
 if TYPE_CHECKING:
-    from pipeline.store.selection import FeatureBlock, Selection
+    from pipeline.sets.blocks import FeatureBlock
+    from pipeline.sets.handles import SelectionHandle
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 FEATURE_SUFFIXES = (".npz", ".h5", ".hdf5")
@@ -65,7 +67,7 @@ def _flat(table: pa.Table) -> pa.Table:
     return pa.table(columns, names=table.column_names)
 
 
-def write_features(selection: Selection, path: str | Path, crops: str, feature_set: str) -> Path:
+def write_features(selection: SelectionHandle, path: str | Path, crops: str, feature_set: str) -> Path:
     """Write the features of a selection; the format follows the suffix: ``.npz``, ``.h5`` ``.hdf5``, or a table's.
 
     As a table (``.parquet``, ``.csv``, ``.jsonl``) it is :meth:`Selection.to_arrow`.
@@ -88,7 +90,7 @@ def write_features(selection: Selection, path: str | Path, crops: str, feature_s
     raise InvalidInputError(f"expected a file name that ends in {known}, found {Path(path).name!r}")
 
 
-def write_npz(selection: Selection, path: str | Path, crops: str, feature_set: str) -> Path:
+def write_npz(selection: SelectionHandle, path: str | Path, crops: str, feature_set: str) -> Path:
     """Write values, valid, geometry, row, video_id, label, status, error and provenance (JSON) as NPZ.
 
     ``numpy.load(path)`` opens it without pickle. Memory stays that of one shard, however large the selection.
@@ -132,28 +134,3 @@ def text_array(column: pa.ChunkedArray) -> np.ndarray:
     """Return a text column as a fixed-width NumPy array; nulls become empty."""
     texts = ["" if value is None else value for value in column.to_pylist()]
     return np.array(texts, dtype=np.str_) if texts else np.empty(0, "<U1")
-
-
-def shard_blocks(selection: Selection, crops: str, feature_set: str) -> Iterator[FeatureBlock]:
-    """Yield the features of a selection in row order, a shard's worth at a time."""
-    if not len(selection):
-        return
-    size = selection.dataset.shard_rows
-    yield from selection.batches(crops, feature_set, batch_size=size, shuffle=False)
-
-
-def provenance(selection: Selection, crops: str, feature_set: str) -> dict[str, Any]:
-    """Return where exported features came from, JSON-like."""
-    dataset = selection.dataset
-    info = dataset.feature_info(crops, feature_set)
-    return {
-        "dataset": dataset.name,
-        "crops": crops,
-        "crop_policy": dataset.crop_policy(crops).model_dump(mode="json"),
-        "feature_set": feature_set,
-        "fingerprint": info.fingerprint,
-        "fingerprint_id": info.fingerprint_id,
-        "snapshot": dataset.snapshot(crops, feature_set),
-        "recipe": info.recipe,
-        "geometry_columns": list(GEOMETRY_COLUMNS),
-    }

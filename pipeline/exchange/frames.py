@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 from pipeline.errors import InvalidInputError, SetupError
 
 if TYPE_CHECKING:
-    from pipeline.store.selection import FeatureBlock, Selection
+    from pipeline.sets.blocks import FeatureBlock
+    from pipeline.sets.handles import SelectionHandle
 
 
-def to_arrow(selection: Selection, crops: str | None = None, feature_set: str | None = None) -> pa.Table:
+def to_arrow(selection: SelectionHandle, crops: str | None = None, feature_set: str | None = None) -> pa.Table:
     """Return the selected videos, in their order, as a flat table.
 
     Parameters
@@ -60,7 +61,7 @@ def to_arrow(selection: Selection, crops: str | None = None, feature_set: str | 
     return table
 
 
-def _blocks(selection: Selection, crops: str, feature_set: str) -> Iterator[FeatureBlock]:
+def _blocks(selection: SelectionHandle, crops: str, feature_set: str) -> Iterator[FeatureBlock]:
     if len(selection):
         yield from selection.batches(crops, feature_set, batch_size=selection.dataset.shard_rows, shuffle=False)
 
@@ -77,7 +78,7 @@ def flat_splits(videos: pa.Table) -> pa.Table:
     return table
 
 
-def to_pandas(selection: Selection, crops: str | None = None, feature_set: str | None = None) -> Any:
+def to_pandas(selection: SelectionHandle, crops: str | None = None, feature_set: str | None = None) -> Any:
     """Return :func:`to_arrow` as a pandas DataFrame; `values` holds an array (V, D) a video.
 
     Raises
@@ -99,7 +100,7 @@ def to_pandas(selection: Selection, crops: str | None = None, feature_set: str |
     return frame
 
 
-def to_polars(selection: Selection, crops: str | None = None, feature_set: str | None = None) -> Any:
+def to_polars(selection: SelectionHandle, crops: str | None = None, feature_set: str | None = None) -> Any:
     """Return :func:`to_arrow` as a polars DataFrame; `values` is an Array column of shape (V, D).
 
     Raises

@@ -17,18 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.exchange.export import provenance, shard_blocks
+from pipeline.exchange.origin import provenance, shard_blocks
 from pipeline.storage.schema import GEOMETRY_COLUMNS
 from pipeline.storage.whole_file import whole_file
 
 if TYPE_CHECKING:
-    from pipeline.store.selection import Selection
+    from pipeline.sets.handles import SelectionHandle
 
 KIND = "scale-feature-export"
 VERSION = 1
 
 
-def export_hdf5(selection: Selection, path: str | Path, crops: str, feature_set: str) -> Path:
+def export_hdf5(selection: SelectionHandle, path: str | Path, crops: str, feature_set: str) -> Path:
     """Write the features of a selection to an HDF5 file.
 
     Parameters

@@ -27,13 +27,13 @@ from pipeline.storage.parquet import read_parquet
 from pipeline.storage.schema import CATALOGUE_SCHEMA, GEOMETRY_COLUMNS
 
 if TYPE_CHECKING:
-    from pipeline.store.feature_store import FeatureStore
+    from pipeline.sets.handles import StoreHandle
 
 NAMES = ("values", "valid", "geometry", "video_id", "label")
 
 
 def import_hdf5(
-    store: FeatureStore,
+    store: StoreHandle,
     path: str | Path,
     *,
     dataset: str | None = None,

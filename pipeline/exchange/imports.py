@@ -20,7 +20,7 @@ from pipeline.status import VideoStatus
 from pipeline.storage.schema import GEOMETRY_COLUMNS, PENDING
 
 if TYPE_CHECKING:
-    from pipeline.store.feature_store import FeatureStore
+    from pipeline.sets.handles import StoreHandle
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ImportReport:
 
 
 def import_features(
-    store: FeatureStore,
+    store: StoreHandle,
     source: ForeignFeatures,
     *,
     dataset: str,

@@ -34,7 +34,7 @@ from pipeline.sets.set_files import check_sizes
 from pipeline.storage.schema import GEOMETRY_COLUMNS
 
 if TYPE_CHECKING:
-    from pipeline.store.feature_store import FeatureStore
+    from pipeline.sets.handles import StoreHandle
 
 MODELS = {
     "byl": "rho-BYOL SlowR50 16x4 (Kinetics-400)",
@@ -52,7 +52,7 @@ Variant = Literal["lin", "aug", "val"]
 
 
 def import_scale_memmaps(
-    store: FeatureStore,
+    store: StoreHandle,
     folder: str | Path,
     *,
     prefix: str,

@@ -17,8 +17,7 @@ from pipeline.storage.parquet import read_parquet
 from pipeline.storage.schema import ARTIFACT_KINDS
 
 if TYPE_CHECKING:
-    from pipeline.store.artifacts import Artifact
-    from pipeline.store.dataset import Dataset
+    from pipeline.sets.handles import ArtifactHandle, DatasetHandle
 
 REPORT_FILE = "report.json"
 PREDICTIONS_FILE = "predictions.parquet"
@@ -87,7 +86,7 @@ PREDICTIONS_SCHEMA = pa.schema(
 _SAME_NAME = tuple(name for name in NUMBERS_SCHEMA.names if name not in ("report", "created", "result", "low", "high"))
 
 
-def artifacts_table(dataset: Dataset) -> pa.Table:
+def artifacts_table(dataset: DatasetHandle) -> pa.Table:
     """Return ARTIFACTS_SCHEMA of a dataset."""
     rows = []
     for kind in ARTIFACT_KINDS:
@@ -109,7 +108,7 @@ def artifacts_table(dataset: Dataset) -> pa.Table:
     return pa.Table.from_pylist(rows, ARTIFACTS_SCHEMA)
 
 
-def numbers_table(dataset: Dataset) -> pa.Table:
+def numbers_table(dataset: DatasetHandle) -> pa.Table:
     """Return NUMBERS_SCHEMA of a dataset."""
     rows: list[dict[str, Any]] = []
     for artifact in _reports(dataset, REPORT_FILE):
@@ -132,7 +131,7 @@ def numbers_table(dataset: Dataset) -> pa.Table:
         raise CorruptDataError(f"reports of {dataset.name}: expected numbers, found: {err}") from err
 
 
-def predictions_batches(dataset: Dataset) -> Iterator[pa.RecordBatch]:
+def predictions_batches(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
     """Yield PREDICTIONS_SCHEMA of a dataset, a report after the other."""
     for artifact in _reports(dataset, PREDICTIONS_FILE):
         try:
@@ -146,7 +145,7 @@ def predictions_batches(dataset: Dataset) -> Iterator[pa.RecordBatch]:
         yield from pa.table(columns, schema=PREDICTIONS_SCHEMA).to_batches(65_536)
 
 
-def _reports(dataset: Dataset, file: str) -> Iterator[Artifact]:
+def _reports(dataset: DatasetHandle, file: str) -> Iterator[ArtifactHandle]:
     for name in dataset.artifacts("reports"):
         artifact = dataset.artifact("reports", name)
         if file in artifact.files and isinstance(artifact.meta, Mapping):

@@ -13,7 +13,7 @@ from pipeline.fingerprint import canonical_json
 from pipeline.storage import schema
 
 if TYPE_CHECKING:
-    from pipeline.store.dataset import Dataset
+    from pipeline.sets.handles import DatasetHandle
 
 SETS_SCHEMA = pa.schema(
     [
@@ -65,7 +65,7 @@ SHARDS_SCHEMA = pa.schema(
 FEATURES, EMBEDDINGS = "features", "embeddings"
 
 
-def each_set(dataset: Dataset) -> Iterator[tuple[str, str | None, str]]:
+def each_set(dataset: DatasetHandle) -> Iterator[tuple[str, str | None, str]]:
     """Yield (kind, crop set or None, name) of every set of a dataset."""
     for crops in dataset.crop_sets():
         for name in dataset.feature_sets(crops):
@@ -74,12 +74,12 @@ def each_set(dataset: Dataset) -> Iterator[tuple[str, str | None, str]]:
         yield EMBEDDINGS, None, name
 
 
-def sets_table(dataset: Dataset) -> pa.Table:
+def sets_table(dataset: DatasetHandle) -> pa.Table:
     """Return SETS_SCHEMA of a dataset."""
     return pa.Table.from_pylist([_set(dataset, *found) for found in each_set(dataset)], SETS_SCHEMA)
 
 
-def _set(dataset: Dataset, kind: str, crops: str | None, name: str) -> dict[str, Any]:
+def _set(dataset: DatasetHandle, kind: str, crops: str | None, name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"kind": kind, "crops": crops, "name": name, "geometry_bytes": 0}
     if crops is not None:
         features = dataset.feature_info(crops, name)
@@ -120,11 +120,11 @@ def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else canonical_json(value)
 
 
-def _bytes(dataset: Dataset, folders: list[str]) -> int:
+def _bytes(dataset: DatasetHandle, folders: list[str]) -> int:
     return sum(size for folder in folders for _, size in dataset.backend.list(folder))
 
 
-def shards_table(dataset: Dataset) -> pa.Table:
+def shards_table(dataset: DatasetHandle) -> pa.Table:
     """Return SHARDS_SCHEMA of a dataset."""
     rows = [
         {

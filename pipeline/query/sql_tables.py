@@ -26,8 +26,7 @@ from pipeline.storage.layout import shard_range
 from pipeline.storage.schema import CATALOGUE_SCHEMA, GEOMETRY_COLUMNS, STATUS_SCHEMA
 
 if TYPE_CHECKING:
-    from pipeline.store.dataset import Dataset
-    from pipeline.store.feature_store import FeatureStore
+    from pipeline.sets.handles import DatasetHandle, StoreHandle
 
 LEDGER_TABLE_SCHEMA = pa.schema(
     [pa.field("crops", pa.string(), False), pa.field("feature_set", pa.string(), False), *STATUS_SCHEMA]
@@ -50,7 +49,7 @@ GEOMETRY_TABLE_SCHEMA = pa.schema(
 """``geometry``: one row for every crop that has been drawn, in raw units."""
 
 
-def store_tables(store: FeatureStore, query: str) -> dict[tuple[str, str], SqlTable]:
+def store_tables(store: StoreHandle, query: str) -> dict[tuple[str, str], SqlTable]:
     """Return the tables that a query may name, by (dataset, table).
 
     Tables of vectors have a schema that only their set knows, so they are made for a query that may name one.
@@ -66,7 +65,7 @@ def store_tables(store: FeatureStore, query: str) -> dict[tuple[str, str], SqlTa
     return tables
 
 
-def dataset_tables(open_dataset: Callable[[], Dataset]) -> dict[str, SqlTable]:
+def dataset_tables(open_dataset: Callable[[], DatasetHandle]) -> dict[str, SqlTable]:
     """Return the tables that every dataset has, by name.
 
     Parameters
@@ -94,7 +93,7 @@ def _stream(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> pa.RecordBa
     return pa.RecordBatchReader.from_batches(schema, batches)
 
 
-def _ledger(dataset: Dataset) -> Iterator[pa.RecordBatch]:
+def _ledger(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
     keys = [(crops, name) for kind, crops, name in each_set(dataset) if crops is not None]
     seconds = np.stack([dataset.status(*key)["seconds"].to_numpy() for key in keys]) if keys else np.empty((0, 0))
     for number, (crops, feature_set) in enumerate(keys):
@@ -107,14 +106,14 @@ def _ledger(dataset: Dataset) -> Iterator[pa.RecordBatch]:
             yield pa.RecordBatch.from_arrays([*names, *batch.columns], schema=LEDGER_TABLE_SCHEMA)
 
 
-def _embedding_ledger(dataset: Dataset) -> Iterator[pa.RecordBatch]:
+def _embedding_ledger(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
     for name in dataset.embedding_sets():
         for batch in dataset.embedding_status(name).to_batches(65_536):
             names = pa.array([name] * batch.num_rows)
             yield pa.RecordBatch.from_arrays([names, *batch.columns], schema=EMBEDDING_LEDGER_SCHEMA)
 
 
-def _geometry(dataset: Dataset) -> Iterator[pa.RecordBatch]:
+def _geometry(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
     """Yield the crops of one shard after another, held to their checksums; never more than that in memory."""
     ids = dataset.videos["video_id"]
     for crops in dataset.crop_sets():
@@ -139,7 +138,7 @@ def _geometry(dataset: Dataset) -> Iterator[pa.RecordBatch]:
             yield pa.RecordBatch.from_arrays(columns, schema=GEOMETRY_TABLE_SCHEMA)
 
 
-def _geometry_reader(dataset: Dataset, crops: str, feature_set: str) -> SetReader:
+def _geometry_reader(dataset: DatasetHandle, crops: str, feature_set: str) -> SetReader:
     """Read only the geometry of a feature set: the values stay untouched and unchecked."""
     whole = dataset._reader(crops, feature_set)
     return SetReader(dataset.backend, replace(whole.spec, arrays=(whole.spec.array("geometry"),)), whole.ledger)

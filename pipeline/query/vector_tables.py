@@ -17,10 +17,10 @@ from pipeline.query.sql import SqlTable
 from pipeline.storage.layout import shard_range
 
 if TYPE_CHECKING:
-    from pipeline.store.dataset import Dataset
+    from pipeline.sets.handles import DatasetHandle
 
 
-def vector_tables(dataset: Dataset) -> dict[str, SqlTable]:
+def vector_tables(dataset: DatasetHandle) -> dict[str, SqlTable]:
     """Return the tables of a dataset's vectors, by name."""
     tables: dict[str, SqlTable] = {}
     for _, crops, name in each_set(dataset):
@@ -34,9 +34,9 @@ def vector_tables(dataset: Dataset) -> dict[str, SqlTable]:
 
 
 def _add(
-    tables: dict[str, SqlTable], table: str, schema: pa.Schema, dataset: Dataset, crops: str | None, name: str
+    tables: dict[str, SqlTable], table: str, schema: pa.Schema, dataset: DatasetHandle, crops: str | None, name: str
 ) -> None:
-    make: Callable[[Dataset, str | None, str, pa.Schema], Iterator[pa.RecordBatch]]
+    make: Callable[[DatasetHandle, str | None, str, pa.Schema], Iterator[pa.RecordBatch]]
     make = _crop_batches if "crop" in schema.names else _video_batches
     tables[table] = SqlTable(
         schema, lambda: pa.RecordBatchReader.from_batches(schema, make(dataset, crops, name, schema))
@@ -63,7 +63,7 @@ def _per_crop(dim: int) -> pa.Schema:
     return _columns(dim, pa.field("crop", pa.int32(), nullable=False))
 
 
-def _video_batches(dataset: Dataset, crops: str | None, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _video_batches(dataset: DatasetHandle, crops: str | None, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for rows in _shards(dataset):
         selection = dataset.select(rows=rows)
         if crops is None:
@@ -77,7 +77,7 @@ def _video_batches(dataset: Dataset, crops: str | None, name: str, schema: pa.Sc
         yield _batch(dataset, rows, num_valid, vectors, num_valid == 0, schema)
 
 
-def _crop_batches(dataset: Dataset, crops: str | None, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _crop_batches(dataset: DatasetHandle, crops: str | None, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     assert crops is not None
     for rows in _shards(dataset):
         block = dataset.select(rows=rows).features(crops, name)
@@ -85,13 +85,13 @@ def _crop_batches(dataset: Dataset, crops: str | None, name: str, schema: pa.Sch
         yield _batch(dataset, rows[local], crop.astype(np.int32), block.values[local, crop], None, schema)
 
 
-def _shards(dataset: Dataset) -> Iterator[np.ndarray]:
+def _shards(dataset: DatasetHandle) -> Iterator[np.ndarray]:
     for shard in range(dataset.num_shards):
         yield np.arange(*shard_range(shard, dataset.shard_rows, dataset.num_rows))
 
 
 def _batch(
-    dataset: Dataset, rows: np.ndarray, between: np.ndarray, vectors: np.ndarray, is_null: np.ndarray | None,
+    dataset: DatasetHandle, rows: np.ndarray, between: np.ndarray, vectors: np.ndarray, is_null: np.ndarray | None,
     schema: pa.Schema,
 ) -> pa.RecordBatch:  # fmt: skip
     picked = dataset.videos.select(["video_id", "label"]).take(pa.array(rows)).combine_chunks()

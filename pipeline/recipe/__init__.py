@@ -15,7 +15,6 @@ from pipeline.recipe.crops import (
     ColourAugmentation,
     CropPolicy,
     DensePolicy,
-    FramesPolicy,
     GridPolicy,
     ImportedPolicy,
     LocalGlobalPolicy,
@@ -25,7 +24,6 @@ from pipeline.recipe.crops import (
 from pipeline.recipe.dataset import DatasetSpec
 from pipeline.recipe.objectives import ObjectiveBase, ObjectiveSpec, ScaleObjective
 from pipeline.recipe.probes import IndexSpec, KnnProbe, LinearProbe, ProbeSpec, RetrievalProbe
-from pipeline.recipe.readouts import ReadoutPart, ReadoutSpec
 from pipeline.recipe.recipe import Recipe, Target, load_recipe, parse_recipe
 from pipeline.recipe.training import EmbedSpec, ModelSpec, TrainSpec
 
@@ -37,7 +35,6 @@ __all__ = [
     "DensePolicy",
     "EmbedSpec",
     "ExportedBackbone",
-    "FramesPolicy",
     "GridPolicy",
     "ImportedPolicy",
     "IndexSpec",
@@ -51,8 +48,6 @@ __all__ = [
     "PytorchVideoBackbone",
     "RandomPolicy",
     "RandomWeights",
-    "ReadoutPart",
-    "ReadoutSpec",
     "Recipe",
     "RetrievalProbe",
     "ScaleObjective",

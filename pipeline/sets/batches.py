@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import InvalidInputError, ShapeMismatchError
+from pipeline.sets.blocks import FeatureBlock, Mode, allocate
 from pipeline.sets.buffers import BufferRing
 from pipeline.sets.reader import MAX_OPEN_SHARDS, SetReader
 from pipeline.storage.layout import split_by_shard
-from pipeline.store.selection import FeatureBlock, Mode, allocate
 
 DEFAULT_BLOCK_BYTES = 1 << 30
 HOST_SHARE = 0.5

@@ -13,12 +13,29 @@ only into memory of its own choosing. Two threads gain nothing where memory is t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import google_crc32c
 import numpy as np
 
 from pipeline.sets.mapped import ShardRows
-from pipeline.sets.reader import SetReader
+from pipeline.sets.set_files import SetSpec
 from pipeline.storage.layout import split_by_shard
+
+
+class MappedRows(Protocol):
+    """What reads a mapped set; :class:`pipeline.sets.reader.SetReader`."""
+
+    spec: SetSpec
+
+    def read(self, rows: np.ndarray, out: dict[str, np.ndarray]) -> None:
+        """Copy checked rows into buffers."""
+
+    def locate(
+        self, rows: np.ndarray, *, check: bool = True
+    ) -> Iterator[tuple[np.ndarray, ShardRows, np.ndarray, np.ndarray]]:
+        """Yield which rows lie in which shard, where, and with which checksums."""
 
 
 class HostGather:
@@ -26,13 +43,13 @@ class HostGather:
 
     Parameters
     ----------
-    reader : SetReader
+    reader : MappedRows
         Of a mapped set.
     rows : ndarray of shape (n,), int64
         Ascending.
     """
 
-    def __init__(self, reader: SetReader, rows: np.ndarray) -> None:
+    def __init__(self, reader: MappedRows, rows: np.ndarray) -> None:
         self.rows = rows
         self._reader = reader
         self._row_bytes = reader.spec.array("values").layout.row_bytes
@@ -69,7 +86,7 @@ class HostGather:
         places : ndarray of shape (n,), int64
             Places in the selection, ascending.
         out : dict of ndarray
-            As for :meth:`SetReader.read`; contiguous.
+            As for :meth:`pipeline.sets.reader.SetReader.read`; contiguous.
         """
         if not self._all_checked:
             self._locate_shards(places)

@@ -6,8 +6,6 @@ find the same bytes. A row counts as written once some ledger vouches for it, by
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from pipeline.errors import ConflictError, CorruptDataError, NotFoundError, SnapshotChangedError
@@ -15,14 +13,12 @@ from pipeline.sets.arrays import write_array_metadata
 from pipeline.sets.ledger import Ledger
 from pipeline.sets.mapped import open_shard
 from pipeline.sets.set_files import SetSpec
+from pipeline.sets.shard_task import ShardTask
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.layout import ArrayLayout
 from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import shard_key
 from pipeline.storage.shardfile import encode_shard, row_checksums
-
-if TYPE_CHECKING:
-    from pipeline.sets.set_writer import ShardTask
 
 
 def commit_geometry(

@@ -15,7 +15,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +34,7 @@ from pipeline.sets.geometry import commit_geometry
 from pipeline.sets.ledger import Ledger, LedgerEntry, RowStatus, entry_key, list_generations, make_table, pending_rows
 from pipeline.sets.reader import SetReader
 from pipeline.sets.set_files import SetSpec, stored_layout
+from pipeline.sets.shard_task import ShardTask
 from pipeline.status import VideoStatus
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.claims import Claim, Claims
@@ -44,25 +45,6 @@ from pipeline.storage.schema import PENDING, previous_key, shard_key
 from pipeline.storage.shardfile import encode_shard, row_checksums
 
 _STATUSES = frozenset(VideoStatus)
-
-
-@dataclass(frozen=True, eq=False)
-class ShardTask:
-    """One shard that has something to do."""
-
-    shard: int
-    rows: np.ndarray
-    """(n,) int64, ascending: the rows to compute."""
-    row_start: int
-    row_stop: int
-    """The shard's rows ``[row_start, row_stop)``, done and to do."""
-    generation: int
-    """Of the ledger entry that will be written."""
-    reason: str
-    """new, appended or retry."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 class SetWriter:

@@ -8,7 +8,8 @@ import numpy as np
 
 from pipeline.errors import InvalidInputError, ShapeMismatchError
 from pipeline.sets.ledger import LedgerEntry, RowStatus
-from pipeline.sets.set_writer import SetWriter, ShardTask
+from pipeline.sets.set_writer import SetWriter
+from pipeline.sets.shard_task import ShardTask
 
 __all__ = ["EmbeddingWriter", "FeatureWriter", "ShardTask"]
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
-from urllib.parse import unquote, urlsplit
 
-from pipeline.errors import InvalidInputError, UnsafeNameError
+from pipeline.errors import UnsafeNameError
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 Listing: TypeAlias = list[tuple[str, int]]  # (key, size in bytes); also keeps `list` the type inside the classes below
@@ -25,7 +24,6 @@ PARTIAL_SUFFIX = ".partial"
 """Ending of temporary files. A killed process may leave some; no reader ever looks at them."""
 _FORBIDDEN = re.compile(r"[\\\x00-\x1f\x7f]")
 _FORBIDDEN_PARTS = frozenset({"", ".", ".."})
-OBJECT_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 
 
 @runtime_checkable
@@ -34,7 +32,7 @@ class StorageBackend(Protocol):
 
     @property
     def url(self) -> str:
-        """Address that :func:`open_backend` opens again."""
+        """Address that :func:`pipeline.storage.opening.open_backend` opens again."""
 
     @property
     def is_local(self) -> bool:
@@ -96,48 +94,3 @@ def check_prefix(prefix: str) -> str:
     """Return the folder `prefix` without a trailing slash, checked like a key; ``""`` is the whole store."""
     stripped = prefix.rstrip("/") if prefix != "/" else prefix
     return check_key(stripped) if stripped else ""
-
-
-def open_backend(url: str | Path | StorageBackend, *, writable: bool = False) -> StorageBackend:
-    """Open the storage at an address; nothing is created and, for a folder, nothing is read.
-
-    Parameters
-    ----------
-    url : str, Path or StorageBackend
-        A folder, ``file://``, ``s3://bucket/path``, ``gs://bucket/path`` or ``az://container/path``.
-        A backend is returned as it is.
-    writable : bool
-        An object store that will be written is probed first: two racing creates, of which exactly one may win.
-
-    Raises
-    ------
-    InvalidInputError
-        Unknown scheme, or no bucket in the address.
-    CredentialsError, StoreNotFoundError, StorageError
-        Object stores: no or wrong credentials, no such bucket, no answer.
-    UnsafeStorageError
-        The object store ignores conditional puts, so commits could be lost.
-    """
-    from pipeline.storage.backend_local import LocalBackend
-
-    if not isinstance(url, str | Path):
-        return url
-    text = str(url)
-    if not text:
-        raise InvalidInputError("expected the address of a store (a folder or s3:// gs:// az://), found an empty text")
-    if isinstance(url, Path) or "://" not in text:
-        return LocalBackend(text)
-    parts = urlsplit(text)
-    if parts.scheme == "file":
-        return LocalBackend(unquote(parts.path))
-    if parts.scheme in OBJECT_SCHEMES:
-        from pipeline.storage.backend_object import ObjectBackend
-
-        backend = ObjectBackend(text)
-        if writable:
-            backend.probe()
-        return backend
-    raise InvalidInputError(
-        f"expected a folder or an address that starts with s3:// gs:// or az://, found {text!r}; "
-        "mount other storage as a folder"
-    )

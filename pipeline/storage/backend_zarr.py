@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from obstore.exceptions import BaseError
 from zarr.storage import LocalStore, ObjectStore
 
 from pipeline.errors import AlreadyExistsError, PipelineError
-from pipeline.storage.backend import check_key, check_prefix
-
-if TYPE_CHECKING:
-    from pipeline.storage.backend_local import LocalBackend
+from pipeline.storage.backend import StorageBackend, check_key, check_prefix
 
 T = TypeVar("T")
+
+
+class LocalFiles(StorageBackend, Protocol):
+    """A backend whose keys are files below one folder."""
+
+    root: Path
 
 
 class DurableLocalStore(LocalStore):
@@ -26,17 +29,15 @@ class DurableLocalStore(LocalStore):
 
     Parameters
     ----------
-    backend : LocalBackend
+    backend : LocalFiles
         Does the writing and checks the keys.
     read_only : bool
         Refuse writes.
     """
 
-    def __init__(self, backend: LocalBackend | str | Path, *, read_only: bool = False) -> None:
-        from pipeline.storage.backend_local import LocalBackend
-
-        self.backend = backend if isinstance(backend, LocalBackend) else LocalBackend(backend)
-        super().__init__(self.backend.root, read_only=read_only)
+    def __init__(self, backend: LocalFiles, *, read_only: bool = False) -> None:
+        self.backend = backend
+        super().__init__(backend.root, read_only=read_only)
 
     def with_read_only(self, read_only: bool = False) -> Self:
         """Return the same store with the other mode."""

@@ -67,7 +67,7 @@ class Artifact:
         if path is None:
             path = _cache_folder() / self.files[file] / file
             if not path.is_file() or hash_file(path) != self.files[file]:
-                from pipeline.storage.backend import open_backend
+                from pipeline.storage.opening import open_backend
 
                 open_backend(path.parent).put(file, self.read(file))
             return path

@@ -35,8 +35,8 @@ from pipeline.store.selection import Selection, check_rows
 
 if TYPE_CHECKING:
     from pipeline.recipe.crops import CropPolicy, CropPolicyBase
+    from pipeline.sets.handles import StoreHandle
     from pipeline.sets.writer import EmbeddingWriter, FeatureWriter
-    from pipeline.store.feature_store import FeatureStore
 
 
 class Dataset:
@@ -45,12 +45,12 @@ class Dataset:
     Made by :meth:`FeatureStore.dataset`; :meth:`refresh` gives one that sees the present.
     """
 
-    def __init__(self, store: FeatureStore, name: str, shard_rows: int) -> None:
+    def __init__(self, store: StoreHandle, name: str, shard_rows: int) -> None:
         self._open(store, name, shard_rows)
 
     def _open(
         self,
-        store: FeatureStore,
+        store: StoreHandle,
         name: str,
         shard_rows: int,
         num_commits: int | None = None,
@@ -73,7 +73,8 @@ class Dataset:
 
     def refresh(self) -> Dataset:
         """Return a new handle that sees the present."""
-        return self._store.dataset(self.name)
+        current: Dataset = self._store.dataset(self.name)
+        return current
 
     @property
     def num_rows(self) -> int:
@@ -373,7 +374,7 @@ class Dataset:
             raise ConflictError(message + "use FeatureStore.open(url, mode='a')")
 
 
-def _reopened(store: FeatureStore, name: str, shard_rows: int, num_commits: int, pinned: PinnedNames) -> Dataset:
+def _reopened(store: StoreHandle, name: str, shard_rows: int, num_commits: int, pinned: PinnedNames) -> Dataset:
     """Return the handle that was pickled, in another process: it sees what the first one saw."""
     dataset = object.__new__(Dataset)
     dataset._open(store, name, shard_rows, num_commits, pinned)

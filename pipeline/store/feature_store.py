@@ -13,9 +13,10 @@ import pyarrow as pa
 from pipeline.errors import AlreadyExistsError, ConflictError, InvalidInputError, NotFoundError, StoreNotFoundError
 from pipeline.names import check_name
 from pipeline.sets.arrays import create_group, read_group
-from pipeline.storage.backend import StorageBackend, open_backend
+from pipeline.storage.backend import StorageBackend
 from pipeline.storage.guard import ForkGuard
 from pipeline.storage.layout import check_shard_rows
+from pipeline.storage.opening import open_backend
 from pipeline.storage.schema import SCHEMA_VERSION, STORE_KIND, ZARR_JSON
 from pipeline.store.dataset import Dataset
 

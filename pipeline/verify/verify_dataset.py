@@ -19,8 +19,8 @@ from pipeline.storage.sealed import check_seal
 from pipeline.storage.shardfile import encode_shard
 from pipeline.store.artifacts import META, list_artifacts, load_artifact
 from pipeline.store.catalogue import Catalogue, commit_numbers
+from pipeline.verify.findings import Problem
 from pipeline.verify.verify_set import SetCheck
-from pipeline.verify.verify_store import Problem
 
 if TYPE_CHECKING:
     from pipeline.store.feature_store import FeatureStore

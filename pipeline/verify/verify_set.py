@@ -19,7 +19,7 @@ from pipeline.storage.layout import ArrayLayout
 from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import PENDING, previous_key, shard_key, shard_of
 from pipeline.storage.shardfile import encode_shard, row_checksums
-from pipeline.verify.verify_store import Problem
+from pipeline.verify.findings import Problem
 
 
 class SetCheck:

@@ -179,16 +179,13 @@ def test_a_compiler_that_fails_leaves_the_network_as_it_is(
 
 
 @pytest.mark.usefixtures("_anything_pays")
-def test_the_first_call_decides_for_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[tuple[int, ...], int]] = []
-    monkeypatch.setattr(
-        "extract.backbones.compiling.optimise",
-        lambda _self, shape, num_crops, _on_event: asked.append((shape, num_crops)),
-    )
-    tiny = Backbone(info(), randomise(Misleading()), dim=6, device=torch.device("cpu"), expected_crops=77)
+def test_the_first_call_decides_for_its_size() -> None:
+    asked: list[tuple[Backbone, tuple[int, ...]]] = []
+    device = torch.device("cpu")
+    tiny = Backbone(info(), randomise(Misleading()), dim=6, device=device, before_size=lambda *a: asked.append(a))
     for shape in (SHAPE, (1, 3, 4, 16, 16), (2, 3, 4, 8, 8)):
         tiny(torch.randn(shape))
-    assert asked == [(SHAPE, 77), ((2, 3, 4, 8, 8), 77)]
+    assert asked == [(tiny, SHAPE), (tiny, (2, 3, 4, 8, 8))]
 
 
 def test_compiled_takes_any_batch_and_layout_without_compiling_anew() -> None:

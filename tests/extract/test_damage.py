@@ -13,9 +13,9 @@ import pytest
 from extract.decoding import scan
 from extract.decoding.container import describe_error
 from extract.decoding.damage import Damage, _spread
-from extract.decoding.decode import open_reader
 from extract.decoding.decode_pool import DecodePool
 from extract.decoding.inspect import inspect_video
+from extract.decoding.opening import open_reader
 from extract.run.video_job import NOT_DECODED, CropRequest, VideoFrames, VideoJob, read_video
 from pipeline.errors import VideoError
 from pipeline.fingerprint import fingerprint

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.decoding import scan
-from extract.decoding.decode import MIN_FRAMES_SAVED, PyavReader, open_reader
+from extract.decoding.decode import MIN_FRAMES_SAVED, PyavReader
+from extract.decoding.opening import open_reader
 from pipeline.errors import InvalidInputError, ShapeMismatchError, VideoError
 from tests.support.videos import (
     frame_number,

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from extract.decoding import decode_pool
-from extract.decoding.decode import open_reader
 from extract.decoding.decode_pool import DecodePool
+from extract.decoding.opening import open_reader
 from pipeline.errors import InvalidInputError, VideoError
 from tests.support.videos import frame_number, numbered_frames, write_video
 

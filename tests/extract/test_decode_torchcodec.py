@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from extract.decoding import decode_torchcodec
-from extract.decoding.decode import PYAV_VERSION, open_reader
+from extract.decoding.decode import PYAV_VERSION
 from extract.decoding.decode_pool import DecodePool
 from extract.decoding.decode_torchcodec import TorchcodecReader, import_torchcodec
+from extract.decoding.opening import open_reader
 from pipeline.errors import MissingDependencyError
 from tests.support.videos import frame_number, numbered_frames, rotate_header, truncate, write_image_folder, write_video
 

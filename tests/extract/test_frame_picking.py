@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 
 from extract.crops.draw import draw_crops
 from extract.crops.policies.base import VideoFacts
-from extract.decoding.decode import open_reader
 from extract.decoding.frame_picking import pick_frames, predecessors
+from extract.decoding.opening import open_reader
 from extract.run.video_job import CropRequest, VideoJob, read_video
 from pipeline.recipe import CropPolicy
 from tests.support.videos import frame_number, numbered_frames, write_video

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.decoding.decode import open_reader
 from extract.decoding.decode_pool import DecodePool
 from extract.decoding.inspect import VideoInfo, inspect_video
+from extract.decoding.opening import open_reader
 from pipeline.errors import VideoError
 from tests.support.videos import (
     numbered_frames,

@@ -17,9 +17,9 @@ from PIL import Image
 
 from extract import plan_extract, run_extract
 from extract.catalog.find_videos import list_videos
-from extract.decoding.decode import open_reader
 from extract.decoding.decode_pool import DecodePool
 from extract.decoding.inspect import inspect_video
+from extract.decoding.opening import open_reader
 from pipeline import FeatureStore
 from pipeline.recipe.dataset import DatasetSpec
 from pipeline.settings import Settings

@@ -26,8 +26,9 @@ from pipeline.errors import (
     StorageError,
     UnsafeNameError,
 )
-from pipeline.storage.backend import StorageBackend, check_key, open_backend
+from pipeline.storage.backend import StorageBackend, check_key
 from pipeline.storage.backend_local import LocalBackend
+from pipeline.storage.opening import open_backend
 from tests.support.faults import ACTIONS, FaultPlan, FaultyLocalBackend
 
 UNSAFE_KEYS = ["", "..", ".", "../a", "a/../b", "/etc/passwd", "a//b", "a/", "a\\b", "a/./b", "a\0b", "a\nb", "//x"]

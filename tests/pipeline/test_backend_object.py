@@ -15,8 +15,8 @@ from pipeline.errors import (
     StoreNotFoundError,
     UnsafeStorageError,
 )
-from pipeline.storage.backend import open_backend
 from pipeline.storage.backend_object import ObjectBackend
+from pipeline.storage.opening import open_backend
 from tests.support.s3 import S3Server, stub_server
 
 

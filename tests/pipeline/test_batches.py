@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pipeline import FeatureStore
 from pipeline.errors import CorruptDataError, InvalidInputError, ShapeMismatchError
 from pipeline.sets.batches import plan_blocks
+from pipeline.sets.blocks import FeatureBlock
 from pipeline.storage.layout import default_chunk_rows, shard_range, split_by_shard
-from pipeline.store.selection import FeatureBlock
 from tests.support.stores import CROPS, FEATURE_SET, make_store, make_values
 
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import FeatureStore
+from pipeline.sets.blocks import FeatureBlock
 from pipeline.sets.buffers import BufferRing, aligned_empty
 from pipeline.storage.memory import map_file
-from pipeline.store.selection import FeatureBlock
 from tests.support.stores import CROPS, FEATURE_SET, make_store, make_values
 
 SHAPES = {"values": ((3, 5), np.dtype("<f2")), "valid": ((3,), np.dtype(bool))}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.storage.backend import open_backend
 from pipeline.storage.claims import Claim, Claims
+from pipeline.storage.opening import open_backend
 
 
 @pytest.mark.parametrize("step", ["create", "delete", "start"])

@@ -333,8 +333,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_an_expired_claim_is_taken_over_by_exactly_one(tmp_path: Path) -> None:
-    from pipeline.storage.backend import open_backend
     from pipeline.storage.claims import Claims
+    from pipeline.storage.opening import open_backend
 
     now = [1000.0]
     claims = Claims(open_backend(tmp_path), "claims", clock=lambda: now[0])

@@ -28,7 +28,7 @@ from pipeline.errors import (
     StoreNotFoundError,
     UnsafeStorageError,
 )
-from pipeline.storage.backend import open_backend
+from pipeline.storage.opening import open_backend
 from pipeline.verify.verify_store import verify_store
 from tests.support.faults import FaultPlan, FaultyBackend
 from tests.support.s3 import S3Server, stub_server
@@ -195,7 +195,7 @@ import sys
 from tests.support.faults import FaultPlan, FaultyBackend
 from tests.support.toy_stores import extract
 from pipeline import FeatureStore
-from pipeline.storage.backend import open_backend
+from pipeline.storage.opening import open_backend
 at = int(sys.argv[2])
 plan = FaultPlan(at=None if at < 0 else at, action="kill", kinds=("put", "create"))
 backend = FaultyBackend(open_backend(sys.argv[1]), plan)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.decoding.decode import open_reader
+from extract.decoding.opening import open_reader
 from extract.pixels.thumbnails import catalogue_thumbnails, video_thumbnails
 from pipeline import FeatureStore
 from pipeline.recipe import Recipe, parse_recipe

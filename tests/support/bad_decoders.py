@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from extract.decoding import heartbeat
-from extract.decoding.decode import DecodedFrames, PyavReader, open_reader
+from extract.decoding.decode import DecodedFrames, PyavReader
+from extract.decoding.opening import open_reader
 
 
 class BadReader(PyavReader):

@@ -1,0 +1,200 @@
+"""Shards of a plan in one process: backbones, decoders and writers, kept for as many as come."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from extract.catalog.find_videos import resolve_video
+from extract.decoding.decode_pool import DecodePool
+from extract.decoding.versions import decoder_options
+from extract.device.encode import Encoder
+from extract.device.memory import frame_budget_bytes
+from extract.rates import Rates
+from extract.run.engine import Engine, FrameSource, OpenShard
+from extract.run.plan import ExtractPlan
+from extract.run.shard_work import TargetShard, VideoWork
+from extract.run.tally import Tally
+from extract.targets import ResolvedTarget
+from pipeline.events import Event, Note, OnEvent, ignore
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from extract.backbones import Backbone
+    from pipeline import FeatureStore
+
+CLAIM_TTL_S = 300.0
+
+
+def run_shards(
+    plan: ExtractPlan,
+    store: FeatureStore,
+    settings: Settings,
+    on_event: OnEvent = ignore,
+    rates: Rates | None = None,
+    backbones: dict[str, Backbone] | None = None,
+    source: FrameSource | None = None,
+) -> Tally:
+    """Do the shards of a plan in this process; see :func:`extract.run.stage.run_extract`."""
+    if not plan.shards:
+        return Tally()
+    with ShardRunner(plan, store, settings, on_event, rates or Rates(), backbones, source) as runner:
+        return runner.run()
+
+
+def counts_of(plan: ExtractPlan, tally: Tally) -> dict[str, int]:
+    """Return what a report counts: the work of this run, and the shards that were complete before it."""
+    did = tally.counts()
+    did["shards_skipped"] = did.get("shards_skipped", 0) + plan.num_shards_done
+    return did
+
+
+class ShardRunner:
+    """Backbones, decoders and writers of a plan, kept for as many shards as come.
+
+    Parameters
+    ----------
+    plan : ExtractPlan
+    store : FeatureStore
+    settings : Settings
+    on_event : callable
+    rates : Rates
+    backbones : dict, optional
+        Networks that are loaded already; others are added.
+    source : FrameSource, optional
+        See :func:`extract.run.stage.run_extract`.
+    """
+
+    def __init__(
+        self,
+        plan: ExtractPlan,
+        store: FeatureStore,
+        settings: Settings,
+        on_event: OnEvent,
+        rates: Rates,
+        backbones: dict[str, Backbone] | None = None,
+        source: FrameSource | None = None,
+    ) -> None:
+        import torch
+
+        from extract.backbones import load_backbone
+        from pipeline.compute.devices import pick_device
+
+        self._plan = plan
+        self._settings = settings
+        self._on_event = on_event
+        self._rates = rates
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._device = pick_device(settings.device)
+        self._num_threads = max(1, torch.get_num_threads()) if self._device.type == "cpu" else 1
+        self._dataset = store.dataset(plan.recipe.dataset.name)
+        self._backbones = backbones if backbones is not None else {}
+        for name in dict.fromkeys(t.target.backbone for t in plan.targets):
+            if name not in self._backbones:
+                self._backbones[name] = load_backbone(
+                    plan.recipe.backbones[name],
+                    settings,
+                    self._device,
+                    expected_crops=plan.num_crops_of(name),
+                    on_event=self._events.put,
+                )
+        self._writers = {t.label: self._open_writer(t) for t in plan.targets}
+        self._handing_over: list[Any] = []
+        num_workers = settings.workers or max(1, self._num_threads // 2)
+        self._pool = None if source is not None else DecodePool(num_workers, **decoder_options(settings))
+        self._source: FrameSource = source or cast(FrameSource, self._pool)
+
+    def __enter__(self) -> ShardRunner:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for claim in self._handing_over:  # of a shard that failed between its claims and its work
+            claim.release()
+        if self._pool is not None:
+            self._pool.close()
+
+    def _open_writer(self, target: ResolvedTarget) -> Any:
+        self._dataset.define_crop_set(target.crops, target.policy)
+        return self._dataset.writer(
+            target.crops,
+            target.feature_set,
+            fingerprint=dict(target.fingerprint),
+            dim=self._backbones[target.target.backbone].dim,
+            dtype=target.spec.dtype,
+            recipe=self._plan.recipe.model_dump(mode="json", by_alias=True),
+            accept=self._plan.recipe.accept,
+        )
+
+    def run(self) -> Tally:
+        """Do every shard of the plan; those that other workers hold are waited for at the end."""
+        encoder = Encoder(self._plan.targets, self._backbones, rates=self._rates)
+        engine = Engine(
+            self._source,
+            encoder,
+            self._device,
+            num_threads=self._num_threads,
+            rates=self._rates,
+            on_event=self._on_event,
+            total=self._plan.num_videos,
+            events=self._events,
+            memory_bytes=frame_budget_bytes(),
+        )
+        engine.run(self._claimed_shards(engine.tally))
+        for text in encoder.notes:
+            self._on_event(Note("extract", text, "warning"))
+        return engine.tally
+
+    def _claimed_shards(self, tally: Tally) -> Iterator[OpenShard | None]:
+        """Claim shard after shard. What another worker holds is tried again until it is done or its claim expires."""
+        waiting: list[tuple[int, list[str]]] = [(s.shard, [t.label for t in s.targets]) for s in self._plan.shards]
+        told = False
+        while waiting:
+            held = []
+            for shard, labels in waiting:
+                parts, others = self._claim(shard, labels, tally)
+                if others:
+                    held.append((shard, others))
+                if parts:
+                    yield self._open(shard, parts)
+            if len(held) == len(waiting):
+                if not told:
+                    self._on_event(Note("extract", f"waiting for {len(held)} shards that other workers are at"))
+                    told = True
+                yield None
+            waiting = held
+
+    def _claim(self, shard: int, labels: Iterable[str], tally: Tally) -> tuple[list[TargetShard], list[str]]:
+        parts, others = [], []
+        self._handing_over = []
+        for label in labels:
+            writer = self._writers[label]
+            tasks = writer.todo(shards=[shard], retry=self._plan.retry)
+            if not tasks:
+                tally.shards_by_others += 1
+                continue
+            claim = writer.claim(tasks[0], ttl_s=CLAIM_TTL_S)
+            if claim is None:
+                others.append(label)
+                continue
+            self._handing_over.append(claim)
+            target = next(t for t in self._plan.targets if t.label == label)
+            dim = self._backbones[target.target.backbone].dim
+            parts.append(TargetShard(target, writer, tasks[0], claim, dim))
+        return parts, others
+
+    def _open(self, shard: int, parts: Sequence[TargetShard]) -> OpenShard:
+        rows = np.unique(np.concatenate([part.task.rows for part in parts]))
+        videos = self._dataset.videos.slice(int(rows[0]), int(rows[-1] - rows[0]) + 1).to_pylist()
+        wanted = set(rows.tolist())
+        works = [
+            VideoWork(video, self._path_of(video), [p for p in parts if video["row"] in p.place])
+            for video in videos
+            if video["row"] in wanted
+        ]
+        return OpenShard(shard, parts, works)
+
+    def _path_of(self, video: Mapping[str, Any]) -> str:
+        return str(resolve_video(video["video_id"], video["uri"], self._settings))
