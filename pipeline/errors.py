@@ -20,6 +20,7 @@
     │   └── SnapshotChangedError             the bytes this reader pinned have been replaced; reopen
     ├── FormatError                        stored bytes are wrong or from another version
     │   ├── CorruptDataError                 checksum, index or structure does not hold
+    │   │   └── WrongVideoError                rows of other videos, or of videos that the catalogue lacks
     │   ├── SchemaVersionError               written by a newer version of this project
     │   └── WeightsError                     a weights file whose hash, keys or shapes do not fit
     ├── VideoError                         this one video failed; becomes a row with a status
@@ -122,6 +123,10 @@ class FormatError(PipelineError):
 
 class CorruptDataError(FormatError):
     """A checksum, index or structure does not hold; the value is never returned."""
+
+
+class WrongVideoError(CorruptDataError):
+    """Stored rows are of other videos than the catalogue's, or of videos that it lacks; nothing is returned."""
 
 
 class SchemaVersionError(FormatError):

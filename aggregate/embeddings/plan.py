@@ -13,7 +13,7 @@ from pipeline.fingerprint import fingerprint
 from pipeline.recipe import EmbedSpec, Recipe, TrainSpec
 from pipeline.sets.ledger import Ledger
 from pipeline.settings import Settings
-from pipeline.storage.schema import embedding_ledger_key, feature_ledger_key
+from pipeline.storage.schema import PENDING
 
 if TYPE_CHECKING:
     from pipeline import Dataset, FeatureStore
@@ -134,7 +134,7 @@ def plan_target(dataset: Dataset | None, spec: TrainSpec, one: EmbedSpec, waits:
         return EmbeddingPlan(*fixed, content, readable, 0, False, "there is no such embedding set yet")
     if stored.fingerprint_id != fingerprint(content):
         return EmbeddingPlan(*fixed, content, readable, 0, True, "replaces the embeddings of another model or readout")
-    ledger = Ledger(dataset.backend, embedding_ledger_key(dataset.name, name))
+    ledger = dataset.ledger(None, name)
     stale = tuple(s for s in readable if made_from(ledger, s) != source[s])
     why = (
         f"{len(stale)} of {len(readable)} shards are missing or were made from other features" if stale else "complete"
@@ -144,12 +144,14 @@ def plan_target(dataset: Dataset | None, spec: TrainSpec, one: EmbedSpec, waits:
 
 def source_states(dataset: Dataset, crops: str, feature_set: str) -> dict[int, str]:
     """Shard -> what its features hold, for every shard that has any."""
-    ledger = Ledger(dataset.backend, feature_ledger_key(dataset.name, crops, feature_set))
+    ledger = dataset.ledger(crops, feature_set)
     entries = ((shard, ledger.entry(shard)) for shard in ledger.generations)
     return {shard: entry.content_id for shard, entry in entries if entry is not None}
 
 
 def made_from(ledger: Ledger, shard: int) -> str | None:
-    """Return the state of the feature shard that an embedding shard was made from; None where there is none."""
+    """Return which state of the feature shard an embedding shard was made from; None where it has to be made again."""
     entry = ledger.entry(shard)
-    return None if entry is None else entry.versions.get(SOURCE)
+    if entry is None or (entry.reason == "repair" and PENDING in entry.statuses):  # a repair dropped some of its rows
+        return None
+    return entry.versions.get(SOURCE)

@@ -22,10 +22,10 @@ from pipeline.events import Note, OnEvent, Progress, ShardFinished, StageFinishe
 from pipeline.fingerprint import fingerprint
 from pipeline.recipe import TrainSpec
 from pipeline.reports import SkippedVideo, StageReport
-from pipeline.sets.ledger import Ledger, RowStatus
+from pipeline.sets.ledger import RowStatus
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
-from pipeline.storage.schema import PENDING, embedding_ledger_key
+from pipeline.storage.schema import PENDING
 
 if TYPE_CHECKING:
     from pipeline import Dataset, EmbeddingWriter, FeatureStore, ShardTask
@@ -122,7 +122,7 @@ class _Worker:
         statuses = self.dataset.status(self.target.crops, self.target.feature_set)
         texts, errors = statuses["status"].to_pylist(), statuses["error"].to_pylist()
         for shard in self.target.shards:
-            ledger = Ledger(self.dataset.backend, embedding_ledger_key(self.dataset.name, self.target.name))
+            ledger = self.dataset.ledger(None, self.target.name)
             if made_from(ledger, shard) == self.source[shard]:  # another run was faster
                 self.num_skipped += 1
                 yield None

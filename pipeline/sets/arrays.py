@@ -13,8 +13,8 @@ from pipeline.storage.backend import StorageBackend
 from pipeline.storage.layout import ArrayLayout, default_chunk_rows
 from pipeline.storage.schema import SCHEMA_VERSION, ZARR_JSON
 from pipeline.storage.shardfile import crc32c
+from pipeline.storage.spare import mend, read_small, read_spared, spare_key
 
-MAX_JSON_BYTES = 16 << 20
 SEAL = "seal_crc32c"
 """Attribute with the crc32c of the canonical JSON of all other attributes."""
 
@@ -84,20 +84,27 @@ def read_json(backend: StorageBackend, key: str) -> dict[str, Any]:
     CorruptDataError
         If it is not a JSON object, or too large to be one of ours.
     """
-    if backend.is_local and backend.size(key) > MAX_JSON_BYTES:
-        raise CorruptDataError(f"{key}: expected at most {MAX_JSON_BYTES} bytes of JSON, found more")
-    raw = backend.read(key)
+    return parse_json(read_small(backend, key), what=key)
+
+
+def parse_json(raw: bytes, *, what: str) -> dict[str, Any]:
+    """Return the JSON object in some bytes; CorruptDataError where there is none."""
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as err:
-        raise CorruptDataError(f"{key}: expected JSON, found something else: {err}") from err
+        raise CorruptDataError(f"{what}: expected JSON, found something else: {err}") from err
     if not isinstance(content, dict):
-        raise CorruptDataError(f"{key}: expected a JSON object, found {type(content).__name__}")
+        raise CorruptDataError(f"{what}: expected a JSON object, found {type(content).__name__}")
     return content
 
 
+def group_key(folder: str) -> str:
+    """Return the key of a group's ``zarr.json``; ``""`` is the root."""
+    return f"{folder}/{ZARR_JSON}" if folder else ZARR_JSON
+
+
 def read_group(backend: StorageBackend, folder: str, kind: str) -> dict[str, Any]:
-    """Return the attributes of one of our groups, their seal and version checked.
+    """Return the attributes of one of our groups, or of its spare copy where the file is gone or damaged.
 
     Raises
     ------
@@ -106,17 +113,22 @@ def read_group(backend: StorageBackend, folder: str, kind: str) -> dict[str, Any
     SchemaVersionError
         If a newer version of this project wrote it.
     CorruptDataError
-        If the seal does not hold, or the group is of another kind.
+        If the seal does not hold, or the group is of another kind or place.
     """
-    key = f"{folder}/{ZARR_JSON}" if folder else ZARR_JSON
-    content = read_json(backend, key)
+    return read_spared(backend, group_key(folder), lambda raw: parse_group(raw, folder, kind, where=backend.url))
+
+
+def parse_group(raw: bytes, folder: str, kind: str, *, where: str) -> dict[str, Any]:
+    """Return the attributes in a group's ``zarr.json``; raises as :func:`read_group`."""
+    key = group_key(folder)
+    content = parse_json(raw, what=key)
     attributes = content.get("attributes")
     if content.get("node_type") != "group" or not isinstance(attributes, dict) or "kind" not in attributes:
         raise CorruptDataError(f"{key}: expected a group written by this project, found another Zarr node")
     version = attributes.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise SchemaVersionError(
-            f"{backend.url}: expected schema version {SCHEMA_VERSION} or older, found {version}, written by "
+            f"{where}: expected schema version {SCHEMA_VERSION} or older, found {version}, written by "
             f"scale-pipeline {attributes.get('written_by', '(unknown)')}; install that version or a newer one"
         )
     plain = {name: value for name, value in attributes.items() if name != SEAL}
@@ -125,16 +137,61 @@ def read_group(backend: StorageBackend, folder: str, kind: str) -> dict[str, Any
             f"{key}: expected the attributes of a {kind} with a valid seal, found others; "
             "the file was damaged or edited by hand"
         )
+    if plain.get("place", folder) != folder:  # schema 1 did not say
+        raise CorruptDataError(
+            f"{key}: expected the group {folder!r}, found that of {plain['place']!r}: a misplaced file"
+        )
     return plain
 
 
+def check_writable_schema(version: object, url: str) -> None:
+    """Raise :class:`SchemaVersionError` unless a store of this schema version can be written as it is."""
+    if version != SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{url}: expected a store of schema {SCHEMA_VERSION} to write to, found schema {version}; run "
+            f"`scale upgrade {url}` first. It adds files, changes no stored value, and may be interrupted and run again"
+        )
+
+
 def create_group(backend: StorageBackend, folder: str, attributes: dict[str, Any]) -> bool:
-    """Create a group unless it is there; return whether this call made it."""
-    key = f"{folder}/{ZARR_JSON}" if folder else ZARR_JSON
+    """Create a group, and its spare copy where it has attributes, unless it is there; return whether this call made it.
+
+    A group of which only one of the two is whole gets the other back.
+    """
+    key = group_key(folder)
+    if not attributes:  # only there for who walks the tree with plain zarr
+        return _create(backend, key, group_json({}))
+    if mend_group(backend, folder, attributes["kind"]) or backend.exists(key):
+        return False
+    data = group_json({**attributes, "place": folder})
+    made = _create(backend, key, data)
+    if made:
+        _create(backend, spare_key(key), data)
+    return made
+
+
+def mend_group(backend: StorageBackend, folder: str, kind: str) -> bool:
+    """Put a group back from its copy, or its copy from the group; see :func:`pipeline.storage.spare.mend`."""
+    return mend(backend, group_key(folder), lambda raw: parse_group(raw, folder, kind, where=backend.url))
+
+
+def is_group(backend: StorageBackend, folder: str, kind: str) -> bool:
+    """Return whether there is such a group, whole or damaged, or at least a good copy of it."""
+    key = group_key(folder)
+    if backend.exists(key):
+        return True
+    try:
+        parse_group(read_small(backend, spare_key(key)), folder, kind, where=backend.url)
+    except (NotFoundError, CorruptDataError):
+        return False
+    return True
+
+
+def _create(backend: StorageBackend, key: str, data: bytes) -> bool:
     if backend.exists(key):
         return False
     try:
-        backend.create(key, group_json(attributes))
+        backend.create(key, data)
     except AlreadyExistsError:
         return False
     return True

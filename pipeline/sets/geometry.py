@@ -82,7 +82,7 @@ def vouched_rows(backend: StorageBackend, crop_set: str, key: str, layout: Array
     found = row_checksums(stored)
     for name in backend.folders(f"{crop_set}/ledger"):
         try:
-            entry = Ledger(backend, f"{crop_set}/ledger/{name}").entry(shard)
+            entry = Ledger(backend, f"{crop_set}/ledger/{name}", binding=None).entry(shard)
         except (CorruptDataError, SnapshotChangedError):
             continue
         if entry is not None:
@@ -100,7 +100,7 @@ def _check_conflicts(
         return
     vouched: dict[int, dict[int, str]] = {k: {} for k in conflicting}
     for name in backend.folders(f"{spec.crop_set}/ledger"):
-        ledger = Ledger(backend, f"{spec.crop_set}/ledger/{name}")
+        ledger = Ledger(backend, f"{spec.crop_set}/ledger/{name}", binding=None)
         try:
             entry = ledger.entry(task.shard)
         except (CorruptDataError, SnapshotChangedError):

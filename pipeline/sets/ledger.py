@@ -20,10 +20,13 @@ import pyarrow as pa
 
 from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
 from pipeline.fingerprint import canonical_json
+from pipeline.sets.binding import Binding, check_binding
+from pipeline.status import VideoStatus
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.schema import LEDGER_SCHEMA, NUMBER, PENDING, SCHEMA_VERSION
 from pipeline.storage.sealed import seal, unseal
 
+_STATUSES = frozenset(VideoStatus) | {PENDING}
 _FILE = re.compile(rf"(?:\A|/){NUMBER}-{NUMBER}\.parquet\Z")
 
 
@@ -53,7 +56,7 @@ class LedgerEntry:
     """LEDGER_SCHEMA, one line a row."""
     fingerprint_id: str
     reason: str = "new"
-    """new, appended, retry or repair."""
+    """new, appended, retry, repair or upgrade."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """sha256 of each array's shard file as it was written."""
     device: str = ""
@@ -63,6 +66,8 @@ class LedgerEntry:
     """Accepted differences to the set's fingerprint: dotted field -> [stored, this shard's]."""
     written_at: str = ""
     written_by: str = ""
+    ledger: str = ""
+    """Key of the ledger that it was written for; empty where schema 1 wrote it."""
 
     @cached_property
     def num_valid(self) -> np.ndarray:
@@ -73,6 +78,12 @@ class LedgerEntry:
     def statuses(self) -> list[str]:
         """Status of each row."""
         return self.table["status"].to_pylist()
+
+    @cached_property
+    def video_keys(self) -> np.ndarray | None:
+        """Key of each row's video; None where schema 1 wrote the entry."""
+        column = self.table["video_key"]
+        return None if column.null_count else column.to_numpy()
 
     def checksums(self, array: str) -> np.ndarray:
         """Return the crc32c of each row's bytes in an array (values, valid or geometry), uint32."""
@@ -89,7 +100,7 @@ class LedgerEntry:
 
     def encode(self) -> bytes:
         """Return the entry as a sealed Parquet file."""
-        meta = {name: getattr(self, name) for name in _META}
+        meta = {name: getattr(self, name) for name in (*_META, "ledger")}
         return seal(
             self.table, {"kind": "ledger", "schema_version": str(SCHEMA_VERSION), "entry": canonical_json(meta)}
         )
@@ -108,12 +119,16 @@ class LedgerEntry:
         table, metadata = unseal(data, LEDGER_SCHEMA, what=what)
         try:
             meta = json.loads(metadata["entry"])
-            entry = cls(table=table, **{name: meta[name] for name in _META})
+            entry = cls(table=table, ledger=str(meta.get("ledger", "")), **{name: meta[name] for name in _META})
             rows = table["row"].to_numpy()
             if not np.array_equal(rows, np.arange(entry.row_start, entry.row_stop)):
                 raise ValueError("its rows are not those it says")
             if len(rows) and table["num_valid"].to_numpy().min() < 0:
                 raise ValueError("a row with fewer than no valid crops")
+            if unknown := set(entry.statuses) - _STATUSES:
+                raise ValueError(f"unknown statuses {', '.join(sorted(unknown))}")
+            if table["video_key"].null_count not in (0, len(rows)):
+                raise ValueError("some rows name no video")
             if not all(isinstance(meta[name], dict) for name in ("digests", "versions", "differing")):
                 raise TypeError("digests, versions or differing are no mapping")
         except (KeyError, TypeError, ValueError) as err:
@@ -143,11 +158,24 @@ class Ledger:
     """The ledger of one set as it stood at one moment: names are listed once, entries read when first needed.
 
     Entries are immutable, so a name pins its content.
+
+    Parameters
+    ----------
+    binding : Binding or None
+        What every entry is held to before anybody sees it; None only for who checks that another way (repairs).
     """
 
-    def __init__(self, backend: StorageBackend, key: str, generations: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        backend: StorageBackend,
+        key: str,
+        generations: Mapping[int, int] | None = None,
+        *,
+        binding: Binding | None,
+    ) -> None:
         self._backend = backend
         self.key = key
+        self.binding = binding
         if generations is None:
             generations = {shard: all_[-1] for shard, all_ in list_generations(backend, key).items()}
         self.generations = dict(generations)
@@ -160,7 +188,7 @@ class Ledger:
         Raises
         ------
         CorruptDataError
-            If the entry is damaged.
+            If the entry is damaged, of another ledger, or of other videos than the catalogue's.
         SnapshotChangedError
             If it was removed since the names were listed.
         """
@@ -180,6 +208,10 @@ class Ledger:
                 raise CorruptDataError(
                     f"{what}: expected the entry of this shard, found {entry.shard}-{entry.generation}"
                 )
+            if entry.ledger not in ("", self.key):
+                raise CorruptDataError(f"{what}: expected an entry of this ledger, found one of {entry.ledger}")
+            if self.binding is not None:
+                check_binding(entry.video_keys, entry.row_start, entry.row_stop, self.binding, what=what)
             self._entries[shard] = entry
         return self._entries[shard]
 
@@ -189,7 +221,7 @@ class Ledger:
 
     def refreshed(self) -> Ledger:
         """Return the ledger as it stands now, keeping what was read."""
-        fresh = Ledger(self._backend, self.key)
+        fresh = Ledger(self._backend, self.key, binding=self.binding)
         fresh._entries = {s: e for s, e in self._entries.items() if fresh.generations.get(s) == e.generation}
         return fresh
 
@@ -200,8 +232,10 @@ class Ledger:
             self._entries[entry.shard] = entry
 
 
-def make_table(statuses: list[RowStatus], checksums: Mapping[str, np.ndarray]) -> pa.Table:
-    """Return the table of an entry from the rows' statuses and checksums."""
+def make_table(
+    statuses: list[RowStatus], checksums: Mapping[str, np.ndarray], video_keys: np.ndarray | None
+) -> pa.Table:
+    """Return the table of an entry from the rows' statuses, checksums and the keys of their videos."""
     n = len(statuses)
     columns: dict[str, Any] = {
         "row": [s.row for s in statuses],
@@ -213,6 +247,7 @@ def make_table(statuses: list[RowStatus], checksums: Mapping[str, np.ndarray]) -
     }
     for name in ("values", "valid", "geometry"):
         columns[f"{name}_crc32c"] = checksums.get(name, np.zeros(n, np.uint32))
+    columns["video_key"] = pa.nulls(n) if video_keys is None else video_keys
     return pa.table([pa.array(columns[f.name], f.type) for f in LEDGER_SCHEMA], schema=LEDGER_SCHEMA)
 
 

@@ -28,8 +28,10 @@ from pipeline.errors import (
     InvalidInputError,
     NotFoundError,
     ShapeMismatchError,
+    WrongVideoError,
 )
 from pipeline.sets.arrays import write_array_metadata
+from pipeline.sets.binding import Binding
 from pipeline.sets.geometry import commit_geometry
 from pipeline.sets.ledger import Ledger, LedgerEntry, RowStatus, entry_key, list_generations, make_table, pending_rows
 from pipeline.sets.reader import SetReader
@@ -65,6 +67,7 @@ class SetWriter:
         spec: SetSpec,
         *,
         num_rows: int,
+        binding: Binding,
         fingerprint_id: str,
         differing: Mapping[str, Any],
     ) -> None:
@@ -74,7 +77,8 @@ class SetWriter:
         self.differing = dict(differing)
         self._backend = backend
         self._guard = ForkGuard()
-        self._ledger = Ledger(backend, spec.ledger)
+        self._binding = binding
+        self._ledger = Ledger(backend, spec.ledger, binding=binding)
         self._claims = Claims(backend, f"{spec.ledger}/_claims")
         self._layouts: dict[str, ArrayLayout] = {}
         for array in spec.arrays:
@@ -123,6 +127,8 @@ class SetWriter:
         everything = np.arange(start, stop)
         try:
             entry = self._ledger.entry(shard)
+        except WrongVideoError:  # perhaps the catalogue is the damaged one: nothing is written over
+            raise
         except CorruptDataError:  # nothing in this shard can be believed any more: do it again
             return ShardTask(shard, everything, start, stop, generation, "retry")
         if entry is None:
@@ -181,6 +187,7 @@ class SetWriter:
                     f"{spec.label}: expected to write generation {task.generation} of shard {task.shard}, found "
                     f"generation {newest}; another worker was first"
                 )
+            keys = self._binding.keys(task.row_start, task.row_stop)
             base = self._base(task, newest)
             merged, statuses = self._merge(task, base, new, rows)
             self._grow(task.row_stop)
@@ -201,7 +208,7 @@ class SetWriter:
                 generation=task.generation,
                 row_start=task.row_start,
                 row_stop=task.row_stop,
-                table=make_table(statuses, {name: row_checksums(array) for name, array in merged.items()}),
+                table=make_table(statuses, {name: row_checksums(array) for name, array in merged.items()}, keys),
                 fingerprint_id=self.fingerprint_id,
                 reason=reason or task.reason,
                 digests=digests,
@@ -211,6 +218,7 @@ class SetWriter:
                 differing={field: list(pair) for field, pair in self.differing.items()},
                 written_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 written_by=f"{socket.gethostname()}:{os.getpid()}",
+                ledger=spec.ledger,
             )
             self._backend.create(entry_key(spec.ledger, task.shard, task.generation), entry.encode())
             if base is not None:
@@ -224,7 +232,10 @@ class SetWriter:
         if newest < 0:
             return None
         try:
-            return Ledger(self._backend, self.spec.ledger, {task.shard: newest}).entry(task.shard)
+            pinned = Ledger(self._backend, self.spec.ledger, {task.shard: newest}, binding=self._binding)
+            return pinned.entry(task.shard)
+        except WrongVideoError:
+            raise
         except CorruptDataError:
             if len(task.rows) == task.row_stop - task.row_start:  # a damaged entry, and everything is done again
                 return None
@@ -240,7 +251,8 @@ class SetWriter:
         local = task.rows - task.row_start
         if base is not None:
             kept = np.setdiff1d(np.arange(base.row_start, base.row_stop), task.rows)
-            reader = SetReader(self._backend, self.spec, Ledger(self._backend, self.spec.ledger, {}))
+            ledger = Ledger(self._backend, self.spec.ledger, {}, binding=self._binding)
+            reader = SetReader(self._backend, self.spec, ledger)
             reader.ledger.remember(base)
             old = {name: np.empty((len(kept), *array.shape[1:]), array.dtype) for name, array in merged.items()}
             reader.read(kept, old)

@@ -59,6 +59,9 @@ class StorageBackend(Protocol):
     def delete(self, key: str) -> None:
         """Remove a key; nothing happens when it is not there."""
 
+    def remove_link(self, key: str) -> None:
+        """Remove a key that is a symbolic link, wherever it leads; what it leads to stays. Nothing for other keys."""
+
     def list(self, prefix: str = "", *, recursive: bool = True) -> Listing:
         """Return (key, size in bytes) of every key in the folder `prefix`, sorted, without temporary files."""
 

@@ -180,6 +180,17 @@ class LocalBackend:
         except OSError as err:
             raise reworded(err, f"delete {key} in", self.url) from err
 
+    def remove_link(self, key: str) -> None:
+        """See :class:`StorageBackend`."""
+        path = self.root / check_key(key)
+        self._inside(path.parent, key)
+        try:
+            if path.is_symlink():
+                self.disk.unlink(path)
+                self._fsync_folder(path.parent)
+        except OSError as err:
+            raise reworded(err, f"delete {key} in", self.url) from err
+
     def list(self, prefix: str = "", *, recursive: bool = True) -> Listing:
         """See :class:`StorageBackend`."""
         return sorted((key, size) for key, size in self._walk(prefix, recursive) if not key.endswith(PARTIAL_SUFFIX))

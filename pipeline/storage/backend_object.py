@@ -194,6 +194,10 @@ class ObjectBackend:
         except NotFoundError:
             return  # Google and Azure complain, S3 does not
 
+    def remove_link(self, key: str) -> None:
+        """See :class:`pipeline.storage.backend.StorageBackend`. There are no links."""
+        check_key(key)
+
     def list(self, prefix: str = "", *, recursive: bool = True) -> Listing:
         """See :class:`pipeline.storage.backend.StorageBackend`."""
         prefix = check_prefix(prefix)

@@ -10,8 +10,8 @@ import re
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
-"""Raised whenever an older version of this project could misread what a newer one writes."""
+SCHEMA_VERSION = 2
+"""Raised whenever an older version of this project could misread what a newer one writes. Older ones stay readable."""
 
 STORE_KIND = "scale-feature-store"
 
@@ -67,9 +67,11 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("values_crc32c", pa.uint32(), nullable=False),
         pa.field("valid_crc32c", pa.uint32(), nullable=False),
         pa.field("geometry_crc32c", pa.uint32(), nullable=False),
+        pa.field("video_key", pa.uint64()),
     ]
 )
-"""One ledger entry. The checksums are over the row's little-endian bytes in each array; readers hold arrays to them."""
+"""One ledger entry. The checksums are over the row's little-endian bytes in each array; readers hold arrays to them.
+`video_key` says whose row it is (:mod:`pipeline.sets.binding`); null where schema 1 wrote the entry."""
 
 STATUS_SCHEMA = pa.schema(
     [

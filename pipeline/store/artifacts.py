@@ -21,6 +21,7 @@ from pipeline.storage.backend import StorageBackend
 from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import ARTIFACT_KINDS
 from pipeline.storage.shardfile import crc32c
+from pipeline.storage.spare import read_spared, spare_key
 
 META = "meta.json"
 
@@ -118,10 +119,12 @@ def _save(
         data = content if isinstance(content, bytes | bytearray | memoryview) else Path(content).read_bytes()
         hashes[file] = hashlib.sha256(data).hexdigest()
         backend.put(f"{folder}/{_stored_name(file, hashes[file])}", data)
-    body: dict[str, Any] = {"meta": json.loads(canonical_json(dict(meta))), "files": hashes,
+    body: dict[str, Any] = {"place": folder, "meta": json.loads(canonical_json(dict(meta))), "files": hashes,
                             "saved_at": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
     body["seal_crc32c"] = crc32c(canonical_json(body).encode())
-    backend.put(f"{folder}/{META}", json.dumps(body, indent=1).encode())
+    data = json.dumps(body, indent=1).encode()
+    backend.put(f"{folder}/{META}", data)
+    backend.put(spare_key(f"{folder}/{META}"), data)
     current = {_stored_name(f, h) for f, h in hashes.items()} | {META}
     for key, _ in backend.list(folder):
         if key.removeprefix(f"{folder}/") not in current and "_lock/" not in key:
@@ -133,29 +136,60 @@ def load_artifact(backend: StorageBackend, dataset: str, kind: str, name: str) -
     """Open an artifact; see :meth:`Dataset.artifact`."""
     folder = _folder(dataset, kind, name)
     try:
-        raw = backend.read(f"{folder}/{META}")
+        meta, files, saved_at = read_spared(backend, f"{folder}/{META}", lambda raw: parse_meta(raw, folder))
+        if not backend.exists(f"{folder}/{META}") and not _has_files(backend, folder, files):
+            raise NotFoundError("removed, and only the copy of its description is left")
     except NotFoundError:
         there = ", ".join(list_artifacts(backend, dataset, kind)) or "none"
         raise NotFoundError(f"expected {kind}/{name} in dataset {dataset}, found: {there}") from None
+    return Artifact(kind, name, meta, files, backend, folder, saved_at)
+
+
+def parse_meta(raw: bytes, folder: str) -> tuple[dict[str, Any], dict[str, str], str]:
+    """Return what an artifact's description says, its files, and when it was saved.
+
+    Raises
+    ------
+    CorruptDataError
+        If it is not the description that was written there.
+    """
+    what = f"{folder}/{META}"
     try:
         body = json.loads(raw)
         seal = body.pop("seal_crc32c")
         if seal != crc32c(canonical_json(body).encode()):
             raise ValueError("its seal does not hold")
         meta, files = dict(body["meta"]), {str(f): str(h) for f, h in body["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
-        raise CorruptDataError(f"{folder}/{META}: expected the description of an artifact, found: {err}") from err
+        if body.get("place", folder) != folder:  # schema 1 did not say
+            raise ValueError(f"it describes {body['place']}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+        raise CorruptDataError(f"{what}: expected the description of an artifact, found: {err}") from err
     for file, digest in files.items():
         check_name(file)
         if len(digest) != 64 or not all(c in "0123456789abcdef" for c in digest):
-            raise CorruptDataError(f"{folder}/{META}: expected a sha256 for {file}, found {digest!r}")
-    return Artifact(kind, name, meta, files, backend, folder, str(body.get("saved_at", "")))
+            raise CorruptDataError(f"{what}: expected a sha256 for {file}, found {digest!r}")
+    return meta, files, str(body.get("saved_at", ""))
+
+
+def _is_there(backend: StorageBackend, folder: str) -> bool:
+    """Whether an artifact is described; where only the copy is left, its files have to be there too."""
+    if backend.exists(f"{folder}/{META}"):
+        return True
+    try:
+        _, files, _ = parse_meta(backend.read(spare_key(f"{folder}/{META}")), folder)
+    except (NotFoundError, CorruptDataError):
+        return False
+    return _has_files(backend, folder, files)
+
+
+def _has_files(backend: StorageBackend, folder: str, files: Mapping[str, str]) -> bool:
+    return all(backend.exists(f"{folder}/{_stored_name(f, h)}") for f, h in files.items())
 
 
 def list_artifacts(backend: StorageBackend, dataset: str, kind: str) -> list[str]:
     """Return the names of the artifacts of a kind."""
     folder = f"{dataset}/{_checked_kind(kind)}"
-    return [name for name in backend.folders(folder) if backend.exists(f"{folder}/{name}/{META}")]
+    return [name for name in backend.folders(folder) if _is_there(backend, f"{folder}/{name}")]
 
 
 def _folder(dataset: str, kind: str, name: str) -> str:

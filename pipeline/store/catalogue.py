@@ -7,13 +7,10 @@ the numbering of the rows is the one thing that running again could not restore.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +19,6 @@ import pyarrow.compute as pc
 from pipeline.errors import (
     AlreadyExistsError,
     ConflictError,
-    CorruptDataError,
     InvalidInputError,
     NotFoundError,
     ShapeMismatchError,
@@ -31,17 +27,15 @@ from pipeline.errors import (
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.schema import (
     CATALOGUE_SCHEMA,
-    NUMBER,
     SCHEMA_VERSION,
     catalogue_copy_key,
     catalogue_key,
-    catalogue_prefix,
 )
-from pipeline.storage.sealed import check_seal, seal, unseal
+from pipeline.storage.sealed import seal
+from pipeline.store.commits import Commits, count_commits
 
 MAX_SCANS = 16
 """Lookups of one video that scan the ids (1 ms for 250,000); then a dict of all of them is made (80 ms) and kept."""
-_FILE = re.compile(rf"(?:\A|/)videos-{NUMBER}\.parquet\Z")
 _OFFERED = tuple(n for n in CATALOGUE_SCHEMA.names if n not in ("row", "added_at"))
 
 
@@ -58,14 +52,6 @@ class AppendedVideos:
     """Rows after the append."""
 
 
-def commit_numbers(backend: StorageBackend, dataset: str, *, copies: bool = False) -> tuple[int, ...]:
-    """Return the numbers of the catalogue files (or of their spare copies) that are there, ascending."""
-    folder = catalogue_prefix(dataset) + ("/_copies" if copies else "")
-    listed = backend.list(folder, recursive=False)
-    found = (_FILE.search(key) for key, _ in listed)
-    return tuple(sorted(int(match[1]) for match in found if match))
-
-
 class Catalogue:
     """The catalogue as it stood at one moment: a number of commits. Files are read when first needed.
 
@@ -78,41 +64,21 @@ class Catalogue:
     def __init__(self, backend: StorageBackend, dataset: str, num_commits: int | None = None) -> None:
         self._backend = backend
         self._dataset = dataset
-        self.num_commits = self._count() if num_commits is None else num_commits
+        self.num_commits = count_commits(backend, dataset) if num_commits is None else num_commits
+        self.commits = Commits(backend, dataset, self.num_commits)
         self._num_scans = 0
-        self._commits: dict[int, tuple[pa.Table, dict[str, str]]] = {}
-        self._digests: dict[int, str] = {}
-
-    def _count(self) -> int:
-        numbers = commit_numbers(self._backend, self._dataset)
-        if not numbers:
-            return 0
-        count = numbers[-1] + 1
-        if len(numbers) != count:
-            known = {*numbers, *commit_numbers(self._backend, self._dataset, copies=True)}
-            missing = list(islice((n for n in range(count) if n not in known), 5))
-            if missing:
-                raise CorruptDataError(
-                    f"dataset {self._dataset}: expected catalogue files 0..{count - 1}, found no number "
-                    f"{', '.join(map(str, missing))}; restore it from a backup, or remove number {count - 1} if no "
-                    "writer made it"
-                )
-        return count
 
     @cached_property
     def num_rows(self) -> int:
         """Rows in all commits."""
-        if not self.num_commits:
-            return 0
-        table, metadata = self.commit(self.num_commits - 1)
-        return int(metadata["first_row"]) + table.num_rows
+        return self.commits[self.num_commits - 1].stop if self.num_commits else 0
 
     @cached_property
     def videos(self) -> pa.Table:
         """The catalogue, ordered by row."""
         if not self.num_commits:
             return CATALOGUE_SCHEMA.empty_table()
-        return pa.concat_tables([self.commit(n)[0] for n in range(self.num_commits)])
+        return pa.concat_tables([commit.table for commit in self.commits.chain()])
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -164,39 +130,7 @@ class Catalogue:
 
     def digests(self) -> list[str]:
         """Return the sha256 of each commit's file."""
-        for n in range(self.num_commits):
-            if n not in self._digests:
-                self._digests[n] = hashlib.sha256(self._bytes(n)).hexdigest()
-        return [self._digests[n] for n in range(self.num_commits)]
-
-    def _bytes(self, number: int) -> bytes:
-        """Return the checked bytes of a commit, from its copy where the file itself is damaged."""
-        key = catalogue_key(self._dataset, number)
-        try:
-            data = self._backend.read(key)
-            check_seal(data, what=key)
-        except (CorruptDataError, NotFoundError):
-            try:
-                data = self._backend.read(catalogue_copy_key(self._dataset, number))
-                check_seal(data, what=key)
-            except NotFoundError:
-                raise CorruptDataError(
-                    f"{key}: expected a catalogue file that matches its seal, found damage and no spare copy; "
-                    "restore it from a backup"
-                ) from None
-        return data
-
-    def commit(self, number: int) -> tuple[pa.Table, dict[str, str]]:
-        """Return one commit's table and metadata."""
-        if number not in self._commits:
-            what = catalogue_key(self._dataset, number)
-            table, metadata = unseal(self._bytes(number), CATALOGUE_SCHEMA, what=what)
-            first = int(metadata.get("first_row", "-1"))
-            rows = table["row"].to_numpy()
-            if first < 0 or not np.array_equal(rows, np.arange(first, first + len(rows))):
-                raise CorruptDataError(f"{what}: expected rows from {first} on without gaps, found others")
-            self._commits[number] = (table, metadata)
-        return self._commits[number]
+        return [commit.digest for commit in self.commits.chain()]
 
     def append(self, table: pa.Table) -> tuple[Catalogue, AppendedVideos]:
         """Add the videos that are not there yet; see :meth:`Dataset.append_videos`."""
@@ -209,7 +143,7 @@ class Catalogue:
                 return seen, AppendedVideos(0, num_known, first, first)
             data = seal(
                 _numbered(new, first),
-                {"kind": "catalogue", "schema_version": str(SCHEMA_VERSION), "first_row": str(first)},
+                seen._footer(first),
             )
             try:
                 self._backend.create(catalogue_key(self._dataset, seen.num_commits), data)
@@ -224,8 +158,14 @@ class Catalogue:
                 continue
             self._backend.put(catalogue_copy_key(self._dataset, seen.num_commits), data)
             after = Catalogue(self._backend, self._dataset, seen.num_commits + 1)
-            after._commits.update(seen._commits)
+            after.commits.take_over(seen.commits)
             return after, AppendedVideos(new.num_rows, num_known, first, first + new.num_rows)
+
+    def _footer(self, first_row: int) -> dict[str, str]:
+        """Return what the next commit says about itself."""
+        previous = self.commits[self.num_commits - 1].digest if self.num_commits else ""
+        return {"kind": "catalogue", "schema_version": str(SCHEMA_VERSION), "first_row": str(first_row),
+                "dataset": self._dataset, "number": str(self.num_commits), "previous": previous}  # fmt: skip
 
     def _new_of(self, offered: pa.Table) -> tuple[pa.Table, int]:
         """Return the offered videos that are new, and how many are known."""

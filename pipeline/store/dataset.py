@@ -26,12 +26,14 @@ from pipeline.sets.set_files import (
 from pipeline.storage import schema
 from pipeline.storage.guard import ForkGuard
 from pipeline.storage.layout import num_shards
+from pipeline.store.appending import append_videos, mended_catalogue
 from pipeline.store.artifacts import Artifact, list_artifacts, load_artifact, save_artifact
 from pipeline.store.catalogue import AppendedVideos, Catalogue
 from pipeline.store.new_sets import drop_embedding_set, open_or_create_set
 from pipeline.store.pinned_sets import PinnedNames, PinnedSets
 from pipeline.store.progress import embedding_set_info, feature_set_info, snapshot_id, status_table
 from pipeline.store.selection import Selection, check_rows
+from pipeline.store.video_rows import VideoRows
 
 if TYPE_CHECKING:
     from pipeline.recipe.crops import CropPolicy, CropPolicyBase
@@ -61,15 +63,25 @@ class Dataset:
         self._guard = ForkGuard()
         self.name = name
         self.shard_rows = shard_rows
-        self._catalogue = Catalogue(self._backend, name, num_commits)
-        self._sets = PinnedSets(self._backend, name, pinned)
+        self._pinned = Catalogue(self._backend, name, num_commits)
+        self._rows = VideoRows(self._backend, name, self._pinned)
+        self._sets = PinnedSets(self._backend, name, self._rows, pinned)
+        self._is_whole = False
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}, {self.num_rows} videos, {self._store.url!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        pinned = (self._catalogue.num_commits, self._sets.pinned())
+        pinned = (self._pinned.num_commits, self._sets.pinned())
         return _reopened, (self._store, self.name, self.shard_rows, *pinned)
+
+    @property
+    def _catalogue(self) -> Catalogue:
+        """The catalogue, once no ledger knows rows that it lacks: with fewer rows than there are nobody is answered."""
+        if not self._is_whole:
+            self._sets.check_catalogue(self._pinned.num_rows, self.shard_rows)
+            self._is_whole = True
+        return self._pinned
 
     def refresh(self) -> Dataset:
         """Return a new handle that sees the present."""
@@ -108,9 +120,11 @@ class Dataset:
         ------
         VideoChangedError
             If a known id has another sha256; nothing is added.
+        WrongVideoError
+            If a ledger or an array knows rows that the catalogue lacks: new videos would get them.
         """
         self._check_writable()
-        self._catalogue, appended = self._catalogue.append(table)
+        self._pinned, appended = append_videos(self._backend, self.name, self._pinned, table)
         return appended
 
     def define_crop_set(self, name: str, policy: CropPolicyBase) -> None:
@@ -206,7 +220,7 @@ class Dataset:
         )
         differing = check_same(stored["fingerprint"], fingerprint, what=spec.label, accept=accept)
         return FeatureWriter(
-            self._backend, spec, num_rows=Catalogue(self._backend, self.name).num_rows,
+            self._backend, spec, num_rows=mended_catalogue(self._backend, self.name).num_rows, binding=self._rows,
             fingerprint_id=stored["fingerprint_id"], differing=differing,
         )  # fmt: skip
 
@@ -228,7 +242,7 @@ class Dataset:
         stored = open_or_create_set(self._backend, self.name, spec, attributes, fingerprint)
         differing = check_same(stored["fingerprint"], fingerprint, what=spec.label, accept=accept)
         return EmbeddingWriter(
-            self._backend, spec, num_rows=Catalogue(self._backend, self.name).num_rows,
+            self._backend, spec, num_rows=mended_catalogue(self._backend, self.name).num_rows, binding=self._rows,
             fingerprint_id=stored["fingerprint_id"], differing=differing,
         )  # fmt: skip
 
@@ -319,6 +333,10 @@ class Dataset:
         """
         self._guard.check()
         return snapshot_id(self.name, self._catalogue, self._sets.ledgers(crops, feature_set, embedding))
+
+    def ledger(self, crops: str | None, name: str) -> Ledger:
+        """Return the ledger of a feature set, or of an embedding set (`crops` None), as it stands now."""
+        return self._sets.ledger_now(crops, name)
 
     def _reader(self, crops: str, feature_set: str) -> SetReader:
         self._guard.check()

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.errors import AlreadyExistsError, ConflictError, InvalidInputError, NotFoundError, StoreNotFoundError
 from pipeline.names import check_name
-from pipeline.sets.arrays import create_group, read_group
+from pipeline.sets.arrays import check_writable_schema, create_group, is_group, read_group
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.guard import ForkGuard
 from pipeline.storage.layout import check_shard_rows
@@ -97,13 +97,13 @@ class FeatureStore:
         StoreNotFoundError
             If there is none at this address.
         SchemaVersionError
-            If a newer version of this project wrote it; says which.
+            If a newer version of this project wrote it (says which), or if it is to be written and of an older schema.
         """
         if mode not in ("r", "a"):
             raise InvalidInputError(f"expected mode 'r' or 'a', found {mode!r}")
         backend = open_backend(url, writable=mode == "a")
         try:
-            read_group(backend, "", STORE_KIND)
+            attributes = read_group(backend, "", STORE_KIND)
         except StoreNotFoundError:
             raise
         except NotFoundError:
@@ -111,6 +111,8 @@ class FeatureStore:
                 f"expected a feature store at {backend.url}, found no {ZARR_JSON} there; check the address, or make "
                 "one with FeatureStore.create"
             ) from None
+        if mode == "a":
+            check_writable_schema(attributes.get("schema_version"), backend.url)
         return cls(backend, mode)
 
     @classmethod
@@ -132,7 +134,8 @@ class FeatureStore:
     def datasets(self) -> list[str]:
         """Return the names of the datasets."""
         self._guard.check()
-        return [name for name in self.backend.folders() if self.backend.exists(f"{name}/{ZARR_JSON}")]
+        names = (name for name in self.backend.folders() if not name.startswith("_"))
+        return [name for name in names if is_group(self.backend, name, "dataset")]
 
     def create_dataset(self, name: str, shard_rows: int = 256) -> Dataset:
         """Make a dataset; nothing happens when it is there with the same `shard_rows`.

@@ -9,11 +9,12 @@ from typing import Any
 from pipeline.errors import FingerprintMismatchError, NotFoundError
 from pipeline.fingerprint import canonical_json, check_same
 from pipeline.fingerprint import fingerprint as hash_of
-from pipeline.sets.arrays import create_group, read_group, write_array_metadata
+from pipeline.sets.arrays import create_group, group_key, mend_group, read_group, write_array_metadata
 from pipeline.sets.set_files import SetSpec
 from pipeline.storage import schema
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.locks import exclusive
+from pipeline.storage.spare import is_there, spare_key
 from pipeline.store.catalogue import Catalogue
 
 
@@ -47,7 +48,7 @@ def open_or_create_set(
         if spec.crop_set is None:
             create_group(backend, f"{dataset}/embeddings", {})
         with exclusive(backend, spec.crop_set or spec.ledger):
-            if not backend.exists(f"{spec.group}/{schema.ZARR_JSON}"):
+            if not is_there(backend, f"{spec.group}/{schema.ZARR_JSON}"):
                 for array in spec.arrays:
                     write_array_metadata(
                         backend, array.key, array.layout, num_rows, array.dimension_names,
@@ -59,6 +60,7 @@ def open_or_create_set(
         stored = read_group(backend, spec.group, kind)
     else:
         with exclusive(backend, spec.crop_set or spec.ledger):
+            mend_group(backend, spec.group, kind)
             for array in spec.arrays:
                 write_array_metadata(backend, array.key, array.layout, num_rows, array.dimension_names)
     found = (stored.get("dim"), stored.get("dtype"), stored.get("shard_rows"))
@@ -75,11 +77,15 @@ def open_or_create_set(
 def drop_embedding_set(backend: StorageBackend, dataset: str, name: str) -> None:
     """Remove an embedding set with its ledger; nothing happens when it is not there."""
     folder, ledger = schema.embedding_set_key(dataset, name), schema.embedding_ledger_key(dataset, name)
-    if not backend.exists(f"{folder}/{schema.ZARR_JSON}") and not backend.list(folder):
+    group = group_key(folder)
+    if not is_there(backend, group) and not backend.list(folder):
         return
     with exclusive(backend, ledger):
-        backend.delete(f"{folder}/{schema.ZARR_JSON}")  # first: from here on there is no such set
-        for prefix in (ledger, folder):
-            for key, _ in backend.list(prefix):
-                if "/_lock/" not in key:
-                    backend.delete(key)
+        for key, _ in backend.list(ledger):  # first: without entries nothing of it counts any more, wherever this ends
+            if "/_lock/" not in key:
+                backend.delete(key)
+        backend.delete(spare_key(group))
+        backend.delete(group)
+        for key, _ in backend.list(folder):
+            if "/_lock/" not in key:
+                backend.delete(key)

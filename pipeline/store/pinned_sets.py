@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from pipeline.errors import NotFoundError
+from pipeline.errors import CorruptDataError, NotFoundError, WrongVideoError
+from pipeline.sets.arrays import is_group
+from pipeline.sets.binding import Binding
 from pipeline.sets.ledger import Ledger
 from pipeline.sets.reader import SetReader
 from pipeline.sets.set_files import open_embedding_set, open_feature_set
@@ -21,20 +23,26 @@ class PinnedSets:
 
     Parameters
     ----------
+    binding : Binding
+        What every ledger entry is held to.
     pinned : PinnedNames, optional
         What another handle saw (:meth:`pinned`); None: what is there now.
     """
 
-    def __init__(self, backend: StorageBackend, dataset: str, pinned: PinnedNames | None = None) -> None:
+    def __init__(
+        self, backend: StorageBackend, dataset: str, binding: Binding, pinned: PinnedNames | None = None
+    ) -> None:
         self._backend = backend
         self._dataset = dataset
+        self._binding = binding
         self._ledgers: dict[SetKey, Ledger] = {}
         self._readers: dict[SetKey, SetReader] = {}
         self._feature_sets: dict[str, list[str]] = {}
         if pinned is not None:
             self._feature_sets = {crops: list(names) for crops, names in pinned[0].items()}
             for (crops, name), generations in pinned[1].items():
-                self._ledgers[crops, name] = Ledger(backend, self._ledger_key(crops, name), generations)
+                key = self._ledger_key(crops, name)
+                self._ledgers[crops, name] = Ledger(backend, key, generations, binding=binding)
             return
         self._look()
 
@@ -50,20 +58,30 @@ class PinnedSets:
     def _look(self) -> None:
         backend, dataset = self._backend, self._dataset
         for crops in backend.folders(f"{dataset}/crops"):
-            if not self._is_made(schema.crop_set_key(dataset, crops)):
+            if not is_group(backend, schema.crop_set_key(dataset, crops), "crop_set"):
                 continue
             found = backend.folders(f"{dataset}/crops/{crops}/features")
-            made = [f for f in found if self._is_made(schema.feature_set_key(dataset, crops, f))]
+            made = [f for f in found if is_group(backend, schema.feature_set_key(dataset, crops, f), "feature_set")]
             self._feature_sets[crops] = made
             for feature_set in made:
-                self._ledgers[crops, feature_set] = Ledger(backend, self._ledger_key(crops, feature_set))
+                key = self._ledger_key(crops, feature_set)
+                self._ledgers[crops, feature_set] = Ledger(backend, key, binding=self._binding)
         for name in backend.folders(f"{dataset}/embeddings"):
-            if self._is_made(schema.embedding_set_key(dataset, name)):
-                self._ledgers[None, name] = Ledger(backend, self._ledger_key(None, name))
+            if is_group(backend, schema.embedding_set_key(dataset, name), "embedding_set"):
+                self._ledgers[None, name] = Ledger(backend, self._ledger_key(None, name), binding=self._binding)
 
-    def _is_made(self, folder: str) -> bool:
-        """Whether a set was ever finished being made: its group comes last."""
-        return self._backend.exists(f"{folder}/{schema.ZARR_JSON}")
+    def check_catalogue(self, num_rows: int, shard_rows: int) -> None:
+        """Raise :class:`WrongVideoError` if a ledger knows rows that the catalogue, looked at again, lacks."""
+        for ledger in self._ledgers.values():
+            last = max(ledger.generations, default=-1)
+            if (last + 1) * shard_rows <= num_rows:
+                continue  # what the name says is enough: the shard lies inside
+            try:
+                ledger.entry(last)
+            except WrongVideoError:
+                raise
+            except CorruptDataError:
+                continue  # who reads it is told
 
     def crop_sets(self) -> list[str]:
         """Return the names of the crop sets."""
@@ -87,6 +105,10 @@ class PinnedSets:
         if crops is None:
             raise self.unknown("embedding set", name, self.embedding_sets())
         raise self.unknown(f"feature set of {crops}", name, self.feature_sets(crops))
+
+    def ledger_now(self, crops: str | None, name: str) -> Ledger:
+        """Return a ledger as it stands now, of a set that may be younger than this handle."""
+        return Ledger(self._backend, self._ledger_key(crops, name), binding=self._binding)
 
     def reader(self, crops: str | None, name: str) -> SetReader:
         """Return the reader of a set, always the same one; NotFoundError as for :meth:`ledger`."""

@@ -18,7 +18,9 @@ from pipeline.storage.schema import shard_key
 from pipeline.storage.sealed import check_seal
 from pipeline.storage.shardfile import encode_shard
 from pipeline.store.artifacts import META, list_artifacts, load_artifact
-from pipeline.store.catalogue import Catalogue, commit_numbers
+from pipeline.store.catalogue import Catalogue
+from pipeline.store.commits import commit_numbers
+from pipeline.store.video_rows import VideoRows
 from pipeline.verify.findings import Problem
 from pipeline.verify.verify_set import SetCheck
 
@@ -43,6 +45,7 @@ class DatasetCheck:
         self.problems: list[Problem] = []
         self.num_rows = self.num_bytes = 0
         self._num_videos: int | None = None
+        self._binding: VideoRows | None = None
         attributes = read_group(self._backend, name, "dataset")
         self._shard_rows = int(attributes["shard_rows"])
         self._specs = self._open_sets()
@@ -52,7 +55,9 @@ class DatasetCheck:
         """Check everything, yielding after every shard."""
         self._check_catalogue()
         for spec in self._specs:
-            check = SetCheck(self._backend, spec, num_videos=self._num_videos, repair=self._repair)
+            check = SetCheck(
+                self._backend, spec, num_videos=self._num_videos, binding=self._binding, repair=self._repair
+            )
             yield from check.run()
             self.problems.extend(check.problems)
             self.num_rows += check.num_rows
@@ -107,6 +112,7 @@ class DatasetCheck:
         try:
             catalogue = Catalogue(self._backend, self._name)
             self._num_videos = catalogue.num_rows
+            self._binding = VideoRows(self._backend, self._name, catalogue)
             ids = catalogue.videos["video_id"].to_pylist()
             if len(set(ids)) != len(ids):
                 self._found("damaged catalogue", schema.catalogue_prefix(self._name), "a video id stands in two rows")

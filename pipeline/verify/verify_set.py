@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
 from pipeline.sets.arrays import read_layout, write_array_metadata
+from pipeline.sets.binding import Binding
 from pipeline.sets.ledger import Ledger, LedgerEntry, RowStatus, entry_key, list_generations, make_table
 from pipeline.sets.mapped import ShardRows, open_shard, open_shard_file
 from pipeline.sets.set_files import ArraySpec, SetSpec, stored_layout
@@ -25,10 +26,13 @@ from pipeline.verify.findings import Problem
 class SetCheck:
     """The check of one set; see :class:`pipeline.verify.verify_dataset.DatasetCheck`."""
 
-    def __init__(self, backend: StorageBackend, spec: SetSpec, *, num_videos: int | None, repair: bool) -> None:
+    def __init__(
+        self, backend: StorageBackend, spec: SetSpec, *, num_videos: int | None, binding: Binding | None, repair: bool
+    ) -> None:
         self._backend = backend
         self._spec = spec
         self._num_videos = num_videos
+        self._binding = binding
         self._repair = repair
         self.problems: list[Problem] = []
         self.num_rows = self.num_bytes = 0
@@ -90,7 +94,7 @@ class SetCheck:
     def _entry(self, shard: int, generation: int) -> LedgerEntry | None:
         """Return an entry, None where it is damaged. A storage that does not answer is no reason to drop anything."""
         try:
-            return Ledger(self._backend, self._spec.ledger, {shard: generation}).entry(shard)
+            return Ledger(self._backend, self._spec.ledger, {shard: generation}, binding=None).entry(shard)
         except (CorruptDataError, SnapshotChangedError):
             return None
 
@@ -100,12 +104,17 @@ class SetCheck:
         if self._num_videos is not None and entry.row_stop > self._num_videos:
             what = f"covers rows up to {entry.row_stop}, the catalogue has {self._num_videos}"
             self._found("outside catalogue", where, what)
+            return  # whose rows these are is not known: nothing of them is touched
         present = np.flatnonzero(entry.num_valid > 0)
-        if not present.size:
-            return
         bad = np.zeros(len(entry.num_valid), bool)
+        keys = self._keys(entry.row_start, entry.row_stop)
+        if keys is not None and entry.video_keys is not None and (entry.video_keys != keys).any():
+            bad |= entry.video_keys != keys
+            others = entry.row_start + np.flatnonzero(bad)
+            what = f"row(s) {', '.join(map(str, others[:5].tolist()))} hold the results of other videos"
+            self._found("other videos", where, what, self._dropped(), rows=len(others))
         opened: dict[str, ShardRows] = {}
-        for array in self._spec.arrays:
+        for array in self._spec.arrays if present.size else ():
             rows = self._good_array(array, entry, present, bad)
             if rows is not None:
                 opened[array.name] = rows
@@ -115,7 +124,7 @@ class SetCheck:
             if self._repair:
                 self._drop_rows(entry, bad, opened)
             return
-        for name in ("values", "valid"):
+        for name in ("values", "valid") if present.size else ():
             self._check_digest(entry, self._spec.array(name), opened)
 
     def _good_array(
@@ -229,7 +238,13 @@ class SetCheck:
                     RowStatus(r, PENDING, "its ledger entry was damaged", attempts=0) for r in range(start, stop)
                 ]
                 base = LedgerEntry(
-                    shard, generations[-1], start, stop, make_table(statuses, {}), fingerprint_id="", reason="repair"
+                    shard,
+                    generations[-1],
+                    start,
+                    stop,
+                    make_table(statuses, {}, self._keys(start, stop)),
+                    fingerprint_id="",
+                    reason="repair",
                 )
                 self._commit(base, statuses, {}, np.empty(0, np.int64))
             else:
@@ -274,12 +289,18 @@ class SetCheck:
             self._backend.put(shard_key(array.key, entry.shard, layout.ndim), data)
             digests[array.name] = hashlib.sha256(data).hexdigest()
             checksums[array.name] = row_checksums(rows)
+        keys = self._keys(entry.row_start, entry.row_stop)
         after = replace(
-            entry, generation=entry.generation + 1, table=make_table(statuses, checksums), digests=digests,
-            reason="repair",
+            entry, generation=entry.generation + 1, table=make_table(statuses, checksums, keys), digests=digests,
+            reason="repair", ledger=self._spec.ledger,
         )  # fmt: skip
         self._backend.create(entry_key(self._spec.ledger, after.shard, after.generation), after.encode())
         self._sweep_previous(after)
+
+    def _keys(self, start: int, stop: int) -> np.ndarray | None:
+        """Return the keys of the catalogue's videos in these rows."""
+        inside = self._num_videos is not None and stop <= self._num_videos
+        return self._binding.keys(start, stop) if self._binding is not None and inside else None
 
     def _sweep_previous(self, entry: LedgerEntry) -> None:
         """Remove what was set aside for generations that have been replaced."""
@@ -310,7 +331,7 @@ class SetCheck:
                             fixed = "deleted"
                 self._found("orphan", key, "a shard without a ledger entry: its writer was killed", fixed)
             _, rows = read_layout(self._backend, array.key)
-            last = Ledger(self._backend, self._spec.ledger)
+            last = Ledger(self._backend, self._spec.ledger, binding=None)
             stop = max((e.row_stop for s in last.generations if (e := self._entry(s, last.generations[s]))), default=0)
             if rows < stop:
                 if self._repair:

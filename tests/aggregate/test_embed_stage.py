@@ -10,6 +10,7 @@ from aggregate.network.saving import load_model
 from aggregate.stage import plan_embed, plan_train, run_embed, run_train
 from pipeline.events import Note
 from pipeline.storage.schema import PENDING
+from pipeline.verify.verify_store import verify_store
 from tests.support.stores import fill, video_table
 from tests.support.toy_training import HERE, recipe, run_all, toy
 
@@ -97,3 +98,21 @@ def test_two_runs_at_once_share_the_shards(tmp_path):
     assert first == {"shards_done": 1, "shards_skipped": 2}
     assert second[0] == {"shards_done": 2, "shards_skipped": 1}
     assert store.dataset("toy").select().embeddings("scale").valid.all()
+
+
+def test_embeddings_that_a_repair_dropped_are_made_again(tmp_path):
+    store, chosen = toy(tmp_path), recipe()
+    run_all(store, chosen)
+    before = np.array(store.dataset("toy").select().embeddings("scale").values)
+    shard = sorted(tmp_path.rglob("embeddings/scale/values/c.0.0"))[0]
+    damaged = bytearray(shard.read_bytes())
+    damaged[5] ^= 16
+    shard.write_bytes(damaged)
+    assert verify_store(store, repair=True).is_clean
+    assert not store.dataset("toy").select().embeddings("scale").valid.all()
+    assert not plan_embed(chosen, store, HERE).is_empty
+    assert run_embed(plan_embed(chosen, store, HERE), store, HERE).did["shards_done"] == 1
+    after = store.dataset("toy").select().embeddings("scale")
+    np.testing.assert_array_equal(after.values, before)
+    assert after.valid.all()
+    assert plan_embed(chosen, store, HERE).is_empty

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -202,5 +203,8 @@ def test_forged_metadata_is_refused_cheaply(tmp_path: Path, array: str, name: st
 def test_group_metadata_that_is_none(tmp_path: Path, where: str, text: str) -> None:
     make_store(tmp_path / "store", num_videos=2)
     (tmp_path / "store" / where).write_text(text, encoding="latin-1")
+    check_features(FeatureStore.open(tmp_path / "store").dataset("toy"))  # the copy serves
+    for copies in ("_copies", "toy/_copies"):
+        shutil.rmtree(tmp_path / "store" / copies)
     with pytest.raises(CorruptDataError):
         FeatureStore.open(tmp_path / "store").dataset("toy").select().features(CROPS, FEATURES)

@@ -79,7 +79,7 @@ def test_a_store_with_tightly_packed_shards_is_read_verified_repaired_and_contin
     features = f"toy/crops/{CROPS}/features/{FEATURE_SET}"
     layout = ArrayLayout((2, 60_001), np.dtype("<f2"), 8, 1)
     ledger_key = f"toy/crops/{CROPS}/ledger/{FEATURE_SET}"
-    ledger = Ledger(backend, ledger_key)
+    ledger = Ledger(backend, ledger_key, binding=None)
     for shard in (0, 1):
         key = f"{features}/values/c.{shard}.0.0"
         opened = open_shard_file(backend, key, layout)

@@ -1,0 +1,226 @@
+"""The catalogue's commits as files: which there are, which bytes are the right ones, where a copy has to serve.
+
+A commit's footer says which number it is, of which dataset, at which row it begins, and the sha256 of the commit
+before it. So a file that is damaged, swapped, old or missing is noticed, and its copy under ``_copies`` serves
+instead. Commits of schema 1 say only where they begin: they are held to the end of the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import CorruptDataError, NotFoundError, PipelineError, SchemaVersionError, UnsafeNameError
+from pipeline.storage.backend import StorageBackend
+from pipeline.storage.schema import CATALOGUE_SCHEMA, NUMBER, catalogue_copy_key, catalogue_key, catalogue_prefix
+from pipeline.storage.sealed import unseal
+
+_FILE = re.compile(rf"(?:\A|/)videos-{NUMBER}\.parquet\Z")
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit whose seal holds and which is what its name says."""
+
+    data: bytes
+    table: pa.Table
+    metadata: Mapping[str, str]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the file."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def first_row(self) -> int:
+        """Row of its first video."""
+        return int(self.metadata["first_row"])
+
+    @property
+    def stop(self) -> int:
+        """Row after its last video."""
+        return self.first_row + self.table.num_rows
+
+    @property
+    def names_itself(self) -> bool:
+        """Whether it says which number it is; a commit of schema 1 does not."""
+        return "number" in self.metadata
+
+    def follows(self, before: Commit | None) -> bool:
+        """Whether it is the commit after `before` (None: the first)."""
+        if self.first_row != (0 if before is None else before.stop):
+            return False
+        previous = self.metadata.get("previous", "")
+        return not previous or (before is not None and previous == before.digest)
+
+
+def commit_numbers(backend: StorageBackend, dataset: str, *, copies: bool = False) -> tuple[int, ...]:
+    """Return the numbers of the catalogue files (or of their spare copies) that are there, ascending."""
+    folder = catalogue_prefix(dataset) + ("/_copies" if copies else "")
+    listed = backend.list(folder, recursive=False)
+    found = (_FILE.search(key) for key, _ in listed)
+    return tuple(sorted(int(match[1]) for match in found if match))
+
+
+def count_commits(backend: StorageBackend, dataset: str) -> int:
+    """Return how many commits there are, those of which only the copy is left included.
+
+    Raises
+    ------
+    CorruptDataError
+        If there are gaps.
+    """
+    known = {*commit_numbers(backend, dataset), *commit_numbers(backend, dataset, copies=True)}
+    count = max(known, default=-1) + 1
+    if len(known) != count:
+        missing = list(islice((n for n in range(count) if n not in known), 5))
+        raise CorruptDataError(
+            f"dataset {dataset}: expected catalogue files 0..{count - 1}, found no number "
+            f"{', '.join(map(str, missing))}; restore it from a backup, or remove number {count - 1} if no "
+            "writer made it"
+        )
+    return count
+
+
+def read_candidates(backend: StorageBackend, dataset: str, number: int) -> tuple[list[Commit], list[str]]:
+    """Return what may be this commit (the file, then its copy where that differs), and what is wrong with the others.
+
+    Raises
+    ------
+    SchemaVersionError
+        If a newer version of this project wrote it.
+    StorageError
+        If the storage does not answer.
+    """
+    good: list[Commit] = []
+    reasons: list[str] = []
+    for key in (catalogue_key(dataset, number), catalogue_copy_key(dataset, number)):
+        try:
+            data = backend.read(key)
+            if not any(commit.data == data for commit in good):
+                good.append(parse_commit(data, dataset, number, what=key))
+        except SchemaVersionError:
+            raise
+        except NotFoundError:
+            reasons.append(f"{key}: expected a catalogue file, found none")
+        except (CorruptDataError, UnsafeNameError) as err:
+            reasons.append(str(err))
+    return good, reasons
+
+
+def parse_commit(data: bytes, dataset: str, number: int, *, what: str) -> Commit:
+    """Return a commit that was read as number `number` of `dataset`.
+
+    Raises
+    ------
+    CorruptDataError
+        If its seal does not hold, or it is another commit.
+    """
+    table, metadata = unseal(data, CATALOGUE_SCHEMA, what=what)
+    try:
+        first = int(metadata.get("first_row", "-1"))
+    except ValueError:
+        first = -1
+    rows = table["row"].to_numpy()
+    if first < 0 or not np.array_equal(rows, np.arange(first, first + len(rows))):
+        raise CorruptDataError(f"{what}: expected rows from {first} on without gaps, found others")
+    said = (metadata.get("dataset", dataset), metadata.get("number", str(number)))
+    if said != (dataset, str(number)) or (first == 0) != (number == 0):
+        raise CorruptDataError(
+            f"{what}: expected commit {number} of dataset {dataset}, found commit {metadata.get('number', 'unknown')} "
+            f"of {said[0]}, which begins at row {first}: a file of another name was put there"
+        )
+    return Commit(data, table, metadata)
+
+
+class Commits:
+    """The first `count` commits of a dataset, each read when it is first asked for."""
+
+    def __init__(self, backend: StorageBackend, dataset: str, count: int) -> None:
+        self._backend = backend
+        self._dataset = dataset
+        self.count = count
+        self._read: dict[int, Commit] = {}
+
+    def __getitem__(self, number: int) -> Commit:
+        """Return one commit.
+
+        Raises
+        ------
+        CorruptDataError
+            If neither the file nor its copy is the right one.
+        """
+        if number not in self._read:
+            candidates, reasons = read_candidates(self._backend, self._dataset, number)
+            if len(candidates) == 1 and candidates[0].names_itself:
+                self._read[number] = candidates[0]
+            else:
+                self._read[number] = self._choose(number, candidates, reasons)
+        return self._read[number]
+
+    def chain(self) -> list[Commit]:
+        """Return all commits, each held to the one before it."""
+        found: list[Commit] = []
+        for number in range(self.count):
+            commit = self[number]
+            before = found[-1] if found else None
+            if not commit.follows(before):
+                commit = self._choose(number, *read_candidates(self._backend, self._dataset, number))
+                self._read[number] = commit
+            found.append(commit)
+        return found
+
+    def take_over(self, other: Commits) -> None:
+        """Keep what another handle of the same dataset has read."""
+        self._read.update({n: commit for n, commit in other._read.items() if n < self.count})
+
+    def _choose(self, number: int, candidates: list[Commit], reasons: list[str]) -> Commit:
+        """Return the candidate that fits between its neighbours."""
+        before = self[number - 1] if number else None
+        fitting = [commit for commit in candidates if commit.follows(before)]
+        if len(fitting) > 1 and number + 1 < self.count:
+            after, _ = read_candidates(self._backend, self._dataset, number + 1)
+            named = {commit.metadata.get("previous") for commit in after}
+            fitting = [commit for commit in fitting if commit.digest in named] or fitting
+        if fitting:
+            return fitting[0]
+        key = catalogue_key(self._dataset, number)
+        why = (
+            "; ".join(reasons)
+            or f"{key}: begins at another row, or follows another commit, than the one before it ends"
+        )
+        raise CorruptDataError(
+            f"{key}: expected commit {number} of the catalogue, found damage and no spare copy that fits ({why}); "
+            "restore it from a backup"
+        )
+
+
+def mend_commits(backend: StorageBackend, dataset: str) -> int:
+    """Write the files and copies of commits that are not there, as after a writer's death; nothing is replaced.
+
+    Returns
+    -------
+    int
+        How many were written.
+    """
+    files, copies = set(commit_numbers(backend, dataset)), set(commit_numbers(backend, dataset, copies=True))
+    if files == copies:
+        return 0
+    commits = Commits(backend, dataset, count_commits(backend, dataset))
+    absent = [(n, catalogue_copy_key) for n in sorted(files - copies)]
+    absent += [(n, catalogue_key) for n in sorted(copies - files)]
+    for number, key_of in absent:
+        commit = commits[number]
+        try:
+            backend.create(key_of(dataset, number), commit.data)
+        except PipelineError:
+            if not backend.exists(key_of(dataset, number)):
+                raise
+    return len(absent)
