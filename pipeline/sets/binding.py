@@ -48,7 +48,7 @@ def check_binding(found: np.ndarray | None, start: int, stop: int, binding: Bind
         return
     bad = (start + np.flatnonzero(found != expected)).tolist()
     raise WrongVideoError(
-        f"{what}: expected the results of the videos that the catalogue has in its rows, found those of other videos in "
-        f"row(s) {', '.join(map(str, bad[:5]))}{' ...' if len(bad) > 5 else ''}; nothing was returned. A catalogue file or "
-        "a ledger entry is not the one that was written here: see `scale verify`"
+        f"{what}: expected the results of the videos that the catalogue has in its rows, found those of other videos "
+        f"in row(s) {', '.join(map(str, bad[:5]))}{' ...' if len(bad) > 5 else ''}; nothing was returned. A catalogue "
+        "file or a ledger entry is not the one that was written here: see `scale verify`"
     )
