@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,7 @@ class Note(Event):
     """One line that a person should see: a fallback, a warning."""
 
     text: str
-    level: str = "info"
-    """info or warning."""
+    level: Literal["info", "warning"] = "info"
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,23 @@ class StageReport(BaseModel):
     @property
     def is_partial(self) -> bool:
         """Whether something was left undone that should have been done."""
-        return self.did.get("shards_failed", 0) > 0
+        return bool(self.undone)
+
+    @property
+    def undone(self) -> str:
+        """What was left undone, for people; empty where nothing was.
+
+        A video that cannot be read is a row with a status, and done. Undone is a shard that failed, a row whose worker
+        died, and the whole where no video of the dataset can be used.
+        """
+        if failed := self.did.get("shards_failed", 0):
+            return f"{failed} shards failed; run again"
+        if lost := self.details.get("statuses", {}).get("interrupted", 0):
+            return f"{lost} videos were lost with their workers; run again"
+        if self.details.get("num_usable") == 0:
+            reasons = Counter(video.error for video in self.skipped).most_common(1)
+            return "not one video can be used" + (f": {reasons[0][0]}" if reasons else "; see `scale status`")
+        return ""
 
 
 def merge_reports(reports: Sequence[StageReport]) -> StageReport:

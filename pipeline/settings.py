@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pipeline.cache import cache_folder
 from pipeline.errors import NotFoundError
 
 
@@ -33,10 +33,7 @@ class Settings(BaseSettings):
     @property
     def cache_folder(self) -> Path:
         """Where what can be made again is kept: `cache`, or the user's cache folder."""
-        if self.cache is not None:
-            return self.cache
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        return Path(base) / "scale-pipeline"
+        return cache_folder() if self.cache is None else self.cache
 
     def resolve_input(self, path: str, *, what: str) -> Path:
         """Find an input file that a recipe names: weights, a manifest, a split file.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ from probe.results import Coverage, EmbeddingMap, LeakCheck, NeighbourStrip, Pai
 if TYPE_CHECKING:
     from pipeline import Dataset
     from pipeline.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Session:
 
             def on_epoch(done: int, total: int) -> None:
                 if done == total or done % 10 == 0:
-                    self.on_event(Note("probe", f"{what}: epoch {done} of {total}", "debug"))
+                    log.debug("%s: epoch %d of %d", what, done, total)
 
             measure_trained(
                 spec, data, setting, self.findings, device=str(pick_device(self.settings.device)), on_epoch=on_epoch

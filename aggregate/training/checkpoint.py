@@ -123,20 +123,40 @@ def only_one(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     on_wait : callable
         Called once if another process holds it; this one then waits.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.parent / f"{folder.name}.lock"
-    with path.open("w") as file:
+    told = False
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # the folder of other trainings still in progress
-                folder.parent.rmdir()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        except (FileNotFoundError, FileExistsError):  # whoever ended has just removed the folder
+            if path.parent.is_file():
+                raise
+            continue
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not told:
+                    on_wait()
+                    told = True
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_file_at(path, file.fileno()):
+                continue  # its last holder removed it while we waited: the lock of a file that nobody else will find
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # the folder of other trainings still in progress
+                    path.parent.rmdir()
+        return
+
+
+def _is_file_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def pack_training(

@@ -204,6 +204,8 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
                 on_event(VideoFailed("catalog", row, video.video_id, info.status, info.error))
                 skipped.append(SkippedVideo(row=row, video_id=video.video_id, status=info.status, error=info.error))
         did["videos_unreadable"] = len(skipped)
+    catalogued = dataset.refresh().videos
+    usable = {"num_usable": catalogued["probe_error"].null_count} if len(catalogued) else {}
     seconds = time.monotonic() - started
     summary = ", ".join(f"{count} {name.removeprefix('videos_')}" for name, count in did.items())
     on_event(StageFinished("catalog", f"{plan.dataset.name}: {summary}", seconds))
@@ -214,7 +216,7 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
         seconds=seconds,
         skipped=tuple(skipped),
         snapshot=dataset.refresh().snapshot(),
-        details={"bytes_read": num_bytes, "videos_per_s": num_done / seconds if seconds else 0.0},
+        details={**usable, "bytes_read": num_bytes, "videos_per_s": num_done / seconds if seconds else 0.0},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from extract.rates import Rates
@@ -11,14 +12,14 @@ from extract.run.engine import FrameSource
 from extract.run.plan import ExtractPlan, ShardPlan, TargetWork, plan_extract
 from extract.run.shard_runner import counts_of, run_shards
 from extract.run.tally import Tally
-from pipeline.errors import NoDataError
+from pipeline.errors import NoDataError, NotFoundError
 from pipeline.events import OnEvent, StageFinished, StageStarted, ignore
 from pipeline.reports import StageReport
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from extract.backbones import Backbone
-    from pipeline import FeatureStore
+    from pipeline import Dataset, FeatureStore
 
 __all__ = ["ExtractPlan", "ShardPlan", "TargetWork", "plan_extract", "run_extract"]
 
@@ -82,10 +83,28 @@ def run_extract(
         skipped=tuple(sorted(tally.skipped, key=lambda s: s.row)),
         fingerprint=plan.fingerprint,
         snapshot=dataset.snapshot(),
-        details={"rates": rates.as_details(), "statuses": tally.count_statuses()},
+        details={"rates": rates.as_details(), "statuses": tally.count_statuses()} | _whether_usable(did, plan, dataset),
     )
     on_event(StageFinished("extract", _summary(report), seconds))
     return report
+
+
+def _whether_usable(did: Mapping[str, int], plan: ExtractPlan, dataset: Dataset) -> dict[str, int]:
+    """Return `num_usable` 0 where something was extracted, now or before, and no video of the dataset has a crop."""
+    if did.get("videos_ok"):
+        return {}
+    seen = False
+    for target in plan.targets:
+        try:
+            ledger = dataset._ledger(target.crops, target.feature_set)
+        except NotFoundError:
+            continue
+        for shard in ledger.generations:
+            entry = ledger.entry(shard)
+            if entry is not None and (entry.num_valid > 0).any():
+                return {}
+            seen = seen or entry is not None
+    return {"num_usable": 0} if seen else {}
 
 
 def _summary(report: StageReport) -> str:

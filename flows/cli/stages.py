@@ -141,6 +141,9 @@ def execute(
             console.out.print(f"report   {report.report_path}", markup=False)
         console.out.print(f"snapshot {report.snapshot}", markup=False)
         console.out.print(_closing_line(report), markup=False)
+    for stage in report.stages:
+        if stage.undone:
+            console.err.print(f"{stage.stage:8} {stage.undone}", style="yellow", markup=False)
     if report.is_partial:
         raise typer.Exit(EXIT_PARTIAL)
 

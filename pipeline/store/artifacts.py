@@ -14,11 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.cache import cache_folder
 from pipeline.errors import CorruptDataError, InvalidInputError, NotFoundError, UnsafeNameError
 from pipeline.fingerprint import canonical_json, hash_file
 from pipeline.names import check_name
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.locks import exclusive
+from pipeline.storage.opening import open_backend
 from pipeline.storage.schema import ARTIFACT_KINDS
 from pipeline.storage.shardfile import crc32c
 from pipeline.storage.spare import read_spared, spare_key
@@ -66,10 +68,8 @@ class Artifact:
         """
         path = self._backend.local_path(self._key(file))
         if path is None:
-            path = _cache_folder() / self.files[file] / file
+            path = cache_folder() / self.files[file] / file
             if not path.is_file() or hash_file(path) != self.files[file]:
-                from pipeline.storage.opening import open_backend
-
                 open_backend(path.parent).put(file, self.read(file))
             return path
         if not path.is_file():
@@ -205,10 +205,3 @@ def _checked_kind(kind: str) -> str:
 def _stored_name(file: str, digest: str) -> str:
     stem, dot, suffix = file.partition(".")
     return f"{stem}-{digest[:12]}{dot}{suffix}"
-
-
-def _cache_folder() -> Path:
-    import os
-
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "scale-pipeline"

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 import torch
 
-from aggregate.training.checkpoint import STATE, TENSORS, CheckpointFolder
+from aggregate.training.checkpoint import STATE, TENSORS, CheckpointFolder, only_one
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
@@ -71,3 +72,28 @@ def test_saving_again_replaces_and_clearing_removes(folder):
     assert folder.load_latest().tensors["model.w"][0] == 5
     folder.clear()
     assert not folder.folder.exists()
+
+
+def test_only_one_is_inside_also_where_one_waits_while_the_holder_ends(tmp_path):
+    """The holder removes the lock's file; who waited for it and who comes later must still meet at one lock."""
+    inside, most, started = [], [], threading.Barrier(3)
+    folder, guard = tmp_path / "runs" / "t", threading.Lock()
+
+    def work(name: int) -> None:
+        started.wait()
+        for _ in range(150):
+            with only_one(folder, lambda: None):
+                with guard:
+                    inside.append(name)
+                    most.append(len(inside))
+                with guard:
+                    inside.remove(name)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == 450
+    assert max(most) == 1
+    assert not folder.parent.exists()

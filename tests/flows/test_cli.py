@@ -15,7 +15,7 @@ import pytest
 from flows.cli import app, run
 from flows.cli.stages import parse_shards
 from pipeline import FeatureStore
-from pipeline.errors import InvalidInputError
+from pipeline.errors import EXIT_PARTIAL, InvalidInputError
 from tests.flows.conftest import Job
 from tests.support.services import wait_until
 
@@ -72,6 +72,18 @@ def test_run_twice_then_ask_the_store(capsys, job: Job, tmp_path: Path) -> None:
     hits = scale_json(capsys, "search", job.store, "--id", "a/v001.mp4", "--k", 3)["hits"]
     assert len(hits) == 3
     assert "a/v001.mp4" not in {hit["video_id"] for hit in hits}
+
+
+def test_where_no_video_can_be_used_the_exit_code_says_so_every_time(capsys, job: Job) -> None:
+    for path in job.data.rglob("*.mp4"):
+        path.write_text("this is no video")
+    for command in ("catalog", "extract", "extract"):
+        code, _, err = scale(capsys, command, *on(job))
+        assert code == EXIT_PARTIAL
+        assert "not one video can be used" in err
+    job.add_videos("good", [20])
+    assert scale(capsys, "catalog", *on(job))[0] == 0
+    assert scale(capsys, "extract", *on(job))[0] == 0
 
 
 def test_one_ledger_entry_deleted_redoes_that_shard_alone(capsys, job: Job) -> None:

@@ -112,7 +112,8 @@ def test_appends_and_pinned_readers(url: str) -> None:
     assert extract(store.dataset("toy")) == 0
 
 
-def test_artifacts(url: str) -> None:
+def test_artifacts(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALE_CACHE", str(tmp_path / "cache"))
     store = make_store(url, num_videos=2)
     dataset = store.dataset("toy")
     dataset.save_artifact("models", "scale", {"weights.bin": b"1" * 1000}, {"snapshot": dataset.snapshot()})
@@ -120,6 +121,7 @@ def test_artifacts(url: str) -> None:
     found = FeatureStore.open(url).dataset("toy").artifact("models", "scale")
     assert found.read("weights.bin") == b"2" * 1000
     assert found.local_path("weights.bin").read_bytes() == b"2" * 1000
+    assert found.local_path("weights.bin").is_relative_to(tmp_path / "cache")
 
 
 def test_addresses_that_lead_nowhere(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
