@@ -23,7 +23,8 @@ HELP = """Video representations from crop features of a frozen backbone.
 Videos are decoded once into a feature store; everything after reads the store. Every command can be run again: it
 does only what is missing.
 
-Exit codes: 0 done, 1 failure, 2 wrong usage, 3 bad input, 4 done in part (or not one video can be used), 130 interrupted, 143 terminated.
+Exit codes: 0 done, 1 failure, 2 wrong usage, 3 bad input, 4 done in part (or no video of use),
+130 interrupted, 143 terminated.
 """
 
 app = typer.Typer(
