@@ -13,7 +13,7 @@ from types import FrameType
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
-from flows.cli import asking, care, console, demo, ops, search, stages, store
+from flows.cli import asking, care, console, demo, ops, search, serve, stages, store
 from pipeline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, PipelineError, exit_code
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -38,6 +38,7 @@ asking.register(app)
 care.register(app)
 search.register(app)
 ops.register(app)
+serve.register(app)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

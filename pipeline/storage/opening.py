@@ -18,7 +18,8 @@ def open_backend(url: str | Path | StorageBackend, *, writable: bool = False) ->
     Parameters
     ----------
     url : str, Path or StorageBackend
-        A folder, ``file://``, ``s3://bucket/path``, ``gs://bucket/path`` or ``az://container/path``.
+        A folder, ``file://``, ``s3://bucket/path``, ``gs://bucket/path``, ``az://container/path``, or (read-only, from
+        `scale serve`) ``http://host:port/store``.
         A backend is returned as it is.
     writable : bool
         An object store that will be written is probed first: two racing creates, of which exactly one may win.
@@ -42,6 +43,10 @@ def open_backend(url: str | Path | StorageBackend, *, writable: bool = False) ->
     parts = urlsplit(text)
     if parts.scheme == "file":
         return LocalBackend(unquote(parts.path))
+    if parts.scheme in ("http", "https"):
+        from pipeline.storage.backend_http import HttpBackend
+
+        return HttpBackend(text)
     if parts.scheme in OBJECT_SCHEMES:
         from pipeline.storage.backend_object import ObjectBackend
 
@@ -50,6 +55,6 @@ def open_backend(url: str | Path | StorageBackend, *, writable: bool = False) ->
             backend.probe()
         return backend
     raise InvalidInputError(
-        f"expected a folder or an address that starts with s3:// gs:// or az://, found {text!r}; "
+        f"expected a folder or an address that starts with s3:// gs:// az:// or http://, found {text!r}; "
         "mount other storage as a folder"
     )

@@ -1,0 +1,322 @@
+"""What pages and service say about a dataset: plain functions of one moment of it, each computed once a moment."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flows.serve.stores import HeldDataset
+from pipeline.errors import NotFoundError, PipelineError
+from pipeline.status import VideoStatus
+from pipeline.storage.schema import GEOMETRY_COLUMNS, PENDING
+
+T = TypeVar("T")
+MAX_FACETS = 200
+_COMPUTING = threading.RLock()
+
+
+def once(held: HeldDataset, key: Any, make: Callable[[], T]) -> T:
+    """Return what `make` gives, made once for this moment of the dataset."""
+    if key not in held.memo:
+        with _COMPUTING:  # two requests for the same answer compute it once
+            if key not in held.memo:
+                held.memo[key] = make()
+    return held.memo[key]
+
+
+@dataclass(frozen=True)
+class SetSummary:
+    """A feature set or embedding set at a glance."""
+
+    name: str
+    """``crops/feature set``, or the embedding set's name."""
+    kind: str
+    dim: int
+    num_crops: int | None
+    counts: dict[str, int]
+    """Status -> videos; `pending` included."""
+    bytes: int
+
+    @property
+    def done(self) -> int:
+        """Videos that have a status."""
+        return sum(count for status, count in self.counts.items() if status != PENDING)
+
+    @property
+    def total(self) -> int:
+        """Videos."""
+        return sum(self.counts.values())
+
+
+def feature_pairs(held: HeldDataset) -> list[tuple[str, str]]:
+    """Return (crop set, feature set) of every feature set."""
+    ds = held.dataset
+    return [(crops, name) for crops in ds.crop_sets() for name in ds.feature_sets(crops)]
+
+
+def statuses(held: HeldDataset, crops: str | None, name: str) -> pa.ChunkedArray:
+    """Return the status of every row in a feature set, or (crops None) in an embedding set."""
+    ds = held.dataset
+
+    def read() -> pa.ChunkedArray:
+        table = ds.embedding_status(name) if crops is None else ds.status(crops, name)
+        return table["status"]
+
+    return once(held, ("status", crops, name), read)
+
+
+def set_summaries(held: HeldDataset) -> list[SetSummary]:
+    """Return every feature set and embedding set with its progress and bytes."""
+
+    def make() -> list[SetSummary]:
+        ds, found = held.dataset, []
+        for crops, name in feature_pairs(held):
+            info = ds.feature_info(crops, name)
+            prefix = f"{ds.name}/crops/{crops}/features/{name}"
+            counts = _counted(statuses(held, crops, name))
+            found.append(
+                SetSummary(f"{crops}/{name}", "features", info.dim, info.num_crops, counts, _bytes(ds, prefix))
+            )
+        for name in ds.embedding_sets():
+            counts, prefix = _counted(statuses(held, None, name)), f"{ds.name}/embeddings/{name}"
+            found.append(SetSummary(name, "embeddings", ds.embedding_info(name).dim, None, counts, _bytes(ds, prefix)))
+        return found
+
+    return once(held, "sets", make)
+
+
+def overview(held: HeldDataset) -> dict[str, Any]:
+    """Return the dataset at a glance: videos, hours, bytes, labels, growth by day, sets, artifacts."""
+
+    def make() -> dict[str, Any]:
+        videos = held.videos
+        seconds = pc.sum(videos["duration_s"]).as_py() or 0.0
+        added = pc.strftime(videos["added_at"].drop_null(), format="%Y-%m-%d")
+        growth = sorted((item["values"], item["counts"]) for item in pc.value_counts(added).to_pylist())
+        return {
+            "dataset": held.dataset.name,
+            "videos": videos.num_rows,
+            "unreadable": videos.num_rows - videos["probe_error"].null_count,
+            "labels": len(pc.unique(videos["label"].drop_null())),
+            "hours": seconds / 3600,
+            "bytes": pc.sum(videos["bytes"]).as_py() or 0,
+            "growth": growth,
+            "sets": set_summaries(held),
+            "models": held.dataset.artifacts("models"),
+            "indexes": held.dataset.artifacts("indexes"),
+            "reports": held.dataset.artifacts("reports"),
+            "snapshot": held.snapshot,
+        }
+
+    return once(held, "overview", make)
+
+
+def facets(held: HeldDataset) -> dict[str, list[tuple[str, int]]]:
+    """Return labels, splits (``name = side``) and statuses with how many videos have them, most frequent first."""
+
+    def make() -> dict[str, list[tuple[str, int]]]:
+        videos = held.videos
+        sides: dict[str, int] = {}
+        splits = videos["splits"].combine_chunks()
+        if len(splits):
+            keys, values = splits.keys, splits.items
+            for item in pc.value_counts(pc.binary_join_element_wise(keys, values, "\0")).to_pylist():
+                if item["values"] is not None:
+                    sides[item["values"].replace("\0", " = ")] = item["counts"]
+        found: dict[str, int] = {}
+        for crops, name in feature_pairs(held):
+            for status, count in _counted(statuses(held, crops, name)).items():
+                found[status] = max(found.get(status, 0), count)
+        return {
+            "label": _most(_counted(videos["label"])),
+            "split": sorted(sides.items()),
+            "status": _most(found),
+        }
+
+    return once(held, "facets", make)
+
+
+def filter_rows(
+    held: HeldDataset, condition: str = "", label: str = "", split: str = "", status: str = "", rows: str = ""
+) -> np.ndarray:
+    """Return the rows that meet all that is given, ascending.
+
+    Parameters
+    ----------
+    condition : str
+        An SQL condition, as ``select`` takes it.
+    label : str
+    split : str
+        ``name = side``.
+    status : str
+        In any feature set.
+    rows : str
+        Row numbers, comma-separated (a selection on the map).
+
+    Raises
+    ------
+    QueryError
+        If the condition does not run.
+    """
+    key = ("rows", condition, label, split, status, rows)
+    if key in held.memo:
+        return held.memo[key]
+    videos = held.videos
+    kept = np.ones(videos.num_rows, bool)
+    if label:
+        kept &= _true(pc.equal(videos["label"], label))
+    if split:
+        name, _, side = split.partition(" = ")
+        kept &= _true(pc.equal(pc.map_lookup(videos["splits"], name, "first"), side))
+    if status:
+        any_set = np.zeros(videos.num_rows, bool)
+        for crops, feature_set in feature_pairs(held):
+            any_set |= _true(pc.equal(statuses(held, crops, feature_set), status))
+        kept &= any_set
+    if rows:
+        chosen = np.zeros(videos.num_rows, bool)
+        numbers = np.array([int(r) for r in rows.split(",") if r.strip().isdigit() and len(r) < 13], np.int64)
+        chosen[numbers[numbers < videos.num_rows]] = True
+        kept &= chosen
+    found = np.flatnonzero(kept)
+    if condition.strip():
+        found = np.intersect1d(found, held.dataset.select(condition).rows, assume_unique=True)
+    if len(held.memo) < 500:
+        held.memo[key] = found
+    return found
+
+
+def describe_rows(held: HeldDataset, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+    """Return what a grid shows of some rows, in their order."""
+    names = ("row", "video_id", "label", "duration_s", "num_frames", "width", "height", "probe_error", "group")
+    table = held.videos.select([n for n in names if n in held.videos.column_names]).take(pa.array(rows, pa.int64()))
+    records = table.to_pylist()
+    for crops, name in feature_pairs(held)[:1]:
+        for record, status in zip(records, statuses(held, crops, name).take(pa.array(rows, pa.int64())), strict=True):
+            record["status"] = status.as_py()
+    return records
+
+
+def video_facts(held: HeldDataset, row: int) -> dict[str, Any]:
+    """Return all that is known of one video: catalogue, statuses, duplicates.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such row.
+    """
+    ds, videos = held.dataset, held.videos
+    if not 0 <= row < videos.num_rows:
+        raise NotFoundError(f"expected a row in 0..{videos.num_rows - 1} of dataset {ds.name}, found {row}")
+    record = videos.slice(row, 1).to_pylist()[0]
+    states = []
+    for crops, name in feature_pairs(held):
+        table = once(held, ("table", crops, name), lambda c=crops, n=name: ds.status(c, n))  # type: ignore[misc]
+        states.append({"set": f"{crops}/{name}", **table.slice(row, 1).to_pylist()[0]})
+    twins: list[str] = []
+    if record.get("sha256"):
+        same = np.flatnonzero(_true(pc.equal(videos["sha256"], record["sha256"])))
+        twins = [videos["video_id"][int(r)].as_py() for r in same[:20] if r != row]
+    return {"video": record, "statuses": states, "duplicates": twins}
+
+
+def video_crops(held: HeldDataset, row: int) -> dict[str, list[dict[str, Any]]]:
+    """Return the boxes of a video: crop set -> one mapping a drawn crop, in raw units, with `valid`."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for crops, name in feature_pairs(held):
+        if found.get(crops):
+            continue
+        try:
+            block = held.dataset.select(rows=[row]).features(crops, name)
+        except PipelineError:
+            continue
+        boxes = np.asarray(block.geometry[0], np.float64)
+        drawn = np.flatnonzero(boxes[:, 1] > boxes[:, 0])
+        found[crops] = [
+            {"crop": int(c), "valid": bool(block.valid[0, c]),
+             **{k: float(v) for k, v in zip(GEOMETRY_COLUMNS, boxes[c], strict=True)}}
+            for c in drawn
+        ]  # fmt: skip
+    return {name: crops for name, crops in found.items() if crops}
+
+
+def predictions_of(held: HeldDataset, row: int) -> list[dict[str, Any]]:
+    """Return what each stored report took a video for: report, result, predicted, correct."""
+    found = []
+    for report in held.dataset.artifacts("reports"):
+        try:
+            table = once(held, ("predictions", report), lambda name=report: _predictions(held, name))  # type: ignore[misc]
+        except PipelineError:
+            continue
+        mine = table.filter(pc.equal(table["row"], row))
+        found += [{"report": report, **line} for line in mine.select(["result", "predicted", "correct"]).to_pylist()]
+    return found
+
+
+def _predictions(held: HeldDataset, report: str) -> pa.Table:
+    return pq.read_table(io.BytesIO(held.dataset.artifact("reports", report).read("predictions.parquet")))
+
+
+def failures(held: HeldDataset) -> list[dict[str, Any]]:
+    """Return why videos have no features, one line a set, status and reason, with how many and an example."""
+
+    def make() -> list[dict[str, Any]]:
+        lines: dict[tuple[str, str, str], list[int]] = {}
+        for crops, name in feature_pairs(held):
+            table = held.dataset.status(crops, name)
+            bad = pc.invert(pc.is_in(table["status"], value_set=pa.array([VideoStatus.OK.value, PENDING])))
+            for item in table.filter(bad).select(["row", "status", "error"]).to_pylist():
+                lines.setdefault((f"{crops}/{name}", item["status"], item["error"]), []).append(item["row"])
+        unread = held.videos.filter(pc.is_valid(held.videos["probe_error"]))
+        for row, error in zip(unread["row"].to_pylist(), unread["probe_error"].to_pylist(), strict=True):
+            lines.setdefault(("catalogue", "unreadable", error), []).append(row)
+        ids = held.videos["video_id"]
+        listed = [
+            {"set": where, "status": status, "error": error, "videos": len(rows), "rows": rows[:200],
+             "example": ids[rows[0]].as_py()}
+            for (where, status, error), rows in lines.items()
+        ]  # fmt: skip
+        return sorted(listed, key=lambda line: -line["videos"])
+
+    return once(held, "failures", make)
+
+
+def neighbours(held: HeldDataset, store: Any, row: int, k: int = 12) -> list[dict[str, Any]]:
+    """Return the nearest videos of a stored one in every index: index name, stale, hits or the reason of none."""
+    from probe.index.search import describe_hits, open_index, search_stored
+
+    found = []
+    video_id = held.videos["video_id"][row].as_py()
+    for name in held.dataset.artifacts("indexes"):
+        try:
+            stale = open_index(store, held.dataset.name, name).stale
+            near = search_stored(store, held.dataset.name, name, [video_id], k)
+            hits = [h._asdict() for h in describe_hits(store, held.dataset.name, near.rows[0], near.similarities[0])]
+            found.append({"index": name, "stale": stale, "hits": hits, "error": None})
+        except PipelineError as error:
+            found.append({"index": name, "stale": None, "hits": [], "error": str(error)})
+    return found
+
+
+def _counted(column: pa.ChunkedArray) -> dict[str, int]:
+    return {i["values"]: i["counts"] for i in pc.value_counts(column).to_pylist() if i["values"] is not None}
+
+
+def _most(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_FACETS]
+
+
+def _true(mask: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(pc.fill_null(mask, False).to_numpy(zero_copy_only=False), bool)
+
+
+def _bytes(dataset: Any, prefix: str) -> int:
+    return sum(size for _, size in dataset.backend.list(prefix))

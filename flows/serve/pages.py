@@ -1,0 +1,382 @@
+"""The pages: every view is an address that can be sent, works without a script, and is fenced in by its headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from flows.serve import answers
+from flows.serve.api import Held, TheService, TheStore, service_of
+from flows.serve.maps import make_map, map_sources
+from flows.serve.media import PLAYABLE, etag_of
+from pipeline.errors import NotFoundError, PipelineError, QueryError
+from pipeline.status import VideoStatus
+
+PAGE_ROWS = 60
+router = APIRouter(include_in_schema=False)
+Text = Annotated[str, Query(max_length=20_000)]
+
+
+@cache
+def environment() -> Environment:
+    """Return the templates: everything escaped, a misspelt name is an error."""
+    env = Environment(
+        loader=PackageLoader("flows.serve"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters.update(size=human_bytes, seconds=human_seconds, share=lambda x: f"{100 * x:.1f} %", query=_query)
+    return env
+
+
+def render(request: Request, template: str, code: int = 200, **values: Any) -> HTMLResponse:
+    """Render a page (or, for htmx, the part of it that `template` names)."""
+    service = service_of(request)
+    shared = {"stores": list(service.stores), "path": request.url.path, "store": None, "dataset": None, "view": ""}
+    text = environment().get_template(template).render(**(shared | values))
+    return HTMLResponse(text, status_code=code, headers={"cache-control": "no-cache", "vary": "HX-Request"})
+
+
+@router.get("/")
+def home(request: Request, service: TheService) -> Response:
+    """Show the stores."""
+    cards = []
+    for name, served in service.stores.items():
+        try:
+            held = [served.dataset(d) for d in served.datasets()]
+            rooms = [{"name": h.dataset.name, "videos": h.dataset.num_rows} for h in held]
+            cards.append({"store": name, "url": served.store.url, "error": None, "datasets": rooms})
+        except PipelineError as error:
+            cards.append({"store": name, "url": served.store.url, "error": str(error), "datasets": []})
+    return render(request, "home.html.j2", cards=cards, title="Stores")
+
+
+@router.get("/{store}/{dataset}")
+def dataset_page(request: Request, store: str, held: Held, service: TheService) -> Response:
+    """Show what a dataset holds and how far it is."""
+    with service.heavy.take():
+        found = answers.overview(held)
+    return _page(request, "dataset.html.j2", store, held, "overview", found=found)
+
+
+@router.get("/{store}/{dataset}/videos")
+def videos_page(
+    request: Request,
+    store: str,
+    held: Held,
+    service: TheService,
+    where: Text = "",
+    label: Text = "",
+    split: Text = "",
+    status: Text = "",
+    rows: Text = "",
+    page: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
+) -> Response:
+    """Show a grid of videos; scrolling asks for the next page."""
+    asked = {
+        k: v for k, v in {"where": where, "label": label, "split": split, "status": status, "rows": rows}.items() if v
+    }
+    problem = None
+    with service.heavy.take():
+        try:
+            chosen = service.rows(held, where, rows, label=label, split=split, status=status)
+        except QueryError as error:
+            chosen, problem = np.empty(0, np.int64), str(error)
+        shown = answers.describe_rows(held, chosen[page * PAGE_ROWS : (page + 1) * PAGE_ROWS])
+        found = answers.facets(held)
+    has_more = len(chosen) > (page + 1) * PAGE_ROWS
+    more = f"?{urlencode(asked | {'page': page + 1})}" if has_more else None
+    part = {"grid-more": "_grid.html.j2", "results": "_results.html.j2"}.get(request.headers.get("hx-target", ""))
+    return _page(
+        request, part or "videos.html.j2", store, held, "videos", videos=shown, total=len(chosen), more=more,
+        asked=asked, facets=found, problem=problem,
+    )  # fmt: skip
+
+
+@router.get("/{store}/{dataset}/videos.csv")
+def videos_csv(
+    held: Held,
+    service: TheService,
+    where: Text = "",
+    label: Text = "",
+    split: Text = "",
+    status: Text = "",
+    rows: Text = "",
+) -> Response:
+    """Return the chosen videos as CSV."""
+    import io
+
+    import pyarrow as pa
+    import pyarrow.csv as pc
+
+    with service.heavy.take():
+        chosen = service.rows(held, where, rows, label=label, split=split, status=status)
+        table = held.videos.select(["row", "video_id", "label", "group"]).take(pa.array(chosen))
+        sink = io.BytesIO()
+        pc.write_csv(table, sink)
+    headers = {"content-disposition": 'attachment; filename="videos.csv"'}
+    return Response(sink.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+@router.get("/{store}/{dataset}/video/{row}")
+def video_page(request: Request, store: str, row: int, held: Held, served: TheStore, service: TheService) -> Response:
+    """Show one video: it plays where the browser can, its crops lie on a timeline."""
+    with service.heavy.take():
+        found = answers.video_facts(held, row)
+        crops = answers.video_crops(held, row)
+        predicted = answers.predictions_of(held, row)
+    playable, problem = None, None
+    try:
+        path = service.pictures.video_path(held, row)
+        playable = PLAYABLE.get(path.suffix.lower())
+    except NotFoundError as error:
+        problem = str(error)
+    return _page(
+        request, "video.html.j2", store, held, "videos", row=row, found=found, crops=crops, predicted=predicted,
+        playable=playable, problem=problem, num_rows=held.dataset.num_rows,
+        indexes=held.dataset.artifacts("indexes"),
+    )  # fmt: skip
+
+
+@router.get("/{store}/{dataset}/video/{row}/neighbours")
+def neighbours_part(
+    request: Request, store: str, row: int, held: Held, served: TheStore, service: TheService
+) -> Response:
+    """Show the neighbours of a video in every index; asked for by the page when it is there."""
+    answers.video_facts(held, row)
+    with service.heavy.take():
+        near = answers.neighbours(held, served.store, row)
+    return _page(request, "_neighbours.html.j2", store, held, "videos", near=near)
+
+
+@router.get("/{store}/{dataset}/map")
+def map_page(
+    request: Request, store: str, held: Held, service: TheService, source: Text = "", colour: Text = "label"
+) -> Response:
+    """Show a map of one vector a video."""
+    sources = map_sources(held)
+    source = source or (sources[0] if sources else "")
+    made, problem = None, None
+    points: list[dict[str, Any]] = []
+    groups: list[tuple[str, int]] = []
+    if source:
+        try:
+            with service.heavy.take():
+                made = answers.once(
+                    held, ("map", source), lambda: make_map(held, source, service.settings.cache_folder)
+                )
+                points, groups = _coloured(held, made, colour)
+        except PipelineError as error:
+            problem = str(error)
+    return _page(request, "map.html.j2", store, held, "map", sources=sources, source=source, colour=colour, made=made,
+                 points=points, groups=groups, problem=problem, splits=_split_names(held),
+                 reports=held.dataset.artifacts("reports"))  # fmt: skip
+
+
+@router.get("/{store}/{dataset}/search")
+def search_page(
+    request: Request,
+    store: str,
+    held: Held,
+    served: TheStore,
+    service: TheService,
+    video_id: Text = "",
+    index: Text = "",
+    k: Annotated[int, Query(ge=1, le=200)] = 24,
+) -> Response:
+    """Show a search by id, and the place where a video file is dropped."""
+    indexes = held.dataset.artifacts("indexes")
+    index = index or (indexes[0] if indexes else "")
+    found, problem = None, None
+    if video_id and index:
+        try:
+            with service.heavy.take():
+                found = service.search_id(served, held, video_id, index=index, k=k)
+        except PipelineError as error:
+            problem = str(error)
+    part = "_hits.html.j2" if request.headers.get("hx-request") else "search.html.j2"
+    return _page(
+        request,
+        part,
+        store,
+        held,
+        "search",
+        indexes=indexes,
+        index=index,
+        video_id=video_id,
+        found=found,
+        problem=problem,
+    )
+
+
+@router.post("/{store}/{dataset}/search/upload")
+async def search_upload(
+    request: Request,
+    store: str,
+    held: Held,
+    served: TheStore,
+    service: TheService,
+    name: Annotated[str, Query(max_length=255)] = "video.mp4",
+    index: Text = "default",
+) -> Response:
+    """Show what resembles a file that was dropped."""
+    found, problem = None, None
+    try:
+        async with service.upload(request, name) as file:
+            found = await service.in_thread(service.search_file, served, held, file, index, 24)
+    except PipelineError as error:
+        problem = str(error)
+    return _page(request, "_hits.html.j2", store, held, "search", found=found, problem=problem, video_id="")
+
+
+@router.get("/{store}/{dataset}/reports")
+def reports_page(request: Request, store: str, held: Held, service: TheService) -> Response:
+    """Show all reports side by side."""
+    with service.heavy.take():
+        found = service.reports(held)
+    keys: dict[str, dict[str, Any]] = {}
+    for report in found:
+        for result in report["results"]:
+            keys.setdefault(result["id"], {})[report["report"]] = result
+    return _page(request, "reports.html.j2", store, held, "reports", reports=found, lines=keys)
+
+
+@router.get("/{store}/{dataset}/reports/{name}/page")
+def report_file(name: str, held: Held) -> Response:
+    """Return the stored page of a report. It came from the store, so it runs in an origin of its own."""
+    from probe.stage import HTML_FILE
+
+    data = held.dataset.artifact("reports", name).read(HTML_FILE)
+    return HTMLResponse(
+        data, headers={"content-security-policy": "sandbox allow-scripts allow-popups", "cache-control": "no-cache"}
+    )
+
+
+@router.get("/{store}/{dataset}/failures")
+def failures_page(request: Request, store: str, held: Held, served: TheStore, service: TheService) -> Response:
+    """Show why videos have no features, with the command that tries them again."""
+    with service.heavy.take():
+        found = answers.failures(held)
+    retryable = [s.value for s in VideoStatus if s is not VideoStatus.OK]
+    return _page(
+        request, "failures.html.j2", store, held, "failures", failures=found, retryable=retryable, url=served.store.url
+    )
+
+
+@router.get("/{store}/{dataset}/thumbnail/{row}.jpg")
+def thumbnail(
+    request: Request,
+    row: int,
+    held: Held,
+    service: TheService,
+    at: Annotated[float, Query(ge=0, le=1)] = 0.5,
+    w: Annotated[int, Query(ge=16, le=1280)] = 240,
+) -> Response:
+    """Return a frame of a video."""
+    answers.video_facts(held, row)
+    etag = etag_of(held.dataset.name, row, held.videos["sha256"][row].as_py(), at, w)
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers={"etag": etag})
+    picture = service.pictures.thumbnail(held, row, at=at, width_px=w)
+    return Response(picture, media_type="image/jpeg", headers={"etag": etag, "cache-control": "private, max-age=3600"})
+
+
+def _page(request: Request, template: str, store: str, held: Any, view: str, **values: Any) -> HTMLResponse:
+    name = held.dataset.name
+    base = f"/{store}/{name}"
+    return render(
+        request,
+        template,
+        store=store,
+        dataset=name,
+        base=base,
+        view=view,
+        snapshot=held.snapshot,
+        title=f"{name} · {view}",
+        **values,
+    )
+
+
+def _coloured(held: Any, made: Any, colour: str) -> tuple[list[dict[str, Any]], list[tuple[str, int]]]:
+    """Return the points with their colour group, and the groups, most frequent first."""
+    names = ["–"] * held.dataset.num_rows
+    if colour.startswith("split "):
+        for i, sides in enumerate(held.videos["splits"].to_pylist()):
+            names[i] = dict(sides or []).get(colour[6:], "–")
+    elif colour.startswith("report "):
+        for line in _right_and_wrong(held, colour[7:]):
+            names[line["row"]] = "right" if line["correct"] else "wrong"
+    else:
+        names = [label or "–" for label in held.videos["label"].to_pylist()]
+    counts: dict[str, int] = {}
+    for row in made.rows.tolist():
+        counts[names[row]] = counts.get(names[row], 0) + 1
+    groups = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    number = {name: i for i, (name, _) in enumerate(groups)}
+    ids = held.videos["video_id"].to_pylist()
+    points = [
+        {
+            "row": row,
+            "x": round(float(x), 4),
+            "y": round(float(y), 4),
+            "group": number[names[row]],
+            "name": names[row],
+            "id": ids[row],
+        }
+        for row, (x, y) in zip(made.rows.tolist(), made.points, strict=True)
+    ]
+    return points, groups
+
+
+def _right_and_wrong(held: Any, report: str) -> list[dict[str, Any]]:
+    """Return the first result's lines of a report."""
+    table = answers.once(held, ("predictions", report), lambda: answers._predictions(held, report))
+    lines = table.select(["result", "row", "correct"]).to_pylist()
+    return [line for line in lines if line["result"] == lines[0]["result"]]
+
+
+def _split_names(held: Any) -> list[str]:
+    return sorted({text.partition(" = ")[0] for text, _ in answers.facets(held)["split"]})
+
+
+def _query(asked: Mapping[str, str], **changed: Any) -> str:
+    """Return a query string with some values set, or (None) left out."""
+    merged = {k: v for k, v in {**asked, **changed}.items() if v not in (None, "")}
+    return "?" + urlencode(merged) if merged else "?"
+
+
+def human_bytes(number: float) -> str:
+    """Write bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(number) < 1024 or unit == "TiB":
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return ""
+
+
+def human_seconds(number: float | None) -> str:
+    """Write a duration for people; a dash for none."""
+    if number is None:
+        return "–"
+    return f"{number:.1f} s" if number < 60 else f"{int(number // 60)}:{int(number % 60):02d} min"
+
+
+def static_file(name: str) -> bytes:
+    """Return a file that pages fetch; NotFoundError for any other name."""
+    from probe.pages.page import asset
+
+    if name == "style.css":
+        return (asset("style.css") + (files("flows.serve") / "static" / "serve.css").read_text("utf-8")).encode()
+    if name not in ("serve.js", "htmx-2.0.11.min.js"):
+        raise NotFoundError(f"expected a file of the page, found {name!r}")
+    return (files("flows.serve") / "static" / name).read_bytes()
