@@ -62,7 +62,10 @@ _STRUCTURE = """(() => {
   });
   all('img').forEach(i => { if (!i.hasAttribute('alt')) problems.push('img without alt: ' + i.src.slice(0, 40)); });
   all('svg').forEach(s => {
-    const named = s.getAttribute('role') === 'img' && (s.getAttribute('aria-label') || '').length > 10;
+    // A chart whose parts can be focused is a group, and then each of them says what it is.
+    const parts = [...s.querySelectorAll('[tabindex="0"]')].every(e => (e.getAttribute('aria-label') || '').length > 3);
+    const role = s.getAttribute('role');
+    const named = (role === 'img' || (role === 'group' && parts)) && (s.getAttribute('aria-label') || '').length > 10;
     if (!named && s.getAttribute('aria-hidden') !== 'true') problems.push('chart without text: ' + text(s));
   });
   all('button, a, summary, [tabindex="0"]').forEach(e => {
