@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from flows.serve.stores import HeldDataset
 from pipeline.errors import NotFoundError, PipelineError
 from pipeline.status import VideoStatus
+from pipeline.storage.parquet import read_parquet
 from pipeline.storage.schema import GEOMETRY_COLUMNS, PENDING
 
 T = TypeVar("T")
@@ -262,7 +261,7 @@ def predictions_of(held: HeldDataset, row: int) -> list[dict[str, Any]]:
 
 
 def _predictions(held: HeldDataset, report: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(held.dataset.artifact("reports", report).read("predictions.parquet")))
+    return read_parquet(held.dataset.artifact("reports", report).read("predictions.parquet"))
 
 
 def failures(held: HeldDataset) -> list[dict[str, Any]]:

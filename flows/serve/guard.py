@@ -93,10 +93,12 @@ class Guard:
             await _refuse(send, 421, "expected a request for this server's own name, found another Host")
         elif scope["method"] == "POST" and not _is_own(headers):
             await _refuse(send, 403, "expected a request of this page or of a program, found one of another site")
-        elif self._token is None or scope["path"] in _OPEN_PATHS or self._is_allowed(headers):
+        elif self._token is None or scope["path"] in _OPEN_PATHS:
             await self._app(scope, receive, _with_headers(send))
-        elif (given := self._given(scope)) is not None and scope["method"] == "GET":
-            await self._keep(scope, send, given)
+        elif scope["method"] == "GET" and (query := self._without_token(scope)) is not None:
+            await self._keep(scope, send, query)
+        elif self._is_allowed(headers):
+            await self._app(scope, receive, _with_headers(send))
         else:
             await _refuse(
                 send, 401, "expected a token: Authorization: Bearer TOKEN, or open the page with ?token=TOKEN"
@@ -116,7 +118,7 @@ class Guard:
             return False
         return cookie is not None and hmac.compare_digest(cookie.value.encode(), self._session.encode())
 
-    def _given(self, scope: Scope) -> list[tuple[str, str]] | None:
+    def _without_token(self, scope: Scope) -> list[tuple[str, str]] | None:
         """Return the query without its token where the token is right."""
         pairs = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         tokens = [value for name, value in pairs if name == "token"]
