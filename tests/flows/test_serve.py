@@ -332,7 +332,8 @@ def test_filtering_and_scrolling_in_a_browser(served, browser: Browser, tmp_path
         )
         assert page.evaluate(scroll) == 150
         chosen = page.evaluate(
-            "new Promise(done => {document.body.addEventListener('htmx:pushedIntoHistory', () => done(location.search));"
+            "new Promise(done => {"
+            "document.body.addEventListener('htmx:pushedIntoHistory', () => done(location.search));"
             "const s = document.querySelector('select[name=label]'); s.value = 'odd';"
             "s.dispatchEvent(new Event('change', {bubbles: true})); setTimeout(() => done('nothing came'), 20000)})"
         )
