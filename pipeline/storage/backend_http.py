@@ -106,6 +106,10 @@ class HttpBackend:
         """Refuse: a served store is read-only."""
         raise self._read_only()
 
+    def remove_link(self, key: str) -> None:
+        """Refuse: a served store is read-only."""
+        raise self._read_only()
+
     def zarr_store(self, *, read_only: bool = True) -> Any:
         """Refuse: only arrays that another program rewrote need zarr, and those are read where they lie."""
         raise SetupError(
