@@ -96,29 +96,35 @@ def recipe_for(ds: Dataset, index: SearchIndex) -> Recipe:
         If the feature set was made without a recipe (imported), so that nothing more can be extracted.
     """
     source = index.source
-    crops, feature_set = source.crops, source.feature_set
-    if crops is None or feature_set is None:  # an index of embeddings alone: its model names what it reads
+    pairs = source.feature_sets
+    if not pairs:  # an index of embeddings alone: its model names what it reads
         embedded = ds.embedding_info(str(source.embedding)).fingerprint
-        crops, feature_set = embedded.get("crops"), embedded.get("feature_set")
-    remembered = ds.feature_info(crops, feature_set).recipe if crops and feature_set else None
+        if "crops" in embedded:
+            pairs = ((str(embedded["crops"]), str(embedded["feature_set"])),)
+    remembered = ds.feature_info(*pairs[0]).recipe if pairs else None
     if not remembered:
         raise NotFoundError(
             f"expected the recipe of {source.label} in the store, found none (imported features?); "
             "search by --id, or extract with a recipe"
         )
     whole = parse_recipe(dict(remembered), source="the recipe in the store")
-    target = next(t for t in whole.targets() if (t.crops, t.feature_set) == (crops, feature_set))
+    targets = [t for t in whole.targets() if (t.crops, t.feature_set) in pairs]
     content: dict[str, Any] = whole.model_dump(mode="json", by_alias=True)
-    backbone = content["backbones"][target.backbone] | {"crops": [crops], "streams": [target.stream]}
+    backbones = {}
+    for name in dict.fromkeys(t.backbone for t in targets):
+        seen = {"crops": [t.crops for t in targets if t.backbone == name]}
+        seen["streams"] = [t.stream for t in targets if t.backbone == name]
+        backbones[name] = content["backbones"][name] | {k: list(dict.fromkeys(v)) for k, v in seen.items()}
     content |= {
         "dataset": {"name": ds.name, "videos": "query*"},
-        "crops": {crops: content["crops"][crops]},
-        "backbones": {target.backbone: backbone},
+        "crops": {crops: content["crops"][crops] for crops, _ in pairs},
+        "backbones": backbones,
+        "readouts": {},
         "probes": [],
         "indexes": [],
         "embed": [],
     }
-    if source.readout == "mean":
+    if source.readout not in ("cls", "joined"):
         content["train"] = None
     else:
         content["embed"] = [_embed_spec(whole, str(source.embedding))]

@@ -99,9 +99,12 @@ class Session:
         return self.leaks[key][1]
 
     def _common(self, spec: ProbeSpec, data: ReadoutData) -> dict[str, Any]:
-        snapshot_key = (f"{data.crops}/{data.feature_set}", data.embedding)
+        snapshot_key = (f"{data.crops}/{data.feature_set}{data.also_reads or ''}", data.embedding)
         if snapshot_key not in self.snapshots:
             snapshot = self.ds.snapshot(crops=data.crops, feature_set=data.feature_set)
+            if data.also_reads:
+                also = [self.ds.snapshot(crops=crops, feature_set=name) for crops, name in data.also_reads]
+                snapshot = fingerprint([snapshot, *also])
             if data.embedding is not None:
                 snapshot = fingerprint([snapshot, self.ds.snapshot(embedding=data.embedding)])
             self.snapshots[snapshot_key] = snapshot
@@ -112,6 +115,7 @@ class Session:
             "crops": data.crops,
             "feature_set": data.feature_set,
             "readout": data.readout,
+            "notes": data.notes,
             "embedding": data.embedding,
             "num_crops": data.num_crops or info.num_crops,
             "num_channels": data.num_channels,

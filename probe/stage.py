@@ -147,6 +147,14 @@ def _inputs(recipe: Recipe, ds: Dataset | None) -> str | None:
                 ds.feature_info(spec.crops, feature_set).fingerprint_id,
                 ds.snapshot(crops=spec.crops, feature_set=feature_set),
             ]
+    for name in _readouts_used(recipe):
+        for crops, feature_set in recipe.readouts[name].feature_sets:
+            if _num_videos(ds, crops, feature_set) is None:
+                return None
+            sets[f"{crops}/{feature_set}"] = [
+                ds.feature_info(crops, feature_set).fingerprint_id,
+                ds.snapshot(crops=crops, feature_set=feature_set),
+            ]
     known = ds.embedding_sets()
     embeddings = {
         e.name: [ds.embedding_info(e.name).fingerprint_id, ds.snapshot(embedding=e.name)] if e.name in known else None
@@ -160,7 +168,15 @@ def _inputs(recipe: Recipe, ds: Dataset | None) -> str | None:
         "sets": sets,
         "embeddings": embeddings,
     }
+    if used := _readouts_used(recipe):
+        content["readouts"] = used
     return fingerprint(content)
+
+
+def _readouts_used(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe's named readouts that a probe reads."""
+    asked = {name for spec in recipe.probes for name in getattr(spec, "readouts", ())}
+    return {name: spec.model_dump(mode="json") for name, spec in recipe.readouts.items() if name in asked}
 
 
 def _stored_inputs(ds: Dataset, name: str) -> str | None:

@@ -15,6 +15,7 @@ from pipeline.recipe.crops import (
     ColourAugmentation,
     CropPolicy,
     DensePolicy,
+    FramesPolicy,
     GridPolicy,
     ImportedPolicy,
     LocalGlobalPolicy,
@@ -24,6 +25,7 @@ from pipeline.recipe.crops import (
 from pipeline.recipe.dataset import DatasetSpec
 from pipeline.recipe.objectives import ObjectiveBase, ObjectiveSpec, ScaleObjective
 from pipeline.recipe.probes import IndexSpec, KnnProbe, LinearProbe, ProbeSpec, RetrievalProbe
+from pipeline.recipe.readouts import ReadoutPart, ReadoutSpec
 from pipeline.recipe.recipe import Recipe, Target, load_recipe, parse_recipe
 from pipeline.recipe.training import EmbedSpec, ModelSpec, TrainSpec
 
@@ -35,6 +37,7 @@ __all__ = [
     "DensePolicy",
     "EmbedSpec",
     "ExportedBackbone",
+    "FramesPolicy",
     "GridPolicy",
     "ImportedPolicy",
     "IndexSpec",
@@ -48,6 +51,8 @@ __all__ = [
     "PytorchVideoBackbone",
     "RandomPolicy",
     "RandomWeights",
+    "ReadoutPart",
+    "ReadoutSpec",
     "Recipe",
     "RetrievalProbe",
     "ScaleObjective",

@@ -9,8 +9,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from pipeline.names import Name
 from pipeline.recipe.base import Spec
 
-Readout = Literal["mean", "cls", "joined"]
-TrainedReadout = Literal["mean", "crops", "cls", "joined"]
+Readout = Literal["mean", "cls", "joined", "moments", "sqrt", "std"] | Name
+TrainedReadout = Literal["mean", "crops", "cls", "joined", "moments", "sqrt", "std"] | Name
 
 
 class ProbeBase(Spec):
@@ -33,7 +33,8 @@ class KnnProbe(ProbeBase):
 
     kind: Literal["knn"]
     readouts: tuple[Readout, ...] = ("mean", "cls", "joined")
-    """mean: pooled crops. cls: the SCALE embedding. joined: both. Those with cls need `train` and `embed`."""
+    """mean: pooled crops. cls: the SCALE embedding. joined: both. Those with cls need `train` and `embed`. moments:
+    mean, first cosines over time and deviation; sqrt, std: one part; another name: one of the recipe's `readouts`."""
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 20), min_length=1)
     temperature: PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = 0.07
     """A neighbour's vote weighs exp(similarity / temperature)."""
@@ -56,7 +57,7 @@ class LinearProbe(ProbeBase):
     """linear: one layer. mlp: one hidden layer. attentive: a learned query weighs the crops, then one layer."""
     readouts: tuple[TrainedReadout, ...] = ("mean", "crops", "cls", "joined")
     """mean: pooled crops. crops: every crop classified, logits averaged. cls: the SCALE embedding. joined: mean and
-    embedding. The attentive probe reads the crops and has no readouts."""
+    embedding. moments, sqrt, std, other names: as for knn. The attentive probe reads the crops and has no readouts."""
     learning_rates: tuple[PositiveFloat, ...] = Field((3e-4, 3e-3, 3e-2), min_length=1)
     """AdamW, on channels standardised by the train rows; warm-up over 5 % of the steps, then a cosine to 0."""
     weight_decays: tuple[NonNegativeFloat, ...] = Field((0.0, 0.1, 1.0), min_length=1)

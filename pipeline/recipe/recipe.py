@@ -16,9 +16,11 @@ from pipeline.recipe.crops import CropPolicy
 from pipeline.recipe.dataset import DatasetSpec
 from pipeline.recipe.mistakes import explain
 from pipeline.recipe.probes import IndexSpec, ProbeSpec
+from pipeline.recipe.readouts import ReadoutSpec, plain_readout
 from pipeline.recipe.recipe_text import RecipeText, odd_words, read_text
 from pipeline.recipe.training import EmbedSpec, TrainSpec
 
+BUILT_IN_READOUTS = ("mean", "crops", "attention", "cls", "joined", "moments", "sqrt", "std")
 MAX_RECIPE_BYTES = 1 << 20
 
 
@@ -49,6 +51,8 @@ class Recipe(Spec):
     backbones: dict[Name, BackboneSpec] = Field(min_length=1)
     accept: tuple[str, ...] = ()
     """Fingerprint fields that may differ from what the store holds, e.g. `decoder.version`."""
+    readouts: dict[Name, ReadoutSpec] = Field(default_factory=dict)
+    """Vectors that need no training, by name; probes, embeddings and indexes read them."""
     train: TrainSpec | None = None
     embed: tuple[EmbedSpec, ...] = ()
     probes: tuple[ProbeSpec, ...] = ()
@@ -64,6 +68,7 @@ class Recipe(Spec):
                 raise ValueError(
                     f"{where}: expected backbone to be one of {sorted(feature_sets)}, found {feature_set!r}"
                 )
+        self._check_readouts()
         if self.embed and self.train is None:
             raise ValueError("embed needs a train section: which model would write the embeddings?")
         return self
@@ -77,6 +82,40 @@ class Recipe(Spec):
         for section in ("embed", "probes", "indexes"):
             for i, spec in enumerate(getattr(self, section)):
                 yield f"{section}[{i}]", spec.crops, spec.backbone
+
+    def _check_readouts(self) -> None:
+        labels = sorted(t.label for t in self.targets())
+        for name, spec in self.readouts.items():
+            if name in BUILT_IN_READOUTS:
+                raise ValueError(f"readouts.{name}: expected another name, {name} has a meaning of its own")
+            for crops, backbone in spec.feature_sets:
+                if f"{crops}/{backbone}" not in labels:
+                    raise ValueError(f"readouts.{name}: expected features out of {labels}, found {crops}/{backbone}")
+        for i, probe in enumerate(self.probes):
+            for name in getattr(probe, "readouts", ()):
+                self._check_readout(f"probes[{i}].readouts", name)
+        for i, index in enumerate(self.indexes):
+            self._check_readout(f"indexes[{i}].readout", index.readout)
+            if (named := self.readouts.get(index.readout)) is not None and named.project != "none":
+                raise ValueError(
+                    f"indexes[{i}].readout: expected a readout without projection, found {index.readout} "
+                    f"({named.project}); write it with `embed` and index that embedding"
+                )
+
+    def _check_readout(self, where: str, name: str) -> None:
+        if name not in BUILT_IN_READOUTS and name not in self.readouts:
+            known = [*BUILT_IN_READOUTS, *sorted(self.readouts)]
+            raise ValueError(f"{where}: expected one of {known}, found {name!r}; define it under `readouts`")
+
+    def readout(self, name: str, crops: str, backbone: str) -> ReadoutSpec | None:
+        """Return what a readout that needs no training is made of, read for one feature set.
+
+        None for words that mean something else (mean, cls ...), and for a named one whose first feature set is another.
+        """
+        named = self.readouts.get(name)
+        if named is None:
+            return plain_readout(name, crops, backbone)
+        return named if named.feature_sets[0] == (crops, backbone) else None
 
     def targets(self) -> tuple[Target, ...]:
         """Return every feature set that the recipe asks for, in its order."""

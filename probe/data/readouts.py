@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.errors import NotFoundError
-from pipeline.recipe import Recipe
+from pipeline.readouts.fitting import fit_readout, part_weights, read_parts
+from pipeline.recipe import ReadoutSpec, Recipe
 from probe.data.features import FeatureTable, SplitTable, UsedRows, read_embeddings, read_features, used_rows
 from probe.maths.exact_search import unit_vectors
 from probe.maths.knn import Centring, centre
@@ -53,6 +54,11 @@ class ReadoutData:
     """Each (n, D_i) float32 in the order of the split table; two where pooled crops and embedding are joined."""
     table: FeatureTable | None
     """Where the readout reads crops."""
+    say: tuple[float, ...] = ()
+    """What each part counts where vectors are joined; empty: all the same."""
+    also_reads: tuple[tuple[str, str], ...] = ()
+    """(crops, feature set) beside its own."""
+    notes: tuple[str, ...] = ()
 
     @property
     def num_crops(self) -> int:
@@ -84,7 +90,10 @@ class ReadoutData:
             train, test = self.joined()
             return centre(train, test, centring)
         pairs = [centre(part[self.used.train], part[self.used.test], centring) for part in self.parts]
-        train, test = (np.concatenate([pair[side] for pair in pairs], axis=1) for side in (0, 1))
+        say = self.say or (1.0,) * len(pairs)
+        train, test = (
+            np.concatenate([w * p[side] for p, w in zip(pairs, say, strict=True)], axis=1) for side in (0, 1)
+        )
         return unit_vectors(train), unit_vectors(test)
 
 
@@ -147,6 +156,11 @@ class Reader:
                     continue
                 yield self._data(rows, crops, feature_set, readout, None, (table.pooled,), table.reasons, table, drop)
                 continue
+            if readout not in ("cls", "joined"):
+                spec = self.recipe.readout(readout, crops, feature_set)
+                if spec is not None:
+                    yield self._untrained(rows, crops, feature_set, readout, spec, drop)
+                continue
             for found in embedding_sets(self.recipe):
                 if (found.crops, found.feature_set) != (crops, feature_set):
                     continue
@@ -181,6 +195,48 @@ class Reader:
         name = readout if embedding is None else f"{readout}:{embedding}"
         used = used_rows(rows, reasons, crops=crops, feature_set=feature_set, readout=name)
         return ReadoutData(crops, feature_set, readout, embedding, used, parts, table)
+
+    def _untrained(
+        self,
+        rows: SplitTable,
+        crops: str,
+        feature_set: str,
+        readout: str,
+        spec: ReadoutSpec,
+        drop: dict[int, str] | None,
+    ) -> ReadoutData:
+        """Read a readout that needs no training; what it takes from train rows, it takes from those that are used."""
+        tables = [self.features(rows.split, *pair) for pair in spec.feature_sets]
+        reasons = tuple(next((r for r in found if r), "") for found in zip(*(t.reasons for t in tables), strict=True))
+        order = np.argsort(rows.rows, kind="stable")
+
+        def read(half: int | None = None) -> tuple[list[np.ndarray], np.ndarray]:
+            parts, valid = read_parts(self.ds, spec, rows.rows[order], half=half)
+            back = np.argsort(order)
+            return [part[back] for part in parts], valid[back]
+
+        parts, valid = read()
+        reasons = tuple(r or ("" if ok else "no valid crop") for r, ok in zip(reasons, valid, strict=True))
+        plain = self._data(rows, crops, feature_set, readout, None, tuple(parts), reasons, None, drop)
+        also = spec.feature_sets[1:]
+        if spec.project == "none":
+            return replace(plain, say=tuple(part_weights(spec)), also_reads=also)
+        train = plain.used.train
+        views = None
+        if spec.project == "vicreg":
+            (first, has_first), (second, has_second) = read(0), read(1)
+            both = train[(has_first & has_second)[train]]
+            views = ([part[both] for part in first], [part[both] for part in second])
+        fitted = fit_readout(
+            [part[train] for part in parts],
+            spec,
+            labels=[rows.labels[i] for i in train],
+            groups=[rows.groups[i] for i in train],
+            views=views,
+        )
+        text = "no whitening" if fitted.strength is None else f"shrinkage {fitted.strength:g} mean variances"
+        notes = (f"{text}{', chosen on training groups' if fitted.chosen else ''}",)
+        return replace(plain, parts=(fitted(parts),), also_reads=also, notes=notes)
 
     def _miss(self, text: str) -> None:
         if text not in self.missing:

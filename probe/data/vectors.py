@@ -4,33 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.errors import NoDataError, NotFoundError, ShapeMismatchError
 from pipeline.fingerprint import fingerprint
+from pipeline.readouts.fitting import part_dims, part_weights, read_parts
+from pipeline.recipe import ReadoutSpec
 from probe.maths.exact_search import unit_vectors
 
 if TYPE_CHECKING:
     from pipeline import Dataset, FeatureStore
 
 ROWS_PER_READ = 4096
-Readout = Literal["mean", "cls", "joined"]
 
 
 @dataclass(frozen=True)
 class VectorSource:
-    """One vector a video: pooled crops, an embedding, or both side by side."""
+    """One vector a video: pooled crops, an embedding, both side by side, or the parts of a readout without training."""
 
     dataset: str
-    readout: Readout
+    readout: str
     crops: str | None = None
     feature_set: str | None = None
     embedding: str | None = None
+    spec: dict[str, Any] | None = None
+    """What a readout that needs no training is made of, as its recipe section."""
 
     def __post_init__(self) -> None:
         """Check that what the readout reads is named."""
+        if self.spec is not None:
+            return
         needs_features, needs_embedding = self.readout != "cls", self.readout != "mean"
         assert not needs_features or None not in (self.crops, self.feature_set), self
         assert not needs_embedding or self.embedding is not None, self
@@ -38,6 +44,8 @@ class VectorSource:
     @property
     def label(self) -> str:
         """For messages: ``mean of grid5x3/x3d_xs``."""
+        if self._readout is not None:
+            return f"{self.readout} of {' and '.join('/'.join(pair) for pair in self._readout.feature_sets)}"
         parts = []
         if self.readout in ("mean", "joined"):
             parts.append(f"mean of {self.crops}/{self.feature_set}")
@@ -47,6 +55,8 @@ class VectorSource:
 
     def snapshot(self, ds: Dataset) -> str:
         """Return the snapshot id restricted to what this source reads."""
+        if self._readout is not None:
+            return fingerprint([ds.snapshot(crops=c, feature_set=f) for c, f in self._readout.feature_sets])
         if self._embedding is None:
             crops, feature_set = self._features
             return ds.snapshot(crops=crops, feature_set=feature_set)
@@ -58,6 +68,9 @@ class VectorSource:
 
     def fingerprint(self, ds: Dataset) -> dict[str, Any]:
         """Return what changes the vectors: the readout and the fingerprints of the sets that it reads."""
+        if self._readout is not None:
+            sets = {f"{c}/{f}": ds.feature_info(c, f).fingerprint_id for c, f in self._readout.feature_sets}
+            return {"readout": self.spec, "features": sets}
         content: dict[str, Any] = {"readout": self.readout}
         if self.readout != "cls":
             crops, feature_set = self._features
@@ -69,7 +82,9 @@ class VectorSource:
         return content
 
     def part_dims(self, ds: Dataset) -> tuple[int, ...]:
-        """Return the channels of each part: one number, or two where mean and embedding are joined."""
+        """Return the channels of each part: one number, two where mean and embedding are joined, or one a part."""
+        if self._readout is not None:
+            return part_dims(self._readout, {pair: ds.feature_info(*pair).dim for pair in self._readout.feature_sets})
         dims = [] if self.readout == "cls" else [ds.feature_info(*self._features).dim]
         return (*dims, ds.embedding_info(self._embedding).dim) if self._embedding is not None else tuple(dims)
 
@@ -82,6 +97,9 @@ class VectorSource:
             Not normalised; zeros where there is none.
         valid : ndarray of shape (n,), bool
         """
+        if self._readout is not None:
+            found, has_all = read_parts(ds, self._readout, rows)
+            return np.where(has_all[:, None], np.concatenate(found, axis=1), 0), has_all
         selection = ds.select(rows=rows)
         parts: list[np.ndarray] = []
         valid = np.ones(len(rows), bool)
@@ -102,6 +120,22 @@ class VectorSource:
             rows = np.arange(start, min(start + ROWS_PER_READ, ds.num_rows), dtype=np.int64)
             vectors, valid = self.read(ds, rows)
             yield rows[valid], vectors[valid]
+
+    @cached_property
+    def _readout(self) -> ReadoutSpec | None:
+        return None if self.spec is None else ReadoutSpec.model_validate(self.spec)
+
+    @property
+    def say(self) -> tuple[float, ...]:
+        """What each part counts; empty: all the same."""
+        return () if self._readout is None else tuple(part_weights(self._readout))
+
+    @property
+    def feature_sets(self) -> tuple[tuple[str, str], ...]:
+        """Every (crops, feature set) that is read."""
+        if self._readout is not None:
+            return self._readout.feature_sets
+        return (self._features,) if self.readout != "cls" else ()
 
     @property
     def _features(self) -> tuple[str, str]:
@@ -150,6 +184,8 @@ class Transform:
     part_dims: tuple[int, ...]
     centre: np.ndarray
     """(D,) float32, subtracted; zeros where the index is not centred."""
+    say: tuple[float, ...] = ()
+    """What each part counts; empty: all the same."""
 
     @property
     def dim(self) -> int:
@@ -171,7 +207,9 @@ class Transform:
         if len(self.part_dims) == 1:
             return unit_vectors(centred)
         edges = np.cumsum(self.part_dims)[:-1]
-        return unit_vectors(np.concatenate([unit_vectors(part) for part in np.split(centred, edges, axis=1)], axis=1))
+        say = self.say or (1.0,) * len(self.part_dims)
+        parts = zip(np.split(centred, edges, axis=1), say, strict=True)
+        return unit_vectors(np.concatenate([weight * unit_vectors(part) for part, weight in parts], axis=1))
 
 
 def mean_vector(batches: Iterator[tuple[np.ndarray, np.ndarray]], dim: int) -> tuple[np.ndarray, int]:
@@ -184,7 +222,14 @@ def mean_vector(batches: Iterator[tuple[np.ndarray, np.ndarray]], dim: int) -> t
 
 
 def pick_source(
-    store: FeatureStore, dataset: str, *, readout: Readout, crops: str, feature_set: str, embedding: str | None
+    store: FeatureStore,
+    dataset: str,
+    *,
+    readout: str,
+    crops: str,
+    feature_set: str,
+    embedding: str | None,
+    spec: ReadoutSpec | None = None,
 ) -> VectorSource:
     """Make a source of things that exist in the store.
 
@@ -202,7 +247,8 @@ def pick_source(
     ds = store.dataset(dataset)
     if ds.num_rows == 0:
         raise NoDataError(f"expected videos in dataset {dataset}, found none; run `scale catalog` first")
-    if readout in ("mean", "joined"):
+    reads = () if readout == "cls" else ((crops, feature_set),)
+    for crops, feature_set in reads if spec is None else spec.feature_sets:
         known = ds.feature_sets(crops) if crops in ds.crop_sets() else []
         if feature_set not in known:
             raise NotFoundError(
@@ -214,6 +260,8 @@ def pick_source(
             f"expected the embedding set {embedding!r} in dataset {dataset}, "
             f"found {sorted(ds.embedding_sets()) or 'none'}; run `scale embed` first"
         )
+    if spec is not None:
+        return VectorSource(dataset, readout, spec=spec.model_dump(mode="json"))
     return VectorSource(
         dataset=dataset,
         readout=readout,

@@ -180,7 +180,7 @@ def open_index(store: FeatureStore, dataset: str, name: str = "default") -> Sear
         raise CorruptDataError(
             f"expected {wanted[1]} channels in the centre of index {name}, found {centre.size}; run `scale index` again"
         )
-    transform, stale = Transform(part_dims, centre), _staleness(ds, name, meta, source)
+    transform, stale = Transform(part_dims, centre, source.say), _staleness(ds, name, meta, source)
     return SearchIndex(name, index, meta, source, transform, stale, _reader(ds, source))
 
 

@@ -145,6 +145,9 @@ def _units_of(recipe: Recipe, spec: IndexSpec, store: FeatureStore, force: bool)
     feature_sets = list(dict.fromkeys(t.feature_set for t in recipe.targets() if t.crops == spec.crops))
     if spec.backbone is not None:
         feature_sets = [spec.backbone]
+    untrained = {f: recipe.readout(spec.readout, spec.crops, f) for f in feature_sets}
+    if spec.readout in recipe.readouts:  # it names its feature sets by itself
+        feature_sets = [f for f in feature_sets if untrained[f] is not None]
     for feature_set in feature_sets:
         name = spec.name if len(feature_sets) == 1 else f"{spec.name}-{feature_set}"
         embedding = _embedding_name(recipe, spec, feature_set)
@@ -156,9 +159,10 @@ def _units_of(recipe: Recipe, spec: IndexSpec, store: FeatureStore, force: bool)
                 crops=spec.crops,
                 feature_set=feature_set,
                 embedding=embedding,
+                spec=untrained[feature_set],
             )
         except NotFoundError:
-            stage = "extract" if spec.readout == "mean" else "embed"
+            stage = "embed" if spec.readout in ("cls", "joined") else "extract"
             why = f"unknown until {stage} has run"
             yield IndexUnit(spec, name, None, 0, None, "", "", False, why)
             continue
@@ -253,7 +257,7 @@ def _build(unit: IndexUnit, store: FeatureStore, recipe: str) -> dict[str, Any]:
     part_dims = source.part_dims(ds)
     # The handle pins catalogue and ledger: both passes, and the snapshot, see one state of the store.
     centre, count = mean_vector(source.batches(ds), sum(part_dims))
-    transform = Transform(part_dims, centre)
+    transform = Transform(part_dims, centre, source.say)
 
     def unit_batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for rows, vectors in source.batches(ds):
@@ -296,6 +300,7 @@ def _meta(
             "crops": source.crops,
             "feature_set": source.feature_set,
             "embedding": source.embedding,
+            **({"spec": source.spec} if source.spec is not None else {}),
         },
         "faiss": load_faiss().__version__,
     }

@@ -74,9 +74,9 @@ def _keep(
     is_headline: bool,
     curves: tuple[Curve, ...],
 ) -> None:
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = setting.common.get("notes", ())
     if point.k_used < point.k:
-        notes = (f"k={point.k} was asked for; the gallery has {point.k_used} videos",)
+        notes += (f"k={point.k} was asked for; the gallery has {point.k_used} videos",)
     result, hit = classification_result(
         setting,
         "knn",

@@ -76,8 +76,12 @@ def _inputs(data: ReadoutData) -> tuple[Input, Input]:
         sides = (data.used.train, data.used.test)
         train, test = (Input.of(data.table.values[side], data.table.valid[side]) for side in sides)
         return train, test
-    whole_train, whole_test = data.joined()
-    return Input.of(whole_train), Input.of(whole_test)
+    if data.readout in ("mean", "cls", "joined") or data.embedding is not None:
+        whole_train, whole_test = data.joined()
+        return Input.of(whole_train), Input.of(whole_test)
+    # Parts of other scales: each has its say after it is centred and of length 1, and its channels theirs in it.
+    whole_train, whole_test = data.centred("train")
+    return Input.of(whole_train, is_scaled=True), Input.of(whole_test, is_scaled=True)
 
 
 def _train(

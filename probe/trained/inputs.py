@@ -27,9 +27,11 @@ class Input:
     """Subtracted when rows are taken."""
     scale_D: Tensor | None = None
     """Multiplied after that."""
+    is_scaled: bool = False
+    """Whether the channels have the say they shall have: all are then scaled by one number, so that steps fit."""
 
     @classmethod
-    def of(cls, features: np.ndarray, valid_NV: np.ndarray | None = None) -> Input:
+    def of(cls, features: np.ndarray, valid_NV: np.ndarray | None = None, *, is_scaled: bool = False) -> Input:
         """Wrap arrays without copying them.
 
         Raises
@@ -45,7 +47,7 @@ class Input:
                 f"found {features.shape} and {None if valid_NV is None else valid_NV.shape}"
             )
         mask = None if valid_NV is None else torch.from_numpy(np.ascontiguousarray(valid_NV, bool))
-        return cls(torch.from_numpy(np.ascontiguousarray(features)), mask)
+        return cls(torch.from_numpy(np.ascontiguousarray(features)), mask, is_scaled=is_scaled)
 
     def __len__(self) -> int:
         """Return the number of videos."""
@@ -68,11 +70,8 @@ class Input:
 
     def to(self, device: torch.device) -> Input:
         """Return the same on a device."""
-        moved = {
-            name: None if tensor is None else tensor.to(device)
-            for name, tensor in (("valid_NV", self.valid_NV), ("mean_D", self.mean_D), ("scale_D", self.scale_D))
-        }
-        return replace(self, features=self.features.to(device), **moved)
+        valid, mean, scale = (t if t is None else t.to(device) for t in (self.valid_NV, self.mean_D, self.scale_D))
+        return replace(self, features=self.features.to(device), valid_NV=valid, mean_D=mean, scale_D=scale)
 
     def take(self, rows: Tensor, crops: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return standardised features (B, D) or (B, V, D) in float32, and their mask.
@@ -116,5 +115,7 @@ def prepare(train: Input, test: Input) -> tuple[Input, Input]:
     deviation = (squares / max(count, 1) - mean.square()).clamp_min(0).sqrt()
     typical = deviation.square().mean().sqrt()
     deviation = deviation.clamp_min(float(MIN_RELATIVE_STD * typical) or 1.0)
-    changes = {"mean_D": mean.float(), "scale_D": (1 / deviation).float()}
-    return replace(train, **changes), replace(test, **changes)
+    if train.is_scaled:
+        deviation = typical.clamp_min(1e-12).expand_as(deviation)
+    mean_D, scale_D = mean.float(), (1 / deviation).float()
+    return replace(train, mean_D=mean_D, scale_D=scale_D), replace(test, mean_D=mean_D, scale_D=scale_D)

@@ -25,6 +25,8 @@ POLICIES = [
     {"policy": "grid", "cover_tail": True, "temporal": 4, "spatial": 1, "target_fps": None},
     {"policy": "dense", "num_crops": 9},
     {"policy": "dense", "num_crops": 9, "target_fps": None},
+    {"policy": "frames", "temporal": 7, "spatial": 3},
+    {"policy": "frames", "temporal": 5, "rate_fps": 2.5, "target_fps": None},
     {"policy": "speeds"},
     {"policy": "speeds", "target_fps": None, "crops_per_speed": 2, "speeds": (-4, 0, 3)},
     {"policy": "local_global"},
@@ -78,7 +80,7 @@ def test_the_same_crops_every_time_and_others_for_another_video_or_seed(policy):
     np.random.seed(1)  # noqa: NPY002 - the global state must not matter
     again = draw_crops(parsed, "a/b.mp4", facts())
     np.testing.assert_array_equal(first.geometry, again.geometry)
-    if policy["policy"] not in ("grid", "dense"):
+    if policy["policy"] not in ("grid", "dense", "frames"):
         assert (draw_crops(parsed, "a/c.mp4", facts()).geometry != first.geometry).any()
         assert (draw_crops(PARSE({**policy, "seed": 1}), "a/b.mp4", facts()).geometry != first.geometry).any()
 
@@ -139,6 +141,23 @@ def test_grid_follows_scales_code_or_covers_the_tail():
     portrait = draw_crops(PARSE(policy), "v", facts(width=256, height=340)).geometry
     np.testing.assert_array_equal(portrait[:3, 2], [0, 42, 84])
     np.testing.assert_array_equal(portrait[:3, 3], 0)
+
+
+def test_frames_follow_the_rate_and_never_come_twice():
+    policy = PARSE({"policy": "frames", "rate_fps": 10, "temporal": 40, "spatial": 2})
+    crops = draw_crops(policy, "v", facts(num_frames=75))
+    starts = crops.geometry[:, 0][crops.valid]
+    np.testing.assert_allclose(starts, np.repeat(np.arange(25) / 10, 2), atol=1e-5)
+    assert not crops.is_short
+    assert len(np.unique(crops.geometry[crops.valid][:, [2, 3, 4, 5]], axis=0)) == 2
+    faster = PARSE({"policy": "frames", "rate_fps": 1000, "temporal": 400})
+    every = draw_crops(faster, "v", facts(num_frames=75))
+    assert np.diff(every.geometry[every.valid][:, 8]).tolist() == [1] * 74
+    longer = draw_crops(policy, "v", facts(num_frames=3000))
+    assert longer.valid.all()
+    spread = longer.geometry[::2, 0]
+    np.testing.assert_allclose(np.diff(spread), (100 - 1 / 30) / 39, rtol=1e-4)
+    assert draw_crops(policy, "v", facts(num_frames=1)).valid.sum() == 2
 
 
 def test_dense_crops_follow_the_duration():

@@ -8,6 +8,7 @@ from typing import Any
 from extract.crops.draws import Draws
 from extract.crops.policies.base import CropDraft, VideoFacts
 from extract.crops.policies.dense import draw_dense
+from extract.crops.policies.frames import draw_frames
 from extract.crops.policies.grid import draw_grid
 from extract.crops.policies.imported import refuse_imported
 from extract.crops.policies.local_global import draw_local_global
@@ -19,6 +20,7 @@ DRAWERS: Mapping[str, Callable[[Any, VideoFacts, Draws], CropDraft]] = {
     "grid": draw_grid,
     "local_global": draw_local_global,
     "dense": draw_dense,
+    "frames": draw_frames,
     "imported": refuse_imported,
     "speeds": draw_speeds,
 }
