@@ -17,6 +17,7 @@ from pipeline.compute.devices import pick_device
 from pipeline.errors import InvalidInputError
 from pipeline.events import OnEvent, ignore
 from pipeline.recipe import TrainSpec
+from pipeline.recipe.objectives import OBJECTIVES
 
 
 def train(
@@ -124,5 +125,9 @@ def make_spec(**options: Any) -> TrainSpec:
     try:
         return TrainSpec.model_validate({"crops": "tensors", "backbone": "tensors", **options})
     except ValidationError as err:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors(include_url=False))
+        problems = "; ".join(f"{_place(e['loc'])}: {e['msg']}" for e in err.errors(include_url=False))
         raise InvalidInputError(f"expected fields of TrainSpec, found {problems}") from err
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in loc if part not in OBJECTIVES.own)  # the kind is named in the section

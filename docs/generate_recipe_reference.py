@@ -8,14 +8,14 @@ from __future__ import annotations
 import typing
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from pipeline.recipe import Recipe
-from pipeline.recipe.kinds import Kinds
+from pipeline.recipe.kinds import kinds_in, whole_type
 
 PAGE = Path(__file__).resolve().parent / "recipe.md"
 HEAD = """# Recipe reference
@@ -40,26 +40,16 @@ def _collect(model: type[BaseModel], seen: list[type[BaseModel]]) -> None:
         return
     seen.append(model)
     for info in model.model_fields.values():
-        for inner in _models_in(_whole(info)):
+        for inner in _models_in(whole_type(info)):
             _collect(inner, seen)
-
-
-def _whole(info: FieldInfo) -> Any:
-    """Return a field's annotation with the kinds that pydantic took off it."""
-    kinds = [item for item in info.metadata if isinstance(item, Kinds)]
-    return Annotated[info.annotation, kinds[0]] if kinds else info.annotation
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if (kinds := _kinds(annotation)) is not None:
+    if (kinds := kinds_in(annotation)) is not None:
         return list(dict.fromkeys(kinds.own.values()))
     return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
-
-
-def _kinds(annotation: Any) -> Kinds[Any] | None:
-    return next((item for item in getattr(annotation, "__metadata__", ()) if isinstance(item, Kinds)), None)
 
 
 def _section(model: type[BaseModel]) -> str:
@@ -68,13 +58,13 @@ def _section(model: type[BaseModel]) -> str:
     for name, info in model.model_fields.items():
         key = info.alias or name
         meaning = " ".join((info.description or "").split())
-        lines.append(f"| `{key}` | {_type(_whole(info))} | {_default(info)} | {meaning} |".replace("|  |", "| |"))
+        lines.append(f"| `{key}` | {_type(whole_type(info))} | {_default(info)} | {meaning} |".replace("|  |", "| |"))
     return "\n".join(lines) + "\n"
 
 
 def _type(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if (kinds := _kinds(annotation)) is not None:
+    if (kinds := kinds_in(annotation)) is not None:
         return " or ".join(_type(model) for model in dict.fromkeys(kinds.own.values()))
     if origin is typing.Annotated:
         return _type(arguments[0])

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, cast
 
-from pydantic import GetCoreSchemaHandler, ValidationInfo
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic import GetCoreSchemaHandler, ValidationInfo, ValidatorFunctionWrapHandler
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, PydanticKnownError, SchemaValidator, core_schema
 
 from pipeline.recipe.base import Spec
 
@@ -44,6 +45,7 @@ class Kinds(Generic[S]):
         self, group: str, base: type[S], package: str, *, key: str = "kind", default: str | None = None
     ) -> None:
         self.group, self.base, self.package, self.key, self.default = group, base, package, key, default
+        self._loaded: dict[EntryPoint, type[S]] = {}
 
     @cached_property
     def own(self) -> Mapping[str, type[S]]:
@@ -61,26 +63,25 @@ class Kinds(Generic[S]):
         """Every kind that a recipe may name."""
         return (*self.own, *self.outside)
 
-    def find(self, kind: object) -> type[S]:
-        """Return the class of a kind.
+    @property
+    def known(self) -> tuple[type[S], ...]:
+        """Classes of all kinds that are imported: the house's own, and what recipes have named from outside."""
+        return tuple(dict.fromkeys((*self.own.values(), *self._loaded.values())))
+
+    def load(self, kind: str) -> type[S]:
+        """Return the class of a kind that an installed package brings.
 
         Raises
         ------
         PydanticCustomError
-            If there is none; lists those that exist.
+            If the package does not bring it.
         """
-        if isinstance(kind, str):
-            if kind in self.own:
-                return self.own[kind]
-            if kind in self.outside:
-                return self._load(kind, self.outside[kind])
-        raise PydanticCustomError(
-            "unknown_kind",
-            "expected {key} to be one of {names}; installed packages add more through the entry-point group {group}",
-            {"key": self.key, "names": ", ".join(self.names), "group": self.group},
-        )
+        point = self.outside[kind]
+        if point not in self._loaded:
+            self._loaded[point] = self._imported(kind, point)
+        return self._loaded[point]
 
-    def _load(self, kind: str, point: EntryPoint) -> type[S]:
+    def _imported(self, kind: str, point: EntryPoint) -> type[S]:
         try:
             spec = point.load()
         except Exception as err:  # whatever an installed package raises when it is imported
@@ -99,28 +100,50 @@ class Kinds(Generic[S]):
     def _is_own(self, spec: type[Spec]) -> bool:
         return spec.__module__.startswith(f"{self.package}.")
 
-    def _validate(self, value: Any, info: ValidationInfo) -> S:
+    def _validate(self, value: Any, own: ValidatorFunctionWrapHandler, info: ValidationInfo) -> S:
         if isinstance(value, self.base):
             return value
         if not isinstance(value, Mapping):
-            raise PydanticCustomError("mapping_expected", "expected a mapping with the key {key}", {"key": self.key})
+            return cast(S, own(value))
         content = dict(value)
         if self.key not in content and self.default is not None:
             content[self.key] = self.default
-        return self.find(content.get(self.key)).model_validate(content, context=info.context)
+        kind = content.get(self.key)
+        if not isinstance(kind, str) or kind in self.own:
+            return cast(S, own(content))
+        if kind not in self.outside:
+            names = ", ".join(f"'{name}'" for name in self.names)
+            tag = {"discriminator": f"'{self.key}'", "tag": kind, "expected_tags": names}
+            raise PydanticKnownError("union_tag_invalid", tag)
+        union = core_schema.tagged_union_schema({kind: self.load(kind).__pydantic_core_schema__}, self.key)
+        return cast(S, SchemaValidator(union).validate_python(content, context=info.context))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Validate by the kind's own class, and write every field of it."""
         as_it_is = core_schema.wrap_serializer_function_ser_schema(
             lambda value, write: write(value), schema=core_schema.any_schema()
         )
-        return core_schema.with_info_plain_validator_function(self._validate, serialization=as_it_is)
+        choices = {kind: handler.generate_schema(spec) for kind, spec in self.own.items()}
+        return core_schema.with_info_wrap_validator_function(
+            self._validate, core_schema.tagged_union_schema(choices, self.key), serialization=as_it_is
+        )
 
 
 def kinds_of(spec: type[Spec], key: str) -> tuple[str, ...]:
     """Return the kinds that a class stands for: the values of its literal."""
     annotation = spec.model_fields[key].annotation if key in spec.model_fields else None
     return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
+
+
+def whole_type(info: FieldInfo) -> Any:
+    """Return a field's type with the kinds that pydantic took off it."""
+    found = [item for item in info.metadata if isinstance(item, Kinds)]
+    return Annotated[info.annotation, found[0]] if found else info.annotation
+
+
+def kinds_in(annotation: Any) -> Kinds[Any] | None:
+    """Return the kinds that stand at a type, or None."""
+    return next((item for item in getattr(annotation, "__metadata__", ()) if isinstance(item, Kinds)), None)
 
 
 def subclasses(base: type[S]) -> Iterator[type[S]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline.recipe.kinds import kinds_in, whole_type
 from pipeline.recipe.recipe_text import RecipeText
 
 MAX_LISTED = 20
@@ -149,7 +150,7 @@ def _fields_at(model: type[BaseModel], place: tuple[Any, ...]) -> list[str]:
 
 def _inside(kind: Any, part: Any) -> list[Any]:
     if _is_model(kind):
-        named = {info.alias or name: info.annotation for name, info in kind.model_fields.items()}
+        named = {info.alias or name: whole_type(info) for name, info in kind.model_fields.items()}
         return list(_alternatives(named[part])) if part in named else []
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is dict:
@@ -161,7 +162,9 @@ def _inside(kind: Any, part: Any) -> list[Any]:
 
 def _alternatives(annotation: Any) -> Iterator[Any]:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
+    if (kinds := kinds_in(annotation)) is not None:
+        yield from kinds.known
+    elif origin is typing.Annotated:
         yield from _alternatives(arguments[0])
     elif origin in (typing.Union, types.UnionType):
         for argument in arguments:
