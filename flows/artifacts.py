@@ -83,7 +83,7 @@ def probe_rows(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             "probe": p.get("probe"),
             "features": p.get("feature_set", ""),
-            "readout": p.get("readout"),
+            "readout": probe_readout(p, probes),
             "setting": probe_setting(p),
             "top-1 %": round(100 * p["top1"], 1) if p.get("top1") is not None else None,
             "95 % interval": " - ".join(f"{100 * x:.1f}" for x in p["interval"]) if p.get("interval") else "",
@@ -92,6 +92,13 @@ def probe_rows(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for p in probes[:MAX_ROWS]
     ]
+
+
+def probe_readout(probe: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -> str:
+    """Return the readout, with the embedding set that was read where the probes read several: ``cls of vicc``."""
+    embeddings = {p["embedding"] for p in probes if p.get("embedding")}
+    is_one_of_several = len(embeddings) > 1 and probe.get("embedding")
+    return f"{probe.get('readout')} of {probe['embedding']}" if is_one_of_several else str(probe.get("readout"))
 
 
 def probe_setting(probe: Mapping[str, Any]) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from pipeline import Dataset, FeatureStore
 from pipeline.errors import NoDataError, NotFoundError
 from pipeline.events import OnEvent, ignore
+from pipeline.products import Vectors, embedding_products
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings
 
@@ -75,8 +77,9 @@ def _through_the_stages(
         from aggregate.stage import plan_embed, run_embed
 
         own = store.dataset(ds.name)
-        model = ds.artifact("models", index_model(recipe))
-        own.save_artifact("models", model.name, {name: model.read(name) for name in model.files}, model.meta)
+        for name in recipe.trainings:
+            model = ds.artifact("models", name)
+            own.save_artifact("models", model.name, {file: model.read(file) for file in model.files}, model.meta)
         run_embed(plan_embed(recipe, store, settings), store, settings, on_event)
     own = store.dataset(ds.name)
     vectors, valid = index.source.read(own, np.arange(1))
@@ -99,8 +102,8 @@ def recipe_for(ds: Dataset, index: SearchIndex) -> Recipe:
     pairs = source.feature_sets
     if not pairs:  # an index of embeddings alone: its model names what it reads
         embedded = ds.embedding_info(str(source.embedding)).fingerprint
-        if "crops" in embedded:
-            pairs = ((str(embedded["crops"]), str(embedded["feature_set"])),)
+        streams = embedded.get("streams", [embedded] if "crops" in embedded else [])
+        pairs = tuple((str(one["crops"]), str(one["feature_set"])) for one in streams)
     remembered = ds.feature_info(*pairs[0]).recipe if pairs else None
     if not remembered:
         raise NotFoundError(
@@ -108,45 +111,46 @@ def recipe_for(ds: Dataset, index: SearchIndex) -> Recipe:
             "search by --id, or extract with a recipe"
         )
     whole = parse_recipe(dict(remembered), source="the recipe in the store")
-    targets = [t for t in whole.targets() if (t.crops, t.feature_set) in pairs]
-    content: dict[str, Any] = whole.model_dump(mode="json", by_alias=True)
-    backbones = {}
-    for name in dict.fromkeys(t.backbone for t in targets):
-        seen = {"crops": [t.crops for t in targets if t.backbone == name]}
-        seen["streams"] = [t.stream for t in targets if t.backbone == name]
-        backbones[name] = content["backbones"][name] | {k: list(dict.fromkeys(v)) for k, v in seen.items()}
-    content |= {
-        "dataset": {"name": ds.name, "videos": "query*"},
-        "crops": {crops: content["crops"][crops] for crops, _ in pairs},
-        "backbones": backbones,
-        "readouts": {},
-        "probes": [],
-        "indexes": [],
-        "embed": [],
+    return cut_recipe(whole, source, ds.name, pairs)
+
+
+def cut_recipe(whole: Recipe, vectors: Vectors, dataset: str, features: Sequence[tuple[str, str]]) -> Recipe:
+    """Return the part of a recipe that makes one vector: its feature sets, and the embedding set where one is read.
+
+    Raises
+    ------
+    NotFoundError
+        If the recipe does not write the embedding set, or make the features.
+    """
+    needed, content = list(features), whole.model_dump(mode="json", by_alias=True)
+    content |= {"train": None, "models": {}, "readouts": {}, "embed": [], "probes": [], "indexes": []}
+    if vectors.embedding is not None:
+        made = next((one for one in embedding_products(whole) if one.name == vectors.embedding), None)
+        if made is None:
+            raise NotFoundError(
+                f"expected the embedding set {vectors.embedding} in the recipe that the store remembers, found none"
+            )
+        needed += made.sources
+        spec = made.spec.model_dump(mode="json") | {"name": made.name}
+        content["embed"] = [spec | ({} if made.model is None else {"models": [made.model.name]})]
+        if made.model is not None:
+            inputs = {"features": ["/".join(pair) for pair in made.sources], "crops": made.crops}
+            model = made.model.model_dump(mode="json") | inputs | {"backbone": made.feature_set}
+            content["models"] = {made.model.name: model}
+    content["crops"] = {name: content["crops"][name] for name in dict.fromkeys(c for c, _ in needed)}
+    targets = [t for t in whole.targets() if (t.crops, t.feature_set) in needed]
+    if missing := sorted(set(needed) - {(t.crops, t.feature_set) for t in targets}):
+        raise NotFoundError(
+            f"expected features {'/'.join(missing[0])} in the recipe that the store remembers, found none"
+        )
+    content["dataset"] = {"name": dataset, "videos": "query*"}
+    content["backbones"] = {
+        name: content["backbones"][name]
+        | {"crops": list(dict.fromkeys(t.crops for t in own)), "streams": list(dict.fromkeys(t.stream for t in own))}
+        for name in dict.fromkeys(t.backbone for t in targets)
+        if (own := [t for t in targets if t.backbone == name])
     }
-    if source.readout not in ("cls", "joined"):
-        content["train"] = None
-    else:
-        content["embed"] = [_embed_spec(whole, str(source.embedding))]
-        content["crops"] |= {whole.train.crops: _dump(whole)["crops"][whole.train.crops]} if whole.train else {}
     return parse_recipe(content, source="the recipe in the store")
-
-
-def _dump(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(mode="json", by_alias=True)
-
-
-def _embed_spec(recipe: Recipe, name: str) -> dict[str, Any]:
-    for spec in recipe.embed:
-        if (spec.name or (recipe.train.name if recipe.train else None)) == name:
-            return spec.model_dump(mode="json")
-    raise NotFoundError(f"expected the embedding set {name} in the recipe that the store remembers, found none")
-
-
-def index_model(recipe: Recipe) -> str:
-    """Return the name of the model that embeds."""
-    assert recipe.train is not None  # the recipe model checks that embed comes with train
-    return recipe.train.name
 
 
 def data_folder(ds: Dataset) -> Path | None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from flows.pending import mark_pending
 from flows.render import probe_options
 from flows.stages import STAGES, Stage
 from pipeline import FeatureStore
 from pipeline.errors import InvalidInputError
 from pipeline.events import OnEvent, ignore
+from pipeline.products import Standing, follow
 from pipeline.recipe import Recipe
 from pipeline.reports import StageReport
 from pipeline.settings import Settings
@@ -94,12 +95,16 @@ def plan_recipe(
     Returns
     -------
     list of StagePlan
-        Plans of later stages say so where they depend on what an earlier one would change.
+        Products say so where they follow what an earlier stage would change.
     """
-    plans = [
-        stage.plan(recipe, store, settings, **_options_for(stage, options)) for stage in select_stages(recipe, stages)
-    ]
-    return mark_pending(recipe, plans)
+    plans: list[StagePlan] = []
+    before: list[Standing] = []
+    for stage in select_stages(recipe, stages):
+        plan = stage.plan(recipe, store, settings, **_options_for(stage, options))
+        marked = follow(plan.standings, before)
+        before += marked
+        plans.append(dataclasses.replace(cast(Any, plan), standings=marked) if marked != plan.standings else plan)
+    return plans
 
 
 def run_recipe(
@@ -127,7 +132,7 @@ def run_recipe(
     on_plan : callable, optional
         Receives each plan just before it is run.
     **options
-        Options of single stages: ``shards``, ``retry`` (extract).
+        Options of single stages: ``shards``, ``retry`` (extract), ``only`` (train, embed).
 
     Returns
     -------
@@ -148,5 +153,5 @@ def run_recipe(
 
 
 def _options_for(stage: Stage, options: dict[str, Any]) -> dict[str, Any]:
-    known = {"extract": {"shards", "retry", "targets"}}.get(stage.name, set())
+    known = {"extract": {"shards", "retry", "targets"}, "train": {"only"}, "embed": {"only"}}.get(stage.name, set())
     return {name: value for name, value in options.items() if name in known and value is not None}

@@ -33,6 +33,8 @@ class Stage:
 
     def is_wanted(self, recipe: Recipe) -> bool:
         """Whether the recipe asks for this stage at all."""
+        if self.section == "train":
+            return bool(recipe.trainings)
         return self.section is None or bool(getattr(recipe, self.section))
 
     def plan(self, recipe: Recipe, store: FeatureStore, settings: Settings, **options: Any) -> StagePlan:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from pipeline.products.standing import Standing
+
 
 class StagePlan(Protocol):
     """What `--dry-run` prints and the run executes."""
@@ -21,6 +23,10 @@ class StagePlan(Protocol):
     @property
     def is_empty(self) -> bool:
         """Whether everything is there already."""
+
+    @property
+    def standings(self) -> tuple[Standing, ...]:
+        """How each product of the stage stands."""
 
     def summary(self) -> str:
         """One line: what would be done, how much of it, and why."""

@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import Any
 
 _PLACES = {
-    "ProbePlan": "probe.stage",
     "ProbeReport": "probe.results",
     "ProbeResult": "probe.results",
     "open_index": "probe.index.stage",

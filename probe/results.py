@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.products.report import REPORT_FILE as REPORT_FILE
 from pipeline.reports import StageReport
 
-REPORT_FILE = "report.json"
 PREDICTIONS_FILE = "predictions.parquet"
 """One line per (result, test row): result, row, video_id, group, labels, predicted, correct."""
 
@@ -141,6 +141,7 @@ class ProbeResult(Frozen):
             "centring",
             "crops",
             "feature_set",
+            "embedding",
             "mean_average_precision",
             "fraction",
             "n_per_class",

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 from pipeline.compute.devices import pick_device
 from pipeline.events import Note, OnEvent, Progress
 from pipeline.fingerprint import fingerprint
+from pipeline.products import Measurement, Report, embedding_products
 from pipeline.recipe import Recipe
 from pipeline.recipe.backbones import RandomWeights
 from pipeline.recipe.probes import KnnProbe, LinearProbe, ProbeSpec, RetrievalProbe
 from probe.data.features import SplitTable
 from probe.data.leaks import check_leaks
-from probe.data.readouts import Reader, ReadoutData, probe_targets
+from probe.data.readouts import Reader, ReadoutData
 from probe.methods.comparisons import compare_results
 from probe.methods.knn import measure_knn
 from probe.methods.measure import Findings, Setting, Vocabulary
@@ -48,7 +49,7 @@ class Session:
 
     def __init__(self, recipe: Recipe, ds: Dataset, settings: Settings, on_event: OnEvent) -> None:
         self.recipe, self.ds, self.settings, self.on_event = recipe, ds, settings, on_event
-        self.reader = Reader(ds, recipe)
+        self.reader = Reader(ds)
         self.findings = Findings()
         self.vocabularies: dict[str, Vocabulary] = {}
         self.splits: dict[str, SplitTable] = {}
@@ -58,13 +59,14 @@ class Session:
         self.strips: dict[tuple[str, str, str, str], tuple[NeighbourStrip, ...]] = {}
         self.snapshots: dict[tuple[str, str | None], str] = {}
 
-    def measure(self, spec: ProbeSpec, feature_set: str) -> None:
+    def measure(self, measured: Measurement) -> None:
         """Measure one probe on one feature set."""
+        spec, feature_set = measured.spec, measured.feature_set
         split = self.splits.setdefault(spec.split, self.reader.split(spec.split))
         vocabulary = self.vocabularies.setdefault(spec.split, Vocabulary.of(split))
         drop = self._check_leaks(spec, feature_set, split)
         readouts: tuple[str, ...] = ("attention",) if spec.kind == "attentive" else tuple(spec.readouts)
-        for data in self.reader.readouts(spec.split, spec.crops, feature_set, readouts, drop):
+        for data in self.reader.readouts(measured, readouts, drop):
             key = (spec.split, data.crops, data.feature_set, _name(data))
             self.coverage.setdefault(key, data.used.coverage)
             setting = Setting(split, vocabulary, data.used, self._common(spec, data))
@@ -140,14 +142,16 @@ class Session:
             weights = getattr(backbone, "weights", None)
             if isinstance(weights, RandomWeights):
                 lines.append(f"backbone {name} is untrained (random weights, seed {weights.random})")
-        train = self.recipe.train
-        reads_embeddings = any(result.embedding for result in self.findings.results)
-        if train is not None and reads_embeddings:
+        for name, train in self.recipe.trainings.items():
+            own = {e.name for e in embedding_products(self.recipe) if e.model is train}
+            splits = {r.split for r in self.findings.results if r.embedding in own}
+            if not splits:
+                continue
             if train.rows == "all":
-                lines.append(f"model {train.name} was trained on all videos, test videos included (transductive)")
-            elif other := sorted({r.split for r in self.findings.results if r.embedding} - {train.split}):
+                lines.append(f"model {name} was trained on all videos, test videos included (transductive)")
+            elif other := sorted(splits - {train.split}):
                 lines.append(
-                    f"model {train.name} was trained on the train videos of split {train.split!r}; "
+                    f"model {name} was trained on the train videos of split {train.split!r}; "
                     f"test videos of split {', '.join(other)} may be among them"
                 )
         for check, _ in self.leaks.values():
@@ -165,19 +169,18 @@ def _name(data: ReadoutData) -> str:
     return data.readout if data.embedding is None else f"{data.readout}:{data.embedding}"
 
 
-def measure_all(recipe: Recipe, ds: Dataset, settings: Settings, on_event: OnEvent) -> Measured:
-    """Measure every probe of a recipe on every feature set it names.
+def measure_all(report: Report, ds: Dataset, settings: Settings, on_event: OnEvent) -> Measured:
+    """Measure every probe of a report on every feature set it names.
 
     Raises
     ------
     NotFoundError, NoDataError
         If features, a split or usable rows are not there.
     """
-    session = Session(recipe, ds, settings, on_event)
-    units = [(spec, name) for spec in recipe.probes for name in probe_targets(recipe, spec.crops, spec.backbone)]
-    for done, (spec, feature_set) in enumerate(units, start=1):
-        session.measure(spec, feature_set)
-        on_event(Progress("probe", done, len(units)))
+    session = Session(report.recipe, ds, settings, on_event)
+    for done, measured in enumerate(report.measurements, start=1):
+        session.measure(measured)
+        on_event(Progress("probe", done, len(report.measurements)))
     warnings = session.warnings()
     for line in warnings:
         on_event(Note("probe", line, "warning"))

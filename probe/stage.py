@@ -5,91 +5,32 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import NotFoundError
 from pipeline.events import OnEvent, StageFinished, StageStarted, ignore
 from pipeline.fingerprint import fingerprint
+from pipeline.products import ProductPlan, Report, Standing, plan_products, report_products, standing
+from pipeline.products.features import has_features
+from pipeline.products.report import REPORT_FILE
 from pipeline.recipe import Recipe
-from probe.data.readouts import embedding_sets, probe_targets
-from probe.results import PREDICTIONS_FILE, REPORT_FILE, ProbeReport
+from pipeline.storage.schema import PENDING
+from probe.results import PREDICTIONS_FILE, ProbeReport
 from probe.threads import num_threads
 
 if TYPE_CHECKING:
     from pipeline import Dataset, FeatureStore
     from pipeline.settings import Settings
 
-PROBE_VERSION = 1
-"""Raised when the same inputs would give other numbers."""
 HTML_FILE = "report.html"
 Frames = Callable[[int], Sequence[bytes]]
 Render = Callable[[ProbeReport], bytes | str]
 
 
-@dataclass(frozen=True)
-class PlannedProbe:
-    """One probe on one feature set."""
-
-    index: int
-    """Position in the recipe's `probes`."""
-    kind: str
-    crops: str
-    feature_set: str
-    embeddings: tuple[str, ...]
-    num_videos: int | None
-    """Rows with committed features; None while the store does not know."""
-    why: str
-
-
-@dataclass(frozen=True)
-class ProbePlan:
-    """What would be measured."""
-
-    recipe: Recipe
-    name: str
-    """Of the report in the store."""
-    units: tuple[PlannedProbe, ...]
-    inputs: str | None
-    """Id of everything the numbers depend on; None while something is not there yet."""
-    is_done: bool
-
-    @property
-    def stage(self) -> str:
-        """Name of the stage."""
-        return "probe"
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the report of exactly these inputs exists."""
-        return self.is_done or not self.units
-
-    def summary(self) -> str:
-        """One line for people."""
-        if not self.units:
-            return "no probes in the recipe"
-        if self.is_done:
-            return f"report {self.name} is up to date: {len(self.units)} probes need not be measured again"
-        return f"{len(self.units)} probes to measure for the report {self.name}: {self.units[0].why}"
-
-    def table(self) -> list[dict[str, object]]:
-        """One row a probe and feature set."""
-        return [
-            {
-                "probe": unit.kind,
-                "crops": unit.crops,
-                "features": unit.feature_set,
-                "embeddings": ", ".join(unit.embeddings) or "-",
-                "videos": "unknown" if unit.num_videos is None else unit.num_videos,
-                "why": unit.why,
-            }
-            for unit in self.units
-        ]
-
-
-def plan_probe(recipe: Recipe, store: FeatureStore, settings: Settings, *, name: str | None = None) -> ProbePlan:
+def plan_probe(recipe: Recipe, store: FeatureStore, settings: Settings, *, name: str | None = None) -> ProductPlan:
     """Plan the probes of a recipe.
 
     Parameters
@@ -106,83 +47,21 @@ def plan_probe(recipe: Recipe, store: FeatureStore, settings: Settings, *, name:
     NotFoundError
         If a probe names a crop set that no backbone sees.
     """
-    name = name or recipe.name
-    ds = store.dataset(recipe.dataset.name) if recipe.dataset.name in store.datasets() else None
-    inputs = _inputs(recipe, ds)
-    is_done = inputs is not None and ds is not None and _stored_inputs(ds, name) == inputs
-    units = []
-    for index, spec in enumerate(recipe.probes):
-        for feature_set in probe_targets(recipe, spec.crops, spec.backbone):
-            num_videos = _num_videos(ds, spec.crops, feature_set)
-            if is_done:
-                why = "unchanged since the report was made"
-            elif num_videos is None:
-                why = "unknown until extract has run"
-            else:
-                why = "the report does not exist or its inputs changed"
-            names = tuple(
-                e.name for e in embedding_sets(recipe) if (e.crops, e.feature_set) == (spec.crops, feature_set)
-            )
-            units.append(PlannedProbe(index, spec.kind, spec.crops, feature_set, names, num_videos, why))
-    return ProbePlan(recipe, name, tuple(units), inputs, is_done)
+    plan = plan_products("probe", recipe, report_products(recipe, name), store)
+    return replace(plan, standings=tuple(replace(one, rows=_rows(one, store)) for one in plan.standings))
 
 
-def _num_videos(ds: Dataset | None, crops: str, feature_set: str) -> int | None:
-    if ds is None or crops not in ds.crop_sets() or feature_set not in ds.feature_sets(crops):
-        return None
-    statuses = ds.status(crops, feature_set).column("status").to_pylist()
-    return sum(status != "pending" for status in statuses)
-
-
-def _inputs(recipe: Recipe, ds: Dataset | None) -> str | None:
-    """Return the id of everything the numbers depend on."""
-    if ds is None or not recipe.probes:
-        return None
-    sets: dict[str, Any] = {}
-    for spec in recipe.probes:
-        for feature_set in probe_targets(recipe, spec.crops, spec.backbone):
-            if _num_videos(ds, spec.crops, feature_set) is None:
-                return None
-            sets[f"{spec.crops}/{feature_set}"] = [
-                ds.feature_info(spec.crops, feature_set).fingerprint_id,
-                ds.snapshot(crops=spec.crops, feature_set=feature_set),
-            ]
-    for name in _readouts_used(recipe):
-        for crops, feature_set in recipe.readouts[name].feature_sets:
-            if _num_videos(ds, crops, feature_set) is None:
-                return None
-            sets[f"{crops}/{feature_set}"] = [
-                ds.feature_info(crops, feature_set).fingerprint_id,
-                ds.snapshot(crops=crops, feature_set=feature_set),
-            ]
-    known = ds.embedding_sets()
-    embeddings = {
-        e.name: [ds.embedding_info(e.name).fingerprint_id, ds.snapshot(embedding=e.name)] if e.name in known else None
-        for e in embedding_sets(recipe)
-    }
-    content = {
-        "version": PROBE_VERSION,
-        "dataset": recipe.dataset.name,
-        "probes": [spec.model_dump(mode="json") for spec in recipe.probes],
-        "embed": [spec.model_dump(mode="json") for spec in recipe.embed],
-        "sets": sets,
-        "embeddings": embeddings,
-    }
-    if used := _readouts_used(recipe):
-        content["readouts"] = used
-    return fingerprint(content)
-
-
-def _readouts_used(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe's named readouts that a probe reads."""
-    asked = {name for spec in recipe.probes for name in getattr(spec, "readouts", ())}
-    return {name: spec.model_dump(mode="json") for name, spec in recipe.readouts.items() if name in asked}
-
-
-def _stored_inputs(ds: Dataset, name: str) -> str | None:
-    if name not in ds.artifacts("reports"):
-        return None
-    return ds.artifact("reports", name).meta.get("inputs")
+def _rows(one: Standing, store: FeatureStore) -> tuple[dict[str, object], ...]:
+    """Add how many videos have a result; not known while the features are not there."""
+    ds = store.dataset(one.product.dataset) if one.product.dataset in store.datasets() else None
+    rows = []
+    for row in one.product.rows():
+        num_videos: object = "unknown"
+        if ds is not None and has_features(ds, str(row["crops"]), str(row["features"])):
+            statuses = ds.status(str(row["crops"]), str(row["features"])).column("status").to_pylist()
+            num_videos = sum(status != PENDING for status in statuses)
+        rows.append({**row, "videos": num_videos})
+    return tuple(rows)
 
 
 def read_report(ds: Dataset, name: str) -> ProbeReport:
@@ -202,7 +81,7 @@ def read_report(ds: Dataset, name: str) -> ProbeReport:
 
 
 def run_probe(
-    plan: ProbePlan,
+    plan: ProductPlan,
     store: FeatureStore,
     settings: Settings,
     on_event: OnEvent = ignore,
@@ -214,7 +93,7 @@ def run_probe(
 
     Parameters
     ----------
-    plan : ProbePlan
+    plan : ProductPlan
     store : FeatureStore
         Opened for writing.
     settings : Settings
@@ -244,28 +123,31 @@ def run_probe(
             f"expected dataset {recipe.dataset.name!r} in {store.url}, found {store.datasets() or 'none'}; "
             "run `scale catalog` and `scale extract` first"
         )
+    if not plan.standings:
+        raise NotFoundError(f"expected probes in recipe {recipe.name}, found none; add a `probes` section")
     ds = store.dataset(recipe.dataset.name)
-    inputs = _inputs(recipe, ds)
-    if inputs is not None and _stored_inputs(ds, plan.name) == inputs:
-        report = _with_details(read_report(ds, plan.name), ds, plan.name)
+    now = standing(plan.standings[0].product, store, dataset=ds)
+    product = cast(Report, now.product)
+    if now.is_done:
+        report = _with_details(read_report(ds, product.name), ds, product.name)
         update = {"did": {"probes_run": 0, "reports_skipped": 1}, "seconds": time.perf_counter() - started}
         report = report.model_copy(update=update)
-        on_event(StageFinished("probe", f"report {plan.name} is up to date", report.seconds))
+        on_event(StageFinished("probe", f"report {product.name} is up to date", report.seconds))
         return report
-    on_event(StageStarted("probe", len(plan.units), "probes", f"{recipe.name} on {ds.name}"))
+    on_event(StageStarted("probe", len(product.measurements), "probes", f"{recipe.name} on {ds.name}"))
     from probe.session import measure_all, predictions_file
 
-    measured = measure_all(recipe, ds, settings, on_event)
+    measured = measure_all(product, ds, settings, on_event)
     report = ProbeReport(
         stage="probe",
         recipe=recipe.name,
-        did={"probes_run": len(plan.units), "reports_skipped": 0},
+        did={"probes_run": len(product.measurements), "reports_skipped": 0},
         seconds=time.perf_counter() - started,
         fingerprint=fingerprint([spec.model_dump(mode="json") for spec in recipe.probes]),
         snapshot=ds.snapshot(),
         dataset=ds.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        inputs=inputs or "",
+        inputs=now.fingerprint,
         recipe_content=recipe.model_dump(mode="json", by_alias=True),
         versions=_versions(),
         **measured.fields,
@@ -278,17 +160,18 @@ def run_probe(
     if html is not None:
         files[HTML_FILE] = html
     meta = {
-        "inputs": inputs,
+        "inputs": now.fingerprint,
+        "content": now.content,
         "recipe": recipe.name,
         "fingerprint": report.fingerprint,
         "snapshot": report.snapshot,
         "num_results": len(report.results),
     }
-    ds.save_artifact("reports", plan.name, files, meta)
-    report = _with_details(report, ds, plan.name).model_copy(
+    ds.save_artifact("reports", product.name, files, meta)
+    report = _with_details(report, ds, product.name).model_copy(
         update={"num_bytes": sum(map(len, files.values())), "seconds": time.perf_counter() - started}
     )
-    on_event(StageFinished("probe", f"{len(report.results)} numbers in the report {plan.name}", report.seconds))
+    on_event(StageFinished("probe", f"{len(report.results)} numbers in the report {product.name}", report.seconds))
     return report
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -12,14 +13,13 @@ from safetensors.torch import load, save
 
 from aggregate.data.rows import choose_rows, frame_sizes
 from aggregate.embeddings.embed import Readout, embed, embedding_dim
-from aggregate.embeddings.plan import SOURCE, EmbeddingPlan, EmbedPlan, made_from, plan_target, source_states
 from aggregate.embeddings.whitening import Whitening, fit_whitening
 from aggregate.network.saving import load_model
-from aggregate.training.plan import plan_train
 from pipeline.compute.devices import pick_device
 from pipeline.errors import AlreadyExistsError, NotFoundError
 from pipeline.events import Note, OnEvent, Progress, ShardFinished, StageFinished, StageStarted, ignore
-from pipeline.fingerprint import fingerprint
+from pipeline.products import Embeddings, ProductPlan, Standing, follow, model_products, standing, standings
+from pipeline.products.embeddings import SOURCE, made_from
 from pipeline.recipe import TrainSpec
 from pipeline.reports import SkippedVideo, StageReport
 from pipeline.sets.ledger import RowStatus
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 WHITENING_FILE = "whitening.safetensors"
 
 
-def run_embed(plan: EmbedPlan, store: FeatureStore, settings: Settings, on_event: OnEvent = ignore) -> StageReport:
+def run_embed(plan: ProductPlan, store: FeatureStore, settings: Settings, on_event: OnEvent = ignore) -> StageReport:
     """Write the embeddings of a plan.
 
     Uses the model that stands in the store. Shards are claimed, so that several runs share the work.
 
     Parameters
     ----------
-    plan : EmbedPlan
+    plan : ProductPlan
         What the store holds now decides; a plan made earlier is made again.
     store : FeatureStore
         Open for writing.
@@ -59,27 +59,30 @@ def run_embed(plan: EmbedPlan, store: FeatureStore, settings: Settings, on_event
         If the model or the features do not exist.
     """
     started = time.monotonic()
-    spec = plan.recipe.train
-    if spec is None or not plan.recipe.embed:
+    if not plan.standings:
         return StageReport(stage="embed", recipe=plan.recipe.name, did={"shards_done": 0, "shards_skipped": 0})
     dataset = store.dataset(plan.recipe.dataset.name)
-    targets = tuple(plan_target(dataset, spec, one) for one in plan.recipe.embed)
+    targets = [standing(one.product, store, dataset=dataset) for one in plan.standings]
     for target in targets:
         if target.content is None:
-            raise NotFoundError(f"embedding set {target.name}: {target.why}; run the stages before it first")
-    plan = EmbedPlan(plan.recipe, targets)
-    if not plan_train(plan.recipe, store, settings).is_empty:
-        text = f"model {spec.name} in the store is not what the recipe would train now; embedding with it all the same"
-        on_event(Note("embed", text, "warning"))
-    total = sum(len(t.shards) for t in targets)
+            raise NotFoundError(f"embedding set {target.product.name}: {target.why}; run the stages before it first")
+    plan = replace(plan, standings=tuple(targets))
+    for model in follow(standings(model_products(plan.recipe), store)):
+        if not model.is_done and any(model.product.ref in target.product.inputs for target in targets):
+            text = (
+                f"model {model.product.name} in the store is not what the recipe would train now ({model.why}); "
+                "embedding with it all the same"
+            )
+            on_event(Note("embed", text, "warning"))
+    total = sum(len(t.todo) for t in targets)
     on_event(StageStarted("embed", total, "shards", plan.summary()))
     done = skipped = num_bytes = 0
     failed: list[SkippedVideo] = []
     for target in targets:
-        skipped += target.num_shards_done
-        if not target.shards:
+        skipped += target.num_done
+        if not target.todo and not target.replaces:
             continue
-        worker = _Worker(dataset, spec, target, settings, on_event)
+        worker = _Worker(dataset, target, settings, on_event)
         for shard_bytes in worker.run():
             if shard_bytes is None:
                 skipped += 1
@@ -98,30 +101,35 @@ def run_embed(plan: EmbedPlan, store: FeatureStore, settings: Settings, on_event
         skipped=tuple(failed),
         fingerprint=plan.fingerprint,
         snapshot=store.dataset(plan.recipe.dataset.name).snapshot(),
-        details={"embeddings": [t.name for t in targets], "rows": spec.rows},
+        details={"embeddings": [t.product.name for t in targets], **_rows_policy(targets)},
     )
+
+
+def _rows_policy(targets: Sequence[Standing]) -> dict[str, str]:
+    policies = {one.model.rows for t in targets if (one := cast(Embeddings, t.product)).model is not None}
+    return {"rows": "all" if "all" in policies else "train"} if policies else {}
 
 
 class _Worker:
     """Embeds the shards of one set."""
 
-    def __init__(
-        self, dataset: Dataset, spec: TrainSpec, target: EmbeddingPlan, settings: Settings, on_event: OnEvent
-    ) -> None:
-        self.dataset, self.spec, self.target, self.on_event = dataset, spec, target, on_event
+    def __init__(self, dataset: Dataset, planned: Standing, settings: Settings, on_event: OnEvent) -> None:
+        self.dataset, self.planned, self.on_event = dataset, planned, on_event
+        self.target = cast(Embeddings, planned.product)
+        self.spec = cast(TrainSpec, self.target.model)
         self.device = pick_device(settings.device)
-        self.model = load_model(dataset, spec.name).to(self.device)
+        self.model = load_model(dataset, self.spec.name).to(self.device)
         self.failed: list[SkippedVideo] = []
         self.num_skipped = 0
-        self.source = source_states(dataset, target.crops, target.feature_set)
-        self.whitening = self._whitening() if target.readout == "whitened" else None
+        self.source = self.target.source_states(dataset)
+        self.whitening = self._whitening() if self.target.readout == "whitened" else None
         self.writer = self._open_writer()
 
     def run(self) -> Iterator[int | None]:
         """Yield the bytes of each shard that was written, None for one that was left to others."""
         statuses = self.dataset.status(self.target.crops, self.target.feature_set)
         texts, errors = statuses["status"].to_pylist(), statuses["error"].to_pylist()
-        for shard in self.target.shards:
+        for shard in self.planned.todo:
             ledger = self.dataset.ledger(None, self.target.name)
             if made_from(ledger, shard) == self.source[shard]:  # another run was faster
                 self.num_skipped += 1
@@ -167,7 +175,7 @@ class _Worker:
         return int(values.nbytes)
 
     def _embed(self, rows: np.ndarray, readout: Readout | None = None) -> tuple[np.ndarray, np.ndarray]:
-        readout = readout or self.target.readout
+        readout = readout or self.target.spec.readout
         selection = self.dataset.select(rows=rows)
         block = selection.features(self.target.crops, self.target.feature_set)
         values, valid = embed(
@@ -177,28 +185,28 @@ class _Worker:
             np.array(block.valid),
             frame_size_px=frame_sizes(selection.videos),
             readout=readout,
-            sets=self.target.sets,
+            sets=self.target.spec.sets,
             whitening=self.whitening if readout == "whitened" else None,
         )
         return values.numpy(), valid.numpy()
 
     def _open_writer(self) -> EmbeddingWriter:
-        target = self.target
-        assert target.content is not None
-        if target.replaces:
+        target, content = self.target, self.planned.content
+        assert content is not None
+        if self.planned.replaces:
             self.dataset.drop_embeddings(target.name)
         dim = (
             self.whitening.output_dim
             if self.whitening is not None
-            else embedding_dim(self.model, self.model.input_dim, target.readout)
+            else embedding_dim(self.model, self.model.input_dim, target.spec.readout)
         )
         attrs = {"readout": target.readout, "rows": self.spec.rows, "model": self.spec.name}
-        return self.dataset.embedding_writer(target.name, fingerprint=target.content, dim=dim, attrs=attrs)
+        return self.dataset.embedding_writer(target.name, fingerprint=content, dim=dim, attrs=attrs)
 
     def _whitening(self) -> Whitening:
         """Fit on the rows the model was trained on, once; kept beside the model, so that later shards get the same."""
         name = f"{self.target.name}.whitening"
-        wanted = fingerprint(self.target.content)
+        wanted = self.planned.fingerprint
         try:
             artifact = self.dataset.artifact("models", name)
             if artifact.meta.get("embedding_fingerprint") == wanted:

@@ -23,6 +23,8 @@ from extract.catalog.inspect_videos import hash_videos, probe_videos
 from extract.decoding.inspect import VideoInfo
 from pipeline.errors import VideoChangedError
 from pipeline.events import Note, OnEvent, Progress, StageFinished, StageStarted, VideoFailed, ignore
+from pipeline.products import Standing, Videos
+from pipeline.products.standing import State
 from pipeline.recipe import Recipe
 from pipeline.recipe.dataset import DatasetSpec
 from pipeline.reports import SkippedVideo, StageReport
@@ -74,6 +76,14 @@ class CatalogPlan:
     def is_empty(self) -> bool:
         """Whether no video is new and none has been touched."""
         return not self.new and not self.to_check
+
+    @property
+    def standings(self) -> tuple[Standing, ...]:
+        """The videos as a product: what everything else follows."""
+        state: State = "done" if self.is_empty else "partly done" if self.num_known else "missing"
+        videos = Videos(self.dataset.name, self.dataset.name, "dataset")
+        num_videos = self.num_known + len(self.new)
+        return (Standing(videos, state, num_units=num_videos, todo=tuple(range(self.num_known, num_videos))),)
 
     def summary(self) -> str:
         """One line: how many videos, and why."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from extract.decoding.versions import decoder_identity
 from extract.targets import ResolvedTarget, resolve_targets
-from pipeline.errors import InvalidInputError, NotFoundError
-from pipeline.fingerprint import check_same, fingerprint
+from pipeline.errors import FingerprintMismatchError, InvalidInputError, NotFoundError
+from pipeline.fingerprint import fingerprint
+from pipeline.products import Features, Standing, feature_products, standings
 from pipeline.recipe import Recipe
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
@@ -54,13 +55,15 @@ class ExtractPlan:
     """Shards of feature sets that are complete already."""
     retry: tuple[str, ...] = ()
     is_catalogued: bool = True
+    standings: tuple[Standing, ...] = ()
+    """Of every feature set that is asked for."""
 
     stage = "extract"
 
     @property
     def is_empty(self) -> bool:
-        """Whether every feature is there already."""
-        return self.is_catalogued and not self.shards
+        """Whether every feature is there already, and stays."""
+        return self.is_catalogued and not self.shards and not any(one.follows for one in self.standings)
 
     @property
     def num_videos(self) -> int:
@@ -86,7 +89,9 @@ class ExtractPlan:
         """One line: what would be done, how much of it, and why."""
         if not self.is_catalogued:
             return f"extract: {UNKNOWN}"
-        if self.is_empty:
+        if not self.shards:
+            if follows := next((one.why for one in self.standings if one.follows), None):
+                return f"extract: {follows}; as the store is now, {self.num_shards_done} shards are complete"
             return f"extract: nothing to do, {self.num_shards_done} shards are complete"
         return (
             f"extract: {self.num_videos} videos in {len(self.shards)} shards, {self.num_crops} features for "
@@ -99,10 +104,16 @@ class ExtractPlan:
             return [
                 {"target": t.label, "shard": "?", "videos": "?", "crops": "?", "why": UNKNOWN} for t in self.targets
             ]
-        return [
+        rows: list[Mapping[str, object]] = [
             {"target": t.label, "shard": s.shard, "videos": t.num_rows, "crops": t.num_crops, "why": t.reason}
             for s in self.shards
             for t in s.targets
+        ]
+        listed = {t.label for s in self.shards for t in s.targets}
+        return rows + [
+            {"target": one.product.name, "shard": "?", "videos": "?", "crops": "?", "why": one.why}
+            for one in self.standings
+            if one.follows and one.product.name not in listed
         ]
 
 
@@ -145,14 +156,16 @@ def plan_extract(
     again = _check_statuses(retry)
     resolved = resolve_targets(recipe, settings, decoder=decoder_identity(settings), only=targets)
     if recipe.dataset.name not in store.datasets():
-        return ExtractPlan(recipe, resolved, (), 0, again, is_catalogued=False)
+        waiting = standings(products_to_extract(recipe, resolved), store)
+        return ExtractPlan(recipe, resolved, (), 0, again, is_catalogued=False, standings=waiting)
     dataset = store.dataset(recipe.dataset.name)
     wanted = _check_shards(shards, dataset.num_shards)
     rows_of: dict[int, set[int]] = {}
     works: dict[int, list[TargetWork]] = {}
     num_done = 0
-    for target in resolved:
-        _gate(dataset, target, recipe.accept)
+    found = standings(products_to_extract(recipe, resolved), store)
+    for target, one in zip(resolved, found, strict=True):
+        _gate(one)
         statuses = _statuses(dataset, target)
         for shard in wanted:
             start, stop = shard * dataset.shard_rows, min((shard + 1) * dataset.shard_rows, dataset.num_rows)
@@ -168,7 +181,16 @@ def plan_extract(
             works.setdefault(shard, []).append(TargetWork(target.label, len(rows), num_crops, reason))
             rows_of.setdefault(shard, set()).update(rows.tolist())
     plans = tuple(ShardPlan(s, len(rows_of[s]), tuple(works[s])) for s in sorted(works))
-    return ExtractPlan(recipe, resolved, plans, num_done, again)
+    return ExtractPlan(recipe, resolved, plans, num_done, again, standings=found)
+
+
+def products_to_extract(recipe: Recipe, targets: Iterable[ResolvedTarget]) -> tuple[Features, ...]:
+    """Return the feature sets as products, with the fingerprints that only extraction knows."""
+    products = {product.name: product for product in feature_products(recipe)}
+    return tuple(
+        replace(products[target.label], fingerprint=dict(target.fingerprint), accept=recipe.accept)
+        for target in targets
+    )
 
 
 def _check_statuses(retry: Iterable[str]) -> tuple[str, ...]:
@@ -189,12 +211,15 @@ def _check_shards(shards: Iterable[int] | None, num_shards: int) -> list[int]:
     return wanted
 
 
-def _gate(dataset: Any, target: ResolvedTarget, accept: Iterable[str]) -> None:
-    try:
-        info = dataset.feature_info(target.crops, target.feature_set)
-    except NotFoundError:
-        return
-    check_same(info.fingerprint, dict(target.fingerprint), what=f"feature set {target.label}", accept=accept)
+def _gate(one: Standing) -> None:
+    """Refuse to mix features that were made another way."""
+    if one.changes:
+        lines = "; ".join(f"{c.field}: stored {c.old!r}, offered {c.new!r}" for c in one.changes)
+        raise FingerprintMismatchError(
+            f"feature set {one.product.name} was made another way. Differs in {lines}. "
+            "Use another name for the new features, or list a field under `accept` if the difference is harmless.",
+            fields=[c.field for c in one.changes],
+        )
 
 
 def _statuses(dataset: Any, target: ResolvedTarget) -> np.ndarray | None:

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from flows.artifacts import probe_setting
+from flows.artifacts import probe_readout, probe_setting
 from pipeline import events
 
 WIDTH_OF_PIPES = 180
@@ -156,7 +156,7 @@ def print_probes(probes: Sequence[Mapping[str, Any]]) -> None:
         {
             "probe": p.get("probe"),
             "features": p.get("feature_set") or p.get("features") or "",
-            "readout": p.get("readout"),
+            "readout": probe_readout(p, probes),
             "setting": probe_setting(p),
             "top-1 %": f"{100 * p['top1']:.1f}" if p.get("top1") is not None else "-",
             "95 % interval": "{:.1f} - {:.1f}".format(*(100 * x for x in p["interval"])) if p.get("interval") else "-",

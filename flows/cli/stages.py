@@ -38,8 +38,8 @@ def register(app: typer.Typer) -> None:
     app.command("run", help="Catalog, extract, train, embed, probe and report: only what is missing.")(run)
     app.command("catalog", help="Find the videos and describe them in the catalogue.")(_single("catalog"))
     app.command("extract", help="Decode the videos once and store the features of their crops.")(extract)
-    app.command("train", help="Train the SCALE model on stored features.")(_single("train"))
-    app.command("embed", help="Write video embeddings back into the store.")(_single("embed"))
+    app.command("train", help="Train the recipe's models on stored features.")(_of_models("train"))
+    app.command("embed", help="Write video embeddings back into the store.")(_of_models("embed"))
     app.command("probe", help="Measure features and embeddings; write the report.")(_single("probe"))
     app.command("index", help="Build the search indexes that the recipe names.")(_single("index"))
 
@@ -100,6 +100,31 @@ def _single(name: str) -> Any:
     return command
 
 
+OnlyOption = Annotated[
+    list[str] | None, typer.Option("--only", metavar="MODEL", help="Only this model of the recipe; may be repeated.")
+]
+
+
+def _of_models(name: str) -> Any:
+    def command(
+        recipe: RecipeArgument,
+        only: OnlyOption = None,
+        store: StoreOption = None,
+        data: DataOption = None,
+        weights: WeightsOption = None,
+        device: DeviceOption = None,
+        workers: WorkersOption = None,
+        dry_run: DryRunOption = False,
+        as_json: JsonOption = False,
+        quiet: QuietOption = False,
+    ) -> None:
+        settings = make_settings(recipe, store=store, data=data, weights=weights, device=device, workers=workers)
+        chosen = tuple(only) if only else None
+        execute(recipe, settings, stages=[name], dry_run=dry_run, as_json=as_json, quiet=quiet, only=chosen)
+
+    return command
+
+
 def execute(
     recipe_path: Path,
     settings: Settings,
@@ -125,7 +150,8 @@ def execute(
         plans = plan_recipe(recipe, store, settings, stages=stages, **options)
         if as_json:
             listed = [{"stage": p.stage, "empty": p.is_empty, "summary": p.summary(), "work": p.table()} for p in plans]
-            typer.echo(json.dumps({"recipe": recipe.name, "plan": listed}, default=str))
+            products = [one.as_json() for plan in plans for one in plan.standings]
+            typer.echo(json.dumps({"recipe": recipe.name, "plan": listed, "products": products}, default=str))
             return
         for plan in plans:
             console.print_table(plan.table(), title=f"{plan.stage}: {plan.summary()}")

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+
+class Later:
+    """Marks a field that came after stores were written: its default stands in no dump and no fingerprint.
+
+    So ``Annotated[str, LATER] = "x"`` changes neither the fingerprints nor the stored recipes of those who do not
+    use it, and whoever reads a recipe that lacks it gets the default.
+    """
+
+
+LATER = Later()
 
 
 class Spec(BaseModel):
     """Frozen pydantic model that refuses unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        for name, info in type(self).model_fields.items():
+            is_later = any(isinstance(mark, Later) for mark in info.metadata)
+            if is_later and getattr(self, name) == info.get_default(call_default_factory=True):
+                content.pop(info.alias or name, None)
+                content.pop(name, None)
+        return content

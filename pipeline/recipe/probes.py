@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from pipeline.names import Name
 from pipeline.recipe.base import Spec
+from pipeline.recipe.training import ModelNames
 
 Readout = Literal["mean", "cls", "joined", "moments", "sqrt", "std"] | Name
 TrainedReadout = Literal["mean", "crops", "cls", "joined", "moments", "sqrt", "std"] | Name
@@ -20,6 +21,8 @@ class ProbeBase(Spec):
     """Crop set whose features are read."""
     backbone: str | None = None
     """Feature set; None: every feature set of the recipe's backbones."""
+    models: ModelNames = None
+    """Models whose embeddings are read, one or a list; None: all of the recipe."""
     split: str = "1"
     seed: int = Field(0, ge=0, lt=2**32)
     leak_threshold: float = Field(0.98, gt=0, le=1)
@@ -99,7 +102,10 @@ class IndexSpec(Spec):
     """A FAISS index over one feature or embedding set, for search."""
 
     name: Name = "default"
+    """Where it makes several (feature sets, embeddings), each has the name of what it reads behind it."""
     crops: str
     backbone: str | None = None
+    models: ModelNames = None
+    """Models whose embeddings are read, one or a list; None: all of the recipe."""
     readout: Readout = "mean"
     kind: Literal["auto", "flat", "hnsw", "ivfpq"] = "auto"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.errors import RecipeError
 from pipeline.names import Name
 from pipeline.recipe.backbones import BackboneSpec, Stream, feature_set_name
-from pipeline.recipe.base import Spec
+from pipeline.recipe.base import LATER, Spec
 from pipeline.recipe.crops import CropPolicy
 from pipeline.recipe.dataset import DatasetSpec
 from pipeline.recipe.mistakes import explain
@@ -51,15 +51,33 @@ class Recipe(Spec):
     backbones: dict[Name, BackboneSpec] = Field(min_length=1)
     accept: tuple[str, ...] = ()
     """Fingerprint fields that may differ from what the store holds, e.g. `decoder.version`."""
-    readouts: dict[Name, ReadoutSpec] = Field(default_factory=dict)
+    readouts: Annotated[dict[Name, ReadoutSpec], LATER] = Field(default_factory=dict)
     """Vectors that need no training, by name; probes, embeddings and indexes read them."""
     train: TrainSpec | None = None
+    """The one model of the recipe; for several, or another name, see `models`."""
+    models: Annotated[dict[Name, TrainSpec], LATER] = Field(default_factory=dict)
+    """Models by name; instead of `train`."""
     embed: tuple[EmbedSpec, ...] = ()
     probes: tuple[ProbeSpec, ...] = ()
     indexes: tuple[IndexSpec, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _models_are_named(cls, content: Any) -> Any:
+        models = content.get("models") if isinstance(content, dict) else None
+        if not isinstance(models, dict):
+            return content
+        if models and content.get("train"):
+            raise ValueError("expected either train (one model) or models (by name), found both")
+        for name, spec in models.items():
+            if isinstance(spec, dict) and spec.get("name", name) != name:
+                raise ValueError(f"models.{name}: expected no name but its key, found {spec['name']!r}")
+        named = {n: spec | {"name": n} if isinstance(spec, dict) else spec for n, spec in models.items()}
+        return content | {"models": named}
+
     @model_validator(mode="after")
     def _references_exist(self) -> Recipe:
+        labels = {t.label for t in self.targets()}
         feature_sets = {t.feature_set for t in self.targets()}
         for where, crops, feature_set in self._references():
             if crops not in self.crops:
@@ -69,7 +87,13 @@ class Recipe(Spec):
                     f"{where}: expected backbone to be one of {sorted(feature_sets)}, found {feature_set!r}"
                 )
         self._check_readouts()
-        if self.embed and self.train is None:
+        for where, spec in self._named_sections():
+            if unknown := [label for label in getattr(spec, "features", ()) if label not in labels]:
+                raise ValueError(f"{where}: expected features out of {sorted(labels)}, found {unknown[0]!r}")
+            for name in getattr(spec, "models", None) or ():
+                if name not in self.trainings:
+                    raise ValueError(f"{where}: expected models out of {sorted(self.trainings)}, found {name!r}")
+        if any(spec.needs_model for spec in self.embed) and not self.trainings:
             raise ValueError("embed needs a train section: which model would write the embeddings?")
         return self
 
@@ -77,11 +101,24 @@ class Recipe(Spec):
         for name, backbone in self.backbones.items():
             for crops in backbone.crops or ():
                 yield f"backbones.{name}", crops, None
-        if self.train is not None:
-            yield "train", self.train.crops, self.train.backbone
+        for where, spec in self._named_sections():
+            yield where, spec.crops, spec.backbone
+
+    def _named_sections(self) -> Iterator[tuple[str, Any]]:
+        for spec in self.trainings.values():
+            yield self.training_section(spec.name), spec
         for section in ("embed", "probes", "indexes"):
             for i, spec in enumerate(getattr(self, section)):
-                yield f"{section}[{i}]", spec.crops, spec.backbone
+                yield f"{section}[{i}]", spec
+
+    @property
+    def trainings(self) -> dict[str, TrainSpec]:
+        """Every model that the recipe trains, by name: `models`, or the one of `train`."""
+        return self.models if self.train is None else {self.train.name: self.train}
+
+    def training_section(self, model: str) -> str:
+        """Where a model stands in the recipe: ``train`` or ``models.<name>``."""
+        return "train" if self.train is not None else f"models.{model}"
 
     def _check_readouts(self) -> None:
         labels = sorted(t.label for t in self.targets())

@@ -2,13 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.names import Name
-from pipeline.recipe.base import Spec
+from pipeline.recipe.base import LATER, Spec
 from pipeline.recipe.objectives import ObjectiveSpec, ScaleObjective
+
+READOUTS_WITHOUT_MODEL: frozenset[str] = frozenset()
+"""Readouts of `embed` that are computed from features alone."""
+
+
+def split_label(label: str) -> tuple[str, str]:
+    """Return crop set and feature set of ``crop set/feature set``.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else.
+    """
+    crops, slash, feature_set = label.partition("/")
+    if not (crops and slash and feature_set) or "/" in feature_set:
+        raise ValueError(f"expected `crop set/feature set`, such as train16/slow_r50, found {label!r}")
+    return crops, feature_set
+
+
+def _spread_features(content: Any) -> Any:
+    """Let `features` stand for crops and backbone: of one, these are all; of several, they name the first."""
+    if not isinstance(content, dict) or not content.get("features"):
+        return content
+    labels = content["features"]
+    labels = [labels] if isinstance(labels, str) else list(labels)
+    crops, feature_set = split_label(str(labels[0]))
+    for key, value in (("crops", crops), ("backbone", feature_set)):
+        if content.get(key, value) != value:
+            raise ValueError(f"expected {key} {value!r}, as features name it, found {content[key]!r}; leave it out")
+    more = {"features": labels} if len(labels) > 1 else {}
+    return {k: v for k, v in content.items() if k != "features"} | {"crops": crops, "backbone": feature_set} | more
+
+
+def _method_is_objective(content: Any) -> Any:
+    """Let `method` stand for the objective's kind."""
+    if not isinstance(content, dict) or content.get("method") is None:
+        return content
+    method, objective = content["method"], content.get("objective", {})
+    if isinstance(objective, dict):
+        if objective.get("kind", method) != method:
+            raise ValueError(f"expected objective.kind {method!r}, as method says, found {objective['kind']!r}")
+        objective = {"kind": method, **objective}
+    return {k: v for k, v in content.items() if k != "method"} | {"objective": objective}
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+ModelNames = Annotated[tuple[Name, ...] | None, BeforeValidator(_as_list), LATER]
+"""Names of models to read, one or a list; None: all of the recipe."""
 
 
 class ModelSpec(Spec):
@@ -35,12 +86,16 @@ class ModelSpec(Spec):
 
 
 class TrainSpec(Spec):
-    """Training of the aggregator on stored features."""
+    """Training of a model on stored features: `train`, or one of `models`."""
 
     name: Name = "scale"
-    """Name of the model in the store."""
+    """Name of the model in the store; in `models` its key."""
+    method: Annotated[str | None, LATER] = None
+    """The named system that trains it (`scale`, ...): short for `objective: {kind: ...}`."""
+    features: Annotated[tuple[str, ...], LATER] = ()
+    """What to train on, as `crop set/feature set`: one, or one a stream. Stands for crops and backbone."""
     crops: str
-    """Crop set to train on."""
+    """Crop set to train on (of the first stream)."""
     backbone: str
     """Feature set to train on (the backbone, plus `-<stream>` where it is not rgb)."""
     objective: ObjectiveSpec = ScaleObjective()
@@ -64,17 +119,53 @@ class TrainSpec(Spec):
     checkpoint_epochs: int = Field(10, ge=1)
     seed: int = 0
 
+    _named = model_validator(mode="before")(_method_is_objective)
+    _spread = model_validator(mode="before")(_spread_features)
+
+    @model_validator(mode="after")
+    def _streams_fit(self) -> TrainSpec:
+        most = self.objective.max_streams
+        if len(self.inputs) > most:
+            found = ", ".join("/".join(pair) for pair in self.inputs)
+            raise ValueError(f"{self.objective.kind} takes {most} feature set(s), found {len(self.inputs)}: {found}")
+        return self
+
+    @property
+    def inputs(self) -> tuple[tuple[str, str], ...]:
+        """(crop set, feature set) of each stream."""
+        return tuple(split_label(label) for label in self.features) or ((self.crops, self.backbone),)
+
 
 class EmbedSpec(Spec):
-    """Which video embeddings `embed` writes back, with the model of `train`."""
+    """Which video embeddings `embed` writes back: one set for each model it reads."""
 
     name: Name | None = None
-    """Name of the embedding set; None: the model's."""
+    """Name of the embedding set; None: the model's. With several `models`, the model's name is added."""
+    models: ModelNames = None
+    """The model that embeds, or several; None: all of the recipe."""
+    features: Annotated[tuple[str, ...], LATER] = ()
+    """What to read, as `crop set/feature set`, one a stream. Stands for crops and backbone."""
     crops: str
     """Crop set to read."""
     backbone: str | None = None
-    """Feature set to read; None: the one the model was trained on."""
+    """Feature set to read; None: those the model was trained on."""
     readout: Literal["cls", "mean", "joined", "joined_normalised", "whitened"] = "cls"
     """cls: set token. mean: pooled crops. joined: [mean; cls]. joined_normalised: each of norm 1. whitened: its PCA."""
     sets: int = Field(1, ge=1)
     """Into how many disjoint sets the crops are dealt; their embeddings are averaged."""
+
+    _spread = model_validator(mode="before")(_spread_features)
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a trained model makes it."""
+        return self.readout not in READOUTS_WITHOUT_MODEL
+
+    def inputs(self, model: TrainSpec | None) -> tuple[tuple[str, str], ...]:
+        """(crop set, feature set) of each stream that is read."""
+        if self.features:
+            return tuple(split_label(label) for label in self.features)
+        if self.backbone is not None:
+            return ((self.crops, self.backbone),)
+        trained_on = () if model is None else tuple(feature_set for _, feature_set in model.inputs)
+        return tuple((self.crops, feature_set) for feature_set in dict.fromkeys(trained_on))

@@ -9,36 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import NotFoundError
+from pipeline.products import Measurement
 from pipeline.readouts.fitting import fit_readout, part_weights, read_parts
-from pipeline.recipe import ReadoutSpec, Recipe
+from pipeline.recipe import ReadoutSpec
 from probe.data.features import FeatureTable, SplitTable, UsedRows, read_embeddings, read_features, used_rows
 from probe.maths.exact_search import unit_vectors
 from probe.maths.knn import Centring, centre
 
 if TYPE_CHECKING:
     from pipeline import Dataset
-
-
-@dataclass(frozen=True)
-class EmbeddingSet:
-    """An embedding set that the recipe writes back, and what it was made from."""
-
-    name: str
-    crops: str
-    feature_set: str
-    readout: str
-    """cls, or another readout of the `embed` section."""
-
-
-def embedding_sets(recipe: Recipe) -> tuple[EmbeddingSet, ...]:
-    """Return the embedding sets of a recipe."""
-    if recipe.train is None:
-        return ()
-    return tuple(
-        EmbeddingSet(spec.name or recipe.train.name, spec.crops, spec.backbone or recipe.train.backbone, spec.readout)
-        for spec in recipe.embed
-    )
 
 
 @dataclass(frozen=True)
@@ -100,8 +79,8 @@ class ReadoutData:
 class Reader:
     """Reads every split, feature set and embedding set once, however many probes ask for it."""
 
-    def __init__(self, ds: Dataset, recipe: Recipe) -> None:
-        self.ds, self.recipe = ds, recipe
+    def __init__(self, ds: Dataset) -> None:
+        self.ds = ds
         self.missing: list[str] = []
         """What the recipe asks for and the store does not have."""
         self._splits: dict[str, SplitTable] = {}
@@ -135,18 +114,20 @@ class Reader:
         return self._embeddings[key]
 
     def readouts(
-        self, split: str, crops: str, feature_set: str, wanted: tuple[str, ...], drop: dict[int, str] | None = None
+        self, measured: Measurement, wanted: tuple[str, ...], drop: dict[int, str] | None = None
     ) -> Iterator[ReadoutData]:
         """Yield the data of each wanted readout that can be had.
 
         Parameters
         ----------
-        split, crops, feature_set : str
+        measured : Measurement
+            Which split of which features, and which embedding sets beside them.
         wanted : tuple of str
             Of mean, crops, attention, cls, joined.
         drop : dict, optional
             Positions in the split to leave out, with the reason.
         """
+        split, crops, feature_set = measured.spec.split, measured.spec.crops, measured.feature_set
         rows = self.split(split)
         for readout in wanted:
             if readout in ("mean", "crops", "attention"):
@@ -157,13 +138,11 @@ class Reader:
                 yield self._data(rows, crops, feature_set, readout, None, (table.pooled,), table.reasons, table, drop)
                 continue
             if readout not in ("cls", "joined"):
-                spec = self.recipe.readout(readout, crops, feature_set)
+                spec = measured.untrained(readout)
                 if spec is not None:
                     yield self._untrained(rows, crops, feature_set, readout, spec, drop)
                 continue
-            for found in embedding_sets(self.recipe):
-                if (found.crops, found.feature_set) != (crops, feature_set):
-                    continue
+            for found in measured.embeddings:
                 if found.name not in self._embedding_names:
                     self._miss(f"embedding set {found.name} is not in the store yet; run `scale embed`")
                     continue
@@ -241,25 +220,3 @@ class Reader:
     def _miss(self, text: str) -> None:
         if text not in self.missing:
             self.missing.append(text)
-
-
-def probe_targets(recipe: Recipe, crops: str, backbone: str | None) -> list[str]:
-    """Return the feature sets that a probe measures.
-
-    Raises
-    ------
-    NotFoundError
-        If no backbone of the recipe sees this crop set.
-    """
-    found = [
-        target.feature_set
-        for target in recipe.targets()
-        if target.crops == crops and backbone in (None, target.feature_set)
-    ]
-    if not found:
-        raise NotFoundError(
-            f"expected a backbone that sees the crop set {crops!r}"
-            f"{'' if backbone is None else f' as {backbone!r}'}, found {[t.label for t in recipe.targets()]}; "
-            "correct `crops` or `backbone` of the probe"
-        )
-    return found

@@ -9,22 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from pipeline.errors import CorruptDataError, InvalidInputError
 from pipeline.fingerprint import hash_file
+from pipeline.products.index import IndexKind
 from probe.threads import load_faiss
 
-IndexKind = Literal["flat", "hnsw", "ivfpq"]
 Batches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 """Called for each pass over the vectors: yields ids (n,) int64 and unit vectors (n, D) float32."""
-
-FLAT_LIMIT_BYTES = 2 << 30
-"""Up to here the exact scan is kept: half a million 1,024-channel videos, under half a second a query on two cores."""
-HNSW_LIMIT_BYTES = 16 << 30
-"""Up to here the graph keeps whole vectors in memory; beyond it they are compressed."""
 
 HNSW_LINKS = 32
 HNSW_BUILD_DEPTH = 200
@@ -58,25 +53,6 @@ class BuiltIndex:
     num_recall_queries: int = 0
     effort: int | None = None
     """efSearch of HNSW or probed lists of IVF-PQ, as chosen by the measured recall; None where exact."""
-
-
-def choose_kind(num_vectors: int, dim: int) -> IndexKind:
-    """Pick an index by the bytes of the uncompressed vectors: flat, then HNSW, then IVF-PQ.
-
-    Parameters
-    ----------
-    num_vectors, dim : int
-
-    Returns
-    -------
-    str
-        Flat is exact, and cheaper than building anything else for the few thousand
-        searches that an index of this project sees.
-    """
-    num_bytes = num_vectors * dim * 4
-    if num_bytes <= FLAT_LIMIT_BYTES:
-        return "flat"
-    return "hnsw" if num_bytes <= HNSW_LIMIT_BYTES else "ivfpq"
 
 
 def build_index(batches: Batches, num_vectors: int, dim: int, kind: IndexKind, *, seed: int = 0) -> BuiltIndex:

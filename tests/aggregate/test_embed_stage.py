@@ -47,7 +47,7 @@ def test_new_videos_train_again_and_retried_features_embed_again(tmp_path):
     assert not store.dataset("toy").select(rows=[20]).embeddings("scale").valid[0]
     store.dataset("toy").append_videos(video_table(4, first=24, splits=["train"] * 4))
     fill(store, dim=8)
-    assert plan_train(chosen, store, HERE).why == "videos or features changed since model scale was trained"
+    assert plan_train(chosen, store, HERE).standings[0].why == "features train16/fake changed"
     trained, embedded = run_all(store, chosen)
     assert (trained.did["models_trained"], embedded.did["shards_done"]) == (1, 4)
     # Only embed again after a retry: the model of before serves, and the one shard that changed is done.
@@ -63,7 +63,7 @@ def test_rows_without_features_wait_and_are_done_later(tmp_path):
     store, chosen = toy(tmp_path), recipe()
     run_all(store, chosen)
     store.dataset("toy").append_videos(video_table(4, first=24, splits=["test"] * 4))
-    assert plan_embed(chosen, store, HERE).targets[0].why == "unknown until train has run"
+    assert plan_embed(chosen, store, HERE).standings[0].why == "follows model scale"
     report = run_embed(plan_embed(chosen, store, HERE), store, HERE)
     assert report.did["shards_done"] == 0
     assert store.dataset("toy").embedding_status("scale")["status"].to_pylist()[24:] == [PENDING] * 4

@@ -89,7 +89,7 @@ def test_a_streamed_training_from_a_remote_store_resumes_in_the_middle_of_an_epo
 
     with pytest.raises(Killed):
         run_train(plan_train(chosen, far, here), far, here, die)
-    folder = training_folder(far, here, plan_train(chosen, far, here))
+    folder = training_folder(far, here, plan_train(chosen, far, here).standings[0])
     assert folder.is_relative_to(tmp_path / "cache")
     report = run_train(plan_train(chosen, far, here), far, here)
     assert report.details["resumed_from"] == 6

@@ -9,12 +9,12 @@ import pytest
 
 from aggregate.network.saving import CONFIG, METRICS, WEIGHTS, decode_model, load_model
 from aggregate.stage import plan_embed, plan_train, run_embed, run_train
-from aggregate.training import plan as train_plan
 from aggregate.training import trainer
 from aggregate.training.stage import training_folder
 from pipeline import FeatureStore
 from pipeline.errors import CorruptDataError, NotFoundError, TrainingError
 from pipeline.events import Note, Progress
+from pipeline.products.model import TRAINING_VERSION
 from pipeline.settings import Settings
 from pipeline.stage import StagePlan
 from tests.support.toy_training import HERE, recipe, run_all, toy
@@ -61,8 +61,8 @@ def test_only_what_changes_the_numbers_trains_again(tmp_path):
     assert plan_train(recipe(checkpoint_epochs=1, compile="off"), store, HERE).is_empty
     changed = recipe(seed=3)
     plan = plan_train(changed, store, HERE)
-    assert (plan.is_empty, plan.why) == (False, "model scale was trained another way")
-    assert plan_embed(changed, store, HERE).targets[0].why == "unknown until train has run"
+    assert (plan.is_empty, plan.standings[0].why) == (False, "train.seed 0 → 3")
+    assert plan_embed(changed, store, HERE).standings[0].why == "follows model scale"
     before = store.dataset("toy").select().embeddings("scale").values.copy()
     trained, embedded = run_all(store, changed)
     assert trained.did["models_trained"] == 1
@@ -70,7 +70,7 @@ def test_only_what_changes_the_numbers_trains_again(tmp_path):
     after = store.dataset("toy").select().embeddings("scale")
     assert after.valid.all()
     assert not np.allclose(after.values, before)
-    assert plan_train(changed, store, HERE, force=True).why == "asked to train again"
+    assert plan_train(changed, store, HERE, force=True).standings[0].why == "asked to make it again"
     run_train(plan_train(changed, store, HERE, force=True), store, HERE)
     assert plan_embed(changed, store, HERE).is_empty  # the same model again: its embeddings stand
 
@@ -127,7 +127,7 @@ def test_a_training_that_was_killed_goes_on_from_its_checkpoint(tmp_path, monkey
 
     with pytest.raises(Killed):
         run_train(plan_train(chosen, store, HERE), store, HERE, die)
-    folder = training_folder(store, HERE, plan_train(chosen, store, HERE))
+    folder = training_folder(store, HERE, plan_train(chosen, store, HERE).standings[0])
     assert sorted(p.name for p in folder.glob("step-*"))[-1] == "step-000000004"
     report = run_train(plan_train(chosen, store, HERE), store, HERE)
     assert report.details["resumed_from"] == 4
@@ -230,6 +230,6 @@ def test_remote_stores_keep_trainings_in_the_cache_folder(tmp_path):
                 return None
 
     plan = plan_train(chosen, store, HERE)
-    folder = training_folder(Remote, Settings(cache=tmp_path / "cache"), plan)
+    folder = training_folder(Remote, Settings(cache=tmp_path / "cache"), plan.standings[0])
     assert folder.is_relative_to(tmp_path / "cache" / "training")
-    assert train_plan.ALGORITHM == 1
+    assert TRAINING_VERSION == 1

@@ -14,7 +14,7 @@ import yaml
 from flows.cli import run
 from tests.flows.conftest import Job, make_job
 
-UNKNOWN_EXTRACT, UNKNOWN_TRAIN = "unknown until extract has run", "unknown until train has run"
+UNKNOWN_EXTRACT = "unknown until extract has run"
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ CHANGES: Mapping[str, tuple[Edit, Mapping[str, str]]] = {
     "nothing": (lambda r: None, {}),
     "a backbone option, under a new name": (
         rename_backbone,
-        {"extract": "new feature set", "train": UNKNOWN_EXTRACT, "embed": UNKNOWN_TRAIN, "probe": UNKNOWN_EXTRACT,
+        {"extract": "new feature set", "train": UNKNOWN_EXTRACT, "embed": UNKNOWN_EXTRACT, "probe": UNKNOWN_EXTRACT,
          "index": UNKNOWN_EXTRACT},
     ),
     "a crop policy, under a new name": (
@@ -83,18 +83,18 @@ CHANGES: Mapping[str, tuple[Edit, Mapping[str, str]]] = {
     ),
     "a train option": (
         lambda r: r["train"].update(epochs=3),
-        {"train": "model scale was trained another way", "embed": UNKNOWN_TRAIN, "probe": UNKNOWN_TRAIN},
+        {"train": "train.epochs 2 → 3", "embed": "follows model scale", "probe": "follows embeddings scale"},
     ),
     "the readout of the embeddings": (
         lambda r: r["embed"][0].update(readout="joined"),
-        {"embed": "replaces the embeddings of another model or readout",
-         "probe": "the report does not exist or its inputs changed"},
+        {"embed": "embed[0].readout cls → joined",
+         "probe": "embed[0].readout cls → joined, follows embeddings scale"},
     ),
     "a probe option": (
         lambda r: r["probes"][0].update(k=[1, 5]),
-        {"probe": "the report does not exist or its inputs changed"},
+        {"probe": "probes[0].k [1, 3] → [1, 5]"},
     ),
-    "an index option": (lambda r: r["indexes"][0].update(kind="hnsw"), {"index": "made another way"}),
+    "an index option": (lambda r: r["indexes"][0].update(kind="hnsw"), {"index": "indexes[0].kind flat → hnsw"}),
     "what does not change any number": (lambda r: r["train"].update(compile="off", checkpoint_epochs=1), {}),
 }  # fmt: skip
 
@@ -128,7 +128,8 @@ def test_what_was_planned_is_what_is_done(capsys, tmp_path: Path, program: tuple
     job.add_videos("w", [20])
     todo = planned(capsys, job, job.recipe)
     assert todo["catalog"] == {"new"}
-    assert todo["extract"] == todo["index"] == {"unknown until catalog has run"}
+    assert todo["extract"] == {"follows videos set"}
+    assert todo["index"] == {"follows features grid/tiny"}
     assert run(["run", *on(job), "-q", "--json"]) == 0
     did = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["did"]
     done = {stage: {name: n for name, n in counts.items() if n} for stage, counts in did.items()}

@@ -20,12 +20,12 @@ from pipeline.errors import (
     SnapshotChangedError,
 )
 from pipeline.events import Event, Note
+from pipeline.products.index import choose_kind
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings
 from probe.index import faiss_index
 from probe.index.faiss_index import (
     build_index,
-    choose_kind,
     pq_segments,
     read_index_file,
     sample_vectors,
@@ -153,13 +153,13 @@ def test_a_second_run_does_nothing_and_a_plan_says_why(store: FeatureStore) -> N
     recipe = make_recipe(name="default")
     plan = plan_index(recipe, store, Settings())
     assert not plan.is_empty
-    assert plan.table()[0]["why"] == "missing"
+    assert plan.table()[0]["why"] == "there is no index default yet"
     assert build(store, recipe) == {"indexes_built": 1, "indexes_skipped": 0}
     assert plan_index(recipe, store, Settings()).is_empty
     assert build(store, recipe) == {"indexes_built": 0, "indexes_skipped": 1}
     assert build(store, recipe, force=True) == {"indexes_built": 1, "indexes_skipped": 0}
     hnsw = plan_index(make_recipe(name="default", kind="hnsw"), store, Settings())
-    assert hnsw.table()[0]["why"] == "made another way"
+    assert hnsw.table()[0]["why"] == "indexes[0].kind flat → hnsw"
 
 
 def test_a_stale_index_is_named(store: FeatureStore) -> None:
@@ -177,7 +177,10 @@ def test_a_stale_index_is_named(store: FeatureStore) -> None:
     assert "(28 videos)" in events[0].text
     with pytest.raises(SnapshotChangedError, match="index default is stale"):
         search_index(store, "toy", "default", query, 5, require_fresh=True)
-    assert plan_index(make_recipe(name="default"), store, Settings()).table()[0]["why"].startswith("stale")
+    assert (
+        plan_index(make_recipe(name="default"), store, Settings()).table()[0]["why"]
+        == f"features train16/{FEATURE_SET} changed"
+    )
     build(store)
     assert open_index(store, "toy").stale is None
     assert open_index(store, "toy").meta["num_vectors"] == NUM_VIDEOS + 4 - 1
@@ -321,7 +324,7 @@ def test_a_plan_over_an_empty_store_is_honest(tmp_path: Path) -> None:
     store = FeatureStore.create(tmp_path / "s")
     plan = plan_index(make_recipe(name="default"), store, Settings())
     assert plan.table()[0]["why"] == "unknown until extract has run"
-    assert "build default" in plan.summary()
+    assert "index default: unknown" in plan.summary()
     with pytest.raises(NotFoundError, match="run the stages before it"):
         run_index(plan, store, Settings())
     plan = plan_index(make_recipe(name="default", readout="cls"), store, Settings())
@@ -336,7 +339,7 @@ def test_a_store_without_any_usable_video_is_an_error_in_words(tmp_path: Path) -
 
 def test_a_recipe_without_indexes_gets_one(store: FeatureStore) -> None:
     recipe = make_recipe()
-    assert [unit.name for unit in plan_index(recipe, store, Settings()).units] == ["default"]
+    assert [one.product.name for one in plan_index(recipe, store, Settings()).standings] == ["default"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pipeline.recipe.base import Spec
 
 
@@ -9,6 +11,8 @@ class ObjectiveBase(Spec):
     """What training minimises. Kinds are the classes below it, a file each; one that hides crops has a `mask_ratio`."""
 
     kind: str
+    max_streams: ClassVar[int] = 1
+    """How many feature sets it can be trained on at once."""
 
     @property
     def hidden_share(self) -> float:
