@@ -2,9 +2,9 @@
 
     python benchmarks/same_bytes.py OLD_CHECKOUT NEW_CHECKOUT [--out results.md]
 
-Each checkout runs the recipe below in a process of its own, on the same generated videos, into a store of its own.
-Then each looks at the other's store and must find nothing to do: fingerprints, snapshots and report inputs are the
-same, too.
+Each checkout runs the recipe below in a process of its own, on the same generated videos, into a store of its own that
+begins with one catalogue. Then each looks at the other's store and must find nothing to do: fingerprints, snapshots
+and report inputs are the same, too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,8 @@ def main() -> int:
         (folder / "recipe.yaml").write_text(RECIPE)
         make = "import sys; from pathlib import Path; from extract.synthetic import write_dataset; "
         run(given.new, ["-c", make + "write_dataset(Path(sys.argv[1]), videos_per_class=4)", str(folder / "v")])
+        scale(given.old, folder, "old", "catalog")  # one catalogue for both: it says when a video was added
+        shutil.copytree(folder / "old", folder / "new")
         for checkout, store in ((given.old, "old"), (given.new, "new")):
             scale(checkout, folder, store)
         counts, differing = compare(folder / "old", folder / "new")
@@ -86,11 +89,11 @@ def main() -> int:
     return 1 if differing else 0
 
 
-def scale(checkout: Path, folder: Path, store: str) -> dict[str, Any]:
-    """Run the recipe and return the last line of its JSON."""
+def scale(checkout: Path, folder: Path, store: str, stage: str = "run") -> dict[str, Any]:
+    """Run the recipe, or one stage of it, and return the last line of its JSON."""
     program = "import sys; from flows.cli import run; sys.exit(run(sys.argv[1:]))"
     where = ["--data", str(folder / "v"), "--store", str(folder / store), "--device", "cpu", "-q", "--json"]
-    printed = run(checkout, ["-c", program, "run", str(folder / "recipe.yaml"), *where])
+    printed = run(checkout, ["-c", program, stage, str(folder / "recipe.yaml"), *where])
     return json.loads(printed.strip().splitlines()[-1])
 
 
