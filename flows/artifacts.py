@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from pipeline.reports import StageReport
 from pipeline.stage import StagePlan
@@ -130,3 +131,17 @@ def escape(value: object) -> str:
 def artifact_key(*parts: str) -> str:
     """Return a key as Prefect wants it: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def page_address(report: StageReport, pages: str | None) -> str | None:
+    """Return where `scale serve` shows a report; None where no page is known, or the report has none.
+
+    Parameters
+    ----------
+    report : StageReport
+        Of the stage `probe`; its details name the artifact, ``dataset/reports/name``.
+    pages : str or None
+        Address of the store at `scale serve`: ``http://host:8500/store``.
+    """
+    artifact = str(report.details.get("artifact") or "")
+    return f"{pages.rstrip('/')}/{quote(artifact)}/page" if pages and artifact else None

@@ -6,13 +6,14 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from flows.artifacts import artifact_key, plan_markdown, probe_rows, report_markdown
+from flows.artifacts import artifact_key, page_address, plan_markdown, probe_rows, report_markdown
 from flows.listening import RunListener
 from flows.parameters import Where, open_run
 from flows.render import probe_options
 from flows.stages import STAGES
 from flows.tasks import task
 from pipeline.reports import StageReport
+from pipeline.settings import Settings
 from pipeline.stage import StagePlan
 
 
@@ -66,12 +67,11 @@ def publish_numbers(report: StageReport) -> None:
         key = artifact_key("probes", report.recipe)
         create_table_artifact(probe_rows(probes), key=key, description=f"Probe numbers of {report.recipe}")
     if path := report.details.get("report"):
-        link = path if "://" in str(path) else f"file://{path}"
         create_link_artifact(
-            link,
+            page_address(report, Settings().pages) or (path if "://" in str(path) else f"file://{path}"),
             key=artifact_key("html", report.recipe),
             link_text=str(path),
-            description=f"HTML report of {report.recipe}, where its store is",
+            description=f"HTML report of {report.recipe}",
         )
 
 

@@ -28,6 +28,10 @@ class Settings(BaseSettings):
     dask: str | None = Field(default=None, description="Address of a Dask scheduler, or a number of local workers")
     cache: Path | None = Field(default=None, description="Folder for trainings in progress on remote stores")
     tensorboard: Path | None = Field(default=None, description="Folder that training writes TensorBoard events to")
+    pages: str | None = Field(
+        default=None,
+        description="Address of this store at `scale serve` (http://host:8500/store), for links to reports",
+    )
     recipe_dir: Path | None = Field(default=None, description="Folder of the recipe file; set by whoever loads it")
 
     @property

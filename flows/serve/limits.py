@@ -24,6 +24,8 @@ class Limits(BaseModel):
     """Bytes of a video that is searched for."""
     query_s: float = Field(20.0, gt=0)
     """Seconds an SQL condition or query may run."""
+    query_bytes: int = Field(1 << 30, ge=1 << 20)
+    """Memory of an SQL condition or query."""
     upload_s: float = Field(120.0, gt=0)
     """Seconds until an upload must have arrived."""
     wait_s: float = Field(15.0, gt=0)

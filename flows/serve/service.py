@@ -23,6 +23,7 @@ from flows.serve.limits import Limits, ServiceBusyError, Turns
 from flows.serve.media import Pictures
 from flows.serve.stores import HeldDataset, ServedStore
 from pipeline.errors import InvalidInputError, NotFoundError, PipelineError
+from pipeline.query.bounds import Bounds, bounded
 from pipeline.settings import Settings
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class Service:
         self.stores, self.settings, self.limits = stores, settings, limits
         self.heavy = Turns(limits.heavy, limits.wait_s, "an answer")
         self.pictures = Pictures(settings, Turns(1, limits.wait_s, "decoding a frame"))
+        self._bounds = Bounds(limits.query_s, limits.query_bytes)
         self._uploads = Turns(1, limits.wait_s, "a search by a new video")
 
     def store(self, name: str) -> ServedStore:
@@ -54,11 +56,13 @@ class Service:
 
     def rows(self, held: HeldDataset, where: str, rows: str = "", **kinds: str) -> np.ndarray:
         """Return the rows that meet a condition (and are among `rows`)."""
-        return answers.filter_rows(held, where, rows=rows, **kinds)
+        with bounded(self._bounds):
+            return answers.filter_rows(held, where, rows=rows, **kinds)
 
     def sql(self, served: ServedStore, query: str) -> pa.Table:
         """Run one SELECT."""
-        return served.store.sql(query)
+        with bounded(self._bounds):
+            return served.store.sql(query)
 
     def reports(self, held: HeldDataset) -> list[dict[str, Any]]:
         """Return stored reports, newest first: name, created, snapshot, results; a damaged one says so."""

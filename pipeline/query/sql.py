@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import PipelineError, QueryError
+from pipeline.query.bounds import describe_interruption, held_to_bounds
 from pipeline.query.results import plain_answer
 
 Params: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
@@ -173,7 +174,8 @@ def _database() -> Iterator[Any]:
     connection = duckdb.connect(":memory:", config=_CONFIG)
     try:
         connection.execute("SET TimeZone = 'UTC'")
-        yield connection
+        with held_to_bounds(connection):
+            yield connection
     finally:
         connection.close()
 
@@ -275,6 +277,8 @@ def _translated(tables: Mapping[tuple[str, str], SqlTable], left_out: Mapping[st
         for table in tables.values():
             if table.failures:
                 raise table.failures[0] from err
+        if isinstance(err, duckdb.InterruptException):
+            raise QueryError(describe_interruption()) from err
         text = re.sub(r"\n\s*\n+", "\n", str(err)).strip()
         names = sorted({f"{_quoted_if_needed(d)}.{t}" if d else t for d, t in tables})
         found = f"expected a query that runs, found: {text}"

@@ -1,5 +1,6 @@
 """The texts that runs leave in the Prefect UI."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +11,7 @@ from flows.artifacts import (
     artifact_key,
     escape,
     markdown_table,
+    page_address,
     plan_markdown,
     probe_rows,
     report_markdown,
@@ -127,3 +129,17 @@ def test_a_run_lists_its_stages_and_its_numbers():
     assert "| extract | 3 shards done | 2.0 |" in text
     assert "| embed | nothing to do | 0.0 |" in text
     assert "| knn |" in text
+
+
+@pytest.mark.parametrize(
+    ("pages", "artifact", "expected"),
+    [
+        ("http://h:8500/store", "set/reports/my run", "http://h:8500/store/set/reports/my%20run/page"),
+        ("http://h:8500/store/", "set/reports/a", "http://h:8500/store/set/reports/a/page"),
+        (None, "set/reports/a", None),
+        ("http://h:8500/store", None, None),
+    ],
+)
+def test_a_report_is_linked_where_it_is_served(pages, artifact, expected):
+    report = StageReport(stage="probe", recipe="r", details={"artifact": artifact} if artifact else {})
+    assert page_address(report, pages) == expected

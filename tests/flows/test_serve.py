@@ -217,6 +217,17 @@ def test_answers_are_bounded(served):
         assert client.get("/api/v1/s/-/sql", params={"query": "SELECT row FROM set.videos"}).status_code == 400
 
 
+def test_a_query_without_end_is_ended(served):
+    with TestClient(served.app(limits=Limits(query_s=0.3)), base_url="http://localhost") as client:
+        endless = "SELECT count(*) FROM range(100000000) a, range(100000) b WHERE hash(a.range + b.range) % 7 = 1"
+        answer = client.get("/api/v1/s/-/sql", params={"query": endless})
+        assert answer.status_code == 400
+        assert "at most 0.3 s" in answer.json()["error"]["message"]
+        where = "(SELECT count(*) FROM range(100000000) a, range(100000) b WHERE hash(a.range + b.range) % 7 = 1) > 1"
+        assert client.get("/api/v1/s/set/videos", params={"where": where}).status_code == 400
+        assert client.get("/api/v1/s/set/videos", params={"where": "row = 1"}).status_code == 200
+
+
 def test_a_store_is_read_over_http_with_the_same_checks(served, monkeypatch):
     token = "a-token-of-some-length"
     with listening(served.app(token=token)) as url:

@@ -23,6 +23,7 @@ SECRETS = {
     "POSTGRES_PASSWORD": "only-for-this-test",
     "PREFECT_AUTH": "scale:only-for-this-test",
     "REDIS_PASSWORD": "only-for-this-test",
+    "SERVE_TOKEN": "only-for-this-test",
 }
 HEARTBEAT_S = 30
 """The shortest that Prefect allows; three missed ones mark a run as crashed."""
