@@ -11,7 +11,7 @@ import numpy as np
 from extract.catalog.find_videos import resolve_video
 from extract.crops.draw import draw_crops, facts_of
 from extract.decoding.decode_pool import DecodePool
-from extract.decoding.frame_picking import pick_frames, predecessors
+from extract.decoding.frame_picking import RowPart, pick_row_frames, predecessors
 from extract.decoding.versions import decoder_identity, decoder_options
 from extract.pixels.colour import draw_colours
 from extract.pixels.preprocess import cut_crop, normalise
@@ -219,9 +219,9 @@ def embed_crop(
     with source.open_reader(path) as reader:
         if not reader.num_frames:
             raise VideoError("no frame could be decoded")
-        frames = pick_frames(geometry[None], target.policy, reader.frame_times_s, video["duration_s"])[0]
+        frames = pick_row_frames(geometry[None], target.policy, reader.frame_times_s, RowPart.of(video))[0]
         current = frames[list(target.positions)]
-        before = predecessors(current)
+        before = predecessors(current, RowPart.of(video))
         wanted = np.unique(np.concatenate([current, before]) if target.with_previous else current)
         decoded = reader.read(wanted)
         if len(decoded.indices) < len(wanted):

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from extract.catalog.find_videos import ListedVideo
 from extract.catalog.manifest import Row, read_manifest
+from extract.catalog.parts import file_id
 from pipeline.errors import ManifestError
 from pipeline.recipe.dataset import (
     ColumnSplits,
@@ -31,6 +32,8 @@ _SIDES = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "validate": "val",
+    "dev": "val",
     "test": "test",
     "testing": "test",
 }
@@ -46,6 +49,11 @@ class Annotation:
     labels: tuple[str, ...]
     splits: Mapping[str, str]
     group: str
+
+
+def side_of(word: str) -> str | None:
+    """Return train, val or test for a word that means one of them; None for others."""
+    return _SIDES.get(word.strip().lower())
 
 
 def annotate(videos: Sequence[ListedVideo], dataset: DatasetSpec, settings: Settings) -> list[Annotation]:
@@ -75,7 +83,7 @@ def annotate(videos: Sequence[ListedVideo], dataset: DatasetSpec, settings: Sett
     for video in videos:
         labels = _as_labels(label_of(video), dataset.label_separator)
         group = _as_labels(group_of(video), None)
-        own_group = group[0] if group else video.video_id
+        own_group = group[0] if group else file_id(video.video_id)
         label = labels[0] if len(labels) == 1 else None
         annotations.append(Annotation(label, labels, splits_of(video, own_group), own_group))
     return annotations
@@ -129,11 +137,11 @@ def _splits(
     if isinstance(source, CsvSplits):
         rows = _rows_by_id(source.path, videos, settings, what="splits")
         columns = _split_columns(source.columns, next(iter(rows.values())), f"splits in {source.path}")
-        return lambda video, group: _sides(rows.get(video.video_id, {}), columns, source.path)
+        return lambda video, group: _sides(rows.get(video.video_id, {}), columns, source.path, source.values)
     if isinstance(source, ColumnSplits):
         first = videos[0].columns if videos else {}
         columns = _split_columns(source.columns, first, "splits from columns of the manifest")
-        return lambda video, group: _sides(video.columns, columns, str(dataset.videos))
+        return lambda video, group: _sides(video.columns, columns, str(dataset.videos), source.values)
     return lambda video, group: {}
 
 
@@ -159,17 +167,20 @@ def _split_columns(given: dict[str, str] | None, row: Mapping[str, object], what
     return dict(given)
 
 
-def _sides(row: Mapping[str, object], columns: Mapping[str, str], where: str) -> dict[str, str]:
+def _sides(
+    row: Mapping[str, object], columns: Mapping[str, str], where: str, values: Mapping[str, str] | None
+) -> dict[str, str]:
     sides = {}
     for name, column in columns.items():
         value = row.get(column)
+        value = (values or {}).get(str(value).strip(), value) if value is not None else None
         if value is None or str(value).strip().lower() in _NO_SIDE:
             continue
         side = _SIDES.get(str(value).strip().lower())
         if side is None:
             raise ManifestError(
-                f"{where}: expected train, val, test or nothing in column {column}, found {value!r}"
-                + (f" for {row['path']}" if "path" in row else "")
+                f"{where}: expected train, val, test or nothing in column {column}, found {value!r}; "
+                "say under `values` what it means" + (f" for {row['path']}" if "path" in row else "")
             )
         sides[name] = side
     return sides

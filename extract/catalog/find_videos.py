@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from extract.catalog.manifest import is_manifest, read_manifest
+from extract.catalog.parts import END, START, bounds_of, file_id, part_id
 from extract.decoding.image_sequence import IMAGE_SUFFIXES, is_image_sequence
 from pipeline.errors import ManifestError, NoDataError
 from pipeline.recipe.dataset import DatasetSpec
@@ -29,6 +30,9 @@ class ListedVideo:
     path: Path
     columns: Mapping[str, object] = field(default_factory=dict, compare=False)
     """Its row of the manifest."""
+    start_s: float | None = None
+    """Where the row begins in its file, in seconds after the first frame; None: the whole file."""
+    end_s: float | None = None
 
     @property
     def uri(self) -> str:
@@ -54,7 +58,7 @@ def list_videos(dataset: DatasetSpec, settings: Settings) -> tuple[ListedVideo, 
     """
     patterns = [dataset.videos] if isinstance(dataset.videos, str) else list(dataset.videos)
     if len(patterns) == 1 and is_manifest(patterns[0]):
-        return _from_manifest(patterns[0], settings)
+        return _from_manifest(patterns[0], dataset, settings)
     root = settings.data or Path.cwd()
     if not root.is_dir():
         raise NoDataError(f"expected the data folder {root}, found no such folder; give another with --data")
@@ -64,7 +68,7 @@ def list_videos(dataset: DatasetSpec, settings: Settings) -> tuple[ListedVideo, 
     for path in paths:
         if path.parent in sequences and path.suffix.lower() in IMAGE_SUFFIXES:
             continue  # a frame of an image sequence is not a video of its own
-        video = ListedVideo(_id_of(path, root), path)
+        video = ListedVideo(path_id(path, root), path)
         found[video.video_id] = video
     if not found:
         raise NoDataError(_why_nothing(root, patterns))
@@ -81,19 +85,39 @@ def resolve_video(video_id: str, uri: str | None, settings: Settings) -> Path:
     settings : Settings
     """
     if settings.data is not None:
-        below = settings.data / video_id
-        if below.exists():
-            return below
+        for name in dict.fromkeys((video_id, file_id(video_id))):
+            below = settings.data / name
+            if below.exists():
+                return below
     if uri:
         return Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
-    return (settings.data or Path.cwd()) / video_id
+    return (settings.data or Path.cwd()) / file_id(video_id)
 
 
-def _from_manifest(name: str, settings: Settings) -> tuple[ListedVideo, ...]:
+_TIMES = re.compile(
+    r"(start|stop|end|begin|time|frame)([_ ]?(s|sec|secs|seconds|time|timestamp|frame|ms))?"
+    r"|(time|frame)_(start|end|stop)",
+    re.IGNORECASE,
+)
+"""Columns that say which part of a file is meant: whoever gives them expects that they count."""
+
+
+def _refuse_ignored(row: Mapping[str, object], dataset: DatasetSpec, file: Path) -> None:
+    """Refuse columns of times that would be passed over: rows would be whole files instead of parts."""
+    ignored = [name for name in row if name not in (START, END, *dataset.ignore) and _TIMES.fullmatch(name)]
+    if ignored:
+        raise ManifestError(
+            f"{file}: expected a part of a file to be given by the columns {START} and {END}, in seconds or HH:MM:SS, "
+            f"found {', '.join(ignored)}, which would be passed over; rename them, or list them under `ignore`"
+        )
+
+
+def _from_manifest(name: str, dataset: DatasetSpec, settings: Settings) -> tuple[ListedVideo, ...]:
     file = settings.resolve_input(name, what="manifest of videos")
     rows = read_manifest(file)
     if not rows:
         raise NoDataError(f"expected one video a row in {file}, found none")
+    _refuse_ignored(rows[0], dataset, file)
     if "path" not in rows[0]:
         raise ManifestError(f"{file}: expected a column `path`, found {', '.join(rows[0])}")
     root = settings.data or file.parent
@@ -105,14 +129,18 @@ def _from_manifest(name: str, settings: Settings) -> tuple[ListedVideo, ...]:
         path = root / given
         if not path.exists() and (file.parent / given).exists():
             path = file.parent / given
-        video_id = _id_of(path, root) if Path(given).is_absolute() else _tidy(given)
+        video_id = path_id(path, root) if Path(given).is_absolute() else _tidy(given)
+        start_s, end_s = bounds_of(row, f"{file}, line {number}")
+        if start_s is not None:
+            video_id = part_id(video_id, start_s, end_s)
         if video_id in found and dict(found[video_id].columns) != dict(row):
             raise ManifestError(f"{file}: expected each path once, found {given!r} again in line {number}")
-        found[video_id] = ListedVideo(video_id, path, row)
+        found[video_id] = ListedVideo(video_id, path, row, start_s, end_s)
     return tuple(found[video_id] for video_id in sorted(found))
 
 
-def _id_of(path: Path, root: Path) -> str:
+def path_id(path: Path, root: Path) -> str:
+    """Return a video's id: its path relative to the data folder, as text whatever bytes it holds."""
     try:
         relative = os.fsencode(path.relative_to(root).as_posix())
     except ValueError:

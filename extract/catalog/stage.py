@@ -10,23 +10,27 @@ from __future__ import annotations
 import os
 import reprlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from extract.catalog.annotations import Annotation, annotate
-from extract.catalog.find_videos import ListedVideo, list_videos
+from extract.catalog.annotations import Annotation
+from extract.catalog.datasets import image_fps_of, list_rows
+from extract.catalog.find_videos import ListedVideo
 from extract.catalog.inspect_videos import hash_videos, probe_videos
+from extract.catalog.parts import facts_of_part
 from extract.decoding.inspect import VideoInfo
 from pipeline.errors import VideoChangedError
 from pipeline.events import Note, OnEvent, Progress, StageFinished, StageStarted, VideoFailed, ignore
 from pipeline.products import Standing, Videos
 from pipeline.products.standing import State
 from pipeline.recipe import Recipe
-from pipeline.recipe.dataset import DatasetSpec
+from pipeline.recipe.dataset import DatasetBase
 from pipeline.reports import SkippedVideo, StageReport
 from pipeline.settings import Settings
 from pipeline.storage.schema import CATALOGUE_SCHEMA
@@ -55,7 +59,7 @@ class CatalogPlan:
     """What the catalog stage would do."""
 
     recipe: str
-    dataset: DatasetSpec
+    dataset: DatasetBase
     new: tuple[ListedVideo, ...]
     annotations: tuple[Annotation, ...]
     """Of the new videos."""
@@ -68,6 +72,8 @@ class CatalogPlan:
     num_relabelled: int
     """Known videos whose label, splits or group are given differently now; the catalogue keeps the old."""
     relabelled_example: str = ""
+    image_fps: float = 30.0
+    """Of folders of images."""
     """One of them, and how it differs."""
 
     stage = "catalog"
@@ -131,8 +137,7 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings) -> Cat
         If a manifest, label or split file cannot be used.
     """
     dataset = recipe.dataset
-    listed = list_videos(dataset, settings)
-    annotations = annotate(listed, dataset, settings)
+    listed, annotations = list_rows(dataset, settings)
     catalogue = _known_videos(store, dataset.name)
     new: list[ListedVideo] = []
     new_annotations: list[Annotation] = []
@@ -159,6 +164,7 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings) -> Cat
         num_gone=len(catalogue),
         num_relabelled=num_relabelled,
         relabelled_example=example,
+        image_fps=image_fps_of(dataset),
     )
 
 
@@ -195,13 +201,18 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
     num_bytes = num_done = 0
     for start in range(0, len(plan.new), COMMIT_VIDEOS):
         videos = plan.new[start : start + COMMIT_VIDEOS]
-        infos: list[VideoInfo] = []
-        for info in probe_videos([video.path for video in videos], workers=settings.workers):
-            infos.append(info)
-            num_done += 1
+        paths = list(dict.fromkeys(video.path for video in videos))  # parts of a file share one look into it
+        found: dict[Path, VideoInfo] = {}
+        parts = Counter(video.path for video in videos)
+        for path, info in zip(
+            paths, probe_videos(paths, workers=settings.workers, image_fps=plan.image_fps), strict=True
+        ):
+            found[path] = info
+            num_done += parts[path]
             num_bytes += info.num_bytes or 0
             rate = num_done / max(time.monotonic() - started, 1e-9)
             on_event(Progress("catalog", num_done, len(plan.new), {"videos_per_s": rate}))
+        infos = [found[video.path] for video in videos]
         annotations = plan.annotations[start : start + COMMIT_VIDEOS]
         appended = dataset.append_videos(_as_table(videos, infos, annotations))
         did["videos_new"] += appended.num_new
@@ -299,22 +310,11 @@ def _as_table(videos: Sequence[ListedVideo], infos: Sequence[VideoInfo], annotat
         {
             "video_id": video.video_id,
             "uri": video.uri,
-            "bytes": info.num_bytes,
-            "sha256": info.sha256,
-            "duration_s": None if info.error else info.duration_s,
-            "num_frames": None if info.error else info.num_frames,
-            "fps": info.fps or None,
-            "width": info.width or None,
-            "height": info.height or None,
-            "rotation_deg": None if info.error else info.rotation_deg,
-            "codec": info.codec or None,
-            "container_start_s": None if info.error else info.start_s,
-            "frame_steps_us": info.frame_steps_us,
+            **facts_of_part(info, video.start_s, video.end_s),
             "label": annotation.label,
             "labels": list(annotation.labels),
             "splits": list(annotation.splits.items()),
             "group": annotation.group,
-            "probe_error": info.error,
         }
         for video, info, annotation in zip(videos, infos, annotations, strict=True)
     ]

@@ -53,7 +53,16 @@ def facts_of(video: Mapping[str, Any]) -> VideoFacts | None:
         return None
     duration_s, num_frames, fps, width, height = numbers
     times_s = _frame_times_s(video.get("frame_steps_us"), int(num_frames))  # type: ignore[arg-type]
-    return VideoFacts(float(duration_s), int(num_frames), float(fps), int(width), int(height), times_s)  # type: ignore[arg-type]
+    return VideoFacts(
+        float(duration_s),  # type: ignore[arg-type]
+        int(num_frames),  # type: ignore[arg-type]
+        float(fps),  # type: ignore[arg-type]
+        int(width),  # type: ignore[arg-type]
+        int(height),  # type: ignore[arg-type]
+        times_s,
+        float(video.get("start_s") or 0.0),
+        int(video.get("start_frame") or 0),
+    )
 
 
 def _frame_times_s(steps_us: Sequence[int] | None, num_frames: int) -> np.ndarray | None:
@@ -120,25 +129,29 @@ def _as_geometry(draft: CropDraft, policy: CropPolicyBase, facts: VideoFacts) ->
     geometry[:, 8] = np.clip(np.floor(draft.start_s * facts.fps + 1e-3), 0, facts.num_frames - 1)
     if draft.start_frame is not None:
         geometry[:, 8] = draft.start_frame
-    if facts.frame_times_s is not None:
+    if facts.frame_times_s is not None or facts.is_part:
         _follow_frames(geometry, draft, policy, facts)
     return geometry
 
 
 def _follow_frames(geometry: np.ndarray, draft: CropDraft, policy: CropPolicyBase, facts: VideoFacts) -> None:
-    """Make times and frames those of the frames shown, where frames are not evenly spaced.
+    """Make times and frames those of the frames shown, where frames are not evenly spaced, and those of the whole file.
 
     What a policy chose stays (a time, or a frame where it counts frames); the other follows from it.
     """
     times_s = facts.frame_times_s
-    assert times_s is not None
+    if times_s is None:
+        times_s = np.arange(facts.num_frames) / facts.fps
     if draft.start_frame is None:
-        starts = geometry[:, 0].astype(np.float64)
-        geometry[:, 8] = frames_on_screen(starts, times_s, facts.duration_s, policy.short)
+        geometry[:, 0] = draft.start_s + facts.start_s
+        geometry[:, 1] = draft.end_s + facts.start_s
+        starts = np.maximum(geometry[:, 0].astype(np.float64) - facts.start_s, 0.0)
+        geometry[:, 8] = facts.start_frame + frames_on_screen(starts, times_s, facts.duration_s, policy.short)
         return
     first = draft.start_frame.astype(np.int64)
     last = first + np.rint((draft.end_s - draft.start_s) * facts.fps).astype(np.int64)
     beyond_s = np.maximum(last - facts.num_frames, 0) / facts.fps  # of a video shorter than a crop, which goes on
     ends = np.append(times_s, facts.duration_s)
-    geometry[:, 0] = times_s[first]
-    geometry[:, 1] = ends[np.minimum(last, facts.num_frames)] + beyond_s
+    geometry[:, 0] = facts.start_s + times_s[first]
+    geometry[:, 1] = facts.start_s + ends[np.minimum(last, facts.num_frames)] + beyond_s
+    geometry[:, 8] = facts.start_frame + first

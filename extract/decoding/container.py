@@ -68,6 +68,8 @@ def check_readable(path: Path) -> os.stat_result:
         or may not be read.
     """
     try:
+        if path.name.endswith("*") and not path.exists():
+            path = path.parent  # images of a folder, by the stem of their names
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         link = f" (a link to {os.readlink(path)})" if path.is_symlink() else ""

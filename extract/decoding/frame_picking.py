@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 from pipeline.recipe.crops import CropPolicyBase
@@ -9,6 +13,43 @@ from pipeline.recipe.crops import CropPolicyBase
 START_S, END_S, STRIDE, START_FRAME = 0, 1, 7, 8
 _TOLERANCE_S = 2e-3
 """Containers round timestamps (Matroska to 1 ms), float32 geometry to less; a frame this little late is on screen."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowPart:
+    """The part of a file that is a row; the whole of it where nothing is said."""
+
+    duration_s: float | None = None
+    start_s: float = 0.0
+    start_frame: int = 0
+    num_frames: int | None = None
+    fps: float | None = None
+    """Of image folders, which have no times of their own."""
+
+    @classmethod
+    def of(cls, video: Mapping[str, Any]) -> RowPart:
+        """Return the part that a catalogue row stands for."""
+        fps = video.get("fps") if str(video.get("codec") or "").startswith("images/") else None
+        if video.get("start_frame") is None:
+            return cls(video.get("duration_s"), fps=fps)
+        return cls(video["duration_s"], video["start_s"], video["start_frame"], video["num_frames"], fps)
+
+
+def pick_row_frames(
+    geometry: np.ndarray, policy: CropPolicyBase, frame_times_s: np.ndarray, part: RowPart
+) -> np.ndarray:
+    """Return which frames of a file the crops of a row show; none lies outside the row's part. See `pick_frames`."""
+    if part.fps:
+        frame_times_s = np.arange(len(frame_times_s)) / part.fps
+    if part.num_frames is None:
+        return pick_frames(geometry, policy, frame_times_s, part.duration_s)
+    first = min(part.start_frame, len(frame_times_s) - 1)
+    times_s = frame_times_s[first : first + max(part.num_frames, 1)]
+    local = np.array(geometry, dtype=np.float64)
+    local[:, [START_S, END_S]] -= part.start_s
+    local[:, START_S] = np.maximum(local[:, START_S], 0.0)
+    local[:, START_FRAME] -= part.start_frame
+    return first + pick_frames(local, policy, times_s - times_s[0], part.duration_s)
 
 
 def pick_frames(
@@ -52,9 +93,9 @@ def pick_frames(
     return frames
 
 
-def predecessors(frames: np.ndarray) -> np.ndarray:
-    """Return the frame before each (frame 0 has none and stands for itself): what temporal streams compare with."""
-    return np.maximum(frames - 1, 0)
+def predecessors(frames: np.ndarray, part: RowPart | None = None) -> np.ndarray:
+    """Return the frame before each (a row's first stands for itself): what temporal streams compare with."""
+    return np.maximum(frames - 1, 0 if part is None else part.start_frame)
 
 
 def frames_on_screen(times: np.ndarray, frame_times_s: np.ndarray, end_s: float, short: str) -> np.ndarray:

@@ -30,6 +30,9 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     VideoError
         If the folder cannot be read.
     """
+    stem = None
+    if names_images(folder):
+        folder, stem = folder.parent, folder.name[:-1]
     try:
         with os.scandir(folder) as entries:
             names = [
@@ -41,7 +44,30 @@ def list_images(folder: Path) -> tuple[Path, ...]:
             ]
     except OSError as error:
         raise VideoError(f"cannot be opened: {(error.strerror or str(error)).lower()}") from None
+    if stem is not None:
+        names = [name for name in names if _stem(name) == stem]
+    elif len(others := [name for name in names if not _stem(name).startswith("flow_")]) > 0:
+        names = others  # optical flow beside the pictures is a stream of its own, not more of them
     return tuple(folder / name for name in sorted(names, key=_natural_key))
+
+
+def names_images(path: Path) -> bool:
+    """Whether a path means the images of a folder whose names are a stem and a number: ``folder/flow_x_*``."""
+    return path.name.endswith("*") and path.parent.is_dir() and not path.exists()
+
+
+def is_sequence_path(path: Path) -> bool:
+    """Whether a path is read as a sequence of images: a folder, or a stem of one."""
+    return path.is_dir() or names_images(path)
+
+
+def stems_of(folder: Path) -> set[str]:
+    """Return the stems of the images of a folder: their names before the number."""
+    return {_stem(name) for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES}
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0].rstrip("0123456789")
 
 
 def is_image_sequence(folder: Path) -> bool:

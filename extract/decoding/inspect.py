@@ -10,7 +10,7 @@ from pathlib import Path
 from extract.decoding import heartbeat
 from extract.decoding.container import check_readable
 from extract.decoding.frame_index import uneven_steps_us
-from extract.decoding.image_sequence import scan_image_sequence
+from extract.decoding.image_sequence import is_sequence_path, scan_image_sequence
 from extract.decoding.scan import VideoScan, scan_video
 from pipeline.errors import VideoError
 from pipeline.status import VideoStatus
@@ -78,7 +78,7 @@ def inspect_video(path: str | os.PathLike[str], *, hash_bytes: bool = False, ima
     found = VideoInfo()
     try:
         stat = check_readable(path)
-        if path.is_dir():
+        if is_sequence_path(path):
             scan = scan_image_sequence(path, fps=image_fps)
             if hash_bytes:
                 digest, num_bytes = hash_image_sequence(scan.files)

@@ -8,7 +8,7 @@ from pathlib import Path
 from extract.decoding.container import check_readable
 from extract.decoding.decode import PyavReader, VideoReader
 from extract.decoding.decode_torchcodec import TorchcodecReader
-from extract.decoding.image_sequence import scan_image_sequence
+from extract.decoding.image_sequence import is_sequence_path, scan_image_sequence
 from extract.decoding.scan import open_scanned
 from pipeline.errors import InvalidInputError
 
@@ -47,7 +47,7 @@ def open_reader(
         raise InvalidInputError(f"expected device cpu for PyAV, found {device!r}; decoder torchcodec can use a GPU")
     path = Path(path)
     check_readable(path)
-    if path.is_dir():
+    if is_sequence_path(path):
         return PyavReader(path, scan_image_sequence(path, fps=image_fps))
     scan, stream = open_scanned(path, threads=threads)
     if decoder == "torchcodec" or (decoder == "auto" and device != "cpu"):

@@ -13,6 +13,7 @@ import numpy as np
 
 from extract.crops.draw import VideoCrops, draw_crops, facts_of
 from extract.decoding.container import check_readable
+from extract.decoding.frame_picking import RowPart
 from extract.run.video_job import CropRequest, PickedCrops, VideoFrames, VideoJob, failed_video
 from extract.targets import ResolvedTarget
 from pipeline.errors import VideoError
@@ -97,7 +98,7 @@ class VideoWork:
             row=self.row,
             video_id=self.video_id,
             path=path,
-            duration_s=None if facts is None else facts.duration_s,
+            part=RowPart() if facts is None else RowPart.of(video),
             num_bytes=video.get("bytes"),
             size=None if facts is None else (facts.width, facts.height),
             requests=tuple(self._request(name) for name in self.crops),

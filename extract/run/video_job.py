@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from extract.decoding.decode import DecodedFrames, VideoReader
-from extract.decoding.frame_picking import pick_frames, predecessors
+from extract.decoding.frame_picking import RowPart, pick_row_frames, predecessors
 from pipeline.errors import VideoError
 from pipeline.recipe.crops import CropPolicyBase
 from pipeline.status import VideoStatus
@@ -46,7 +46,7 @@ class VideoJob:
     row: int
     video_id: str
     path: str
-    duration_s: float | None
+    part: RowPart
     requests: tuple[CropRequest, ...]
     num_bytes: int | None = None
     """Of the file, as catalogued."""
@@ -102,9 +102,9 @@ def plan_reads(job: VideoJob, frame_times_s: np.ndarray) -> tuple[np.ndarray, li
     """
     picks: list[Picks] = []
     for request in job.requests:
-        frames = pick_frames(request.geometry, request.policy, frame_times_s, job.duration_s)
+        frames = pick_row_frames(request.geometry, request.policy, frame_times_s, job.part)
         current = frames[:, list(request.positions)]
-        picks.append((current, predecessors(current) if request.with_previous else None))
+        picks.append((current, predecessors(current, job.part) if request.with_previous else None))
     parts = [part.reshape(-1) for pair in picks for part in pair if part is not None]
     wanted = np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
     return wanted, picks

@@ -51,6 +51,8 @@ class CsvSplits(Spec):
     path: str
     columns: dict[str, str] | None = None
     """Split name -> column; None: every column named `split<name>` becomes the split `<name>`, `split` becomes "1"."""
+    values: dict[str, Literal["train", "val", "test", "none"]] | None = None
+    """What other words in those columns mean, such as `{"0": none, "1": train, "2": test}`."""
 
 
 class ColumnSplits(Spec):
@@ -59,6 +61,8 @@ class ColumnSplits(Spec):
     source: Literal["columns"] = Field(alias="from")
     columns: dict[str, str] | None = None
     """Split name -> column; None: as for CsvSplits."""
+    values: dict[str, Literal["train", "val", "test", "none"]] | None = None
+    """As for CsvSplits."""
 
 
 class FolderSplits(Spec):
@@ -87,10 +91,17 @@ SplitSource = Annotated[
 ]
 
 
-class DatasetSpec(Spec):
-    """A named collection of videos."""
+class DatasetBase(Spec):
+    """What all kinds of data sets share; each is a file here in `datasets/` and one in `extract/catalog/datasets/`."""
 
     name: Name
+    shard_rows: int = Field(256, ge=1, le=65536)
+    """Videos a shard; fixed when the dataset is created."""
+
+
+class DatasetSpec(DatasetBase):
+    """A named collection of videos: by globs, or by a manifest."""
+
     videos: str | list[str]
     """Glob(s) below the data folder, or one manifest (.csv, .parquet) with a `path` column."""
     labels: LabelSource = NoLabels.model_validate({"from": "none"})
@@ -98,6 +109,8 @@ class DatasetSpec(Spec):
     """Set for multi-label data: `a;b` becomes the labels a and b."""
     splits: SplitSource = NoSplits.model_validate({"from": "none"})
     group: LabelSource = NoLabels.model_validate({"from": "none"})
-    """Videos cut from one source share a group; `none` puts every video in a group of its own."""
-    shard_rows: int = Field(256, ge=1, le=65536)
-    """Videos a shard; fixed when the dataset is created."""
+    """Videos cut from one source share a group; `none`: every file is a group of its own."""
+    ignore: list[str] = Field(default_factory=list)
+    """Columns of the manifest to pass over although their names speak of times (start, time_end, frame ...)."""
+    image_fps: float = Field(30.0, gt=0, le=1000)
+    """Frame rate of folders of images, which have none of their own."""

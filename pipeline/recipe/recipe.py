@@ -13,7 +13,7 @@ from pipeline.names import Name
 from pipeline.recipe.backbones import BackboneSpec, Stream, feature_set_name
 from pipeline.recipe.base import LATER, Spec
 from pipeline.recipe.crops import CropPolicy
-from pipeline.recipe.dataset import DatasetSpec
+from pipeline.recipe.datasets import AnyDataset
 from pipeline.recipe.mistakes import explain
 from pipeline.recipe.probes import IndexSpec, ProbeSpec
 from pipeline.recipe.readouts import ReadoutSpec, plain_readout
@@ -46,7 +46,7 @@ class Recipe(Spec):
     """The complete, named configuration of a run: *what*, never *where*."""
 
     name: Name
-    dataset: DatasetSpec
+    dataset: AnyDataset
     crops: dict[Name, CropPolicy] = Field(min_length=1)
     backbones: dict[Name, BackboneSpec] = Field(min_length=1)
     accept: tuple[str, ...] = ()

@@ -43,6 +43,7 @@ CATALOGUE_SCHEMA = pa.schema(
         pa.field("frame_steps_us", pa.list_(pa.int32())),
         pa.field("start_s", pa.float64()),
         pa.field("end_s", pa.float64()),
+        pa.field("start_frame", pa.int64()),
         pa.field("label", pa.string()),
         pa.field("labels", pa.list_(pa.string())),
         pa.field("splits", pa.map_(pa.string(), pa.string())),
@@ -54,7 +55,8 @@ CATALOGUE_SCHEMA = pa.schema(
 """The catalogue, ordered by row. `width` and `height` are after rotation; `probe_error` is null for readable videos.
 `container_start_s` is the container's own timestamp of the first frame, which all other times count from.
 `frame_steps_us`: microseconds from each frame to the next where they are not evenly spaced; null where they are.
-`start_s` and `end_s` bound the part of the file that is the row; null: the whole file."""
+`start_s` and `end_s` bound the part of the file that is the row, and `start_frame` is its first frame; null: the whole
+file. All facts from `duration_s` to `fps` are those of the part."""
 
 LEDGER_SCHEMA = pa.schema(
     [

@@ -14,6 +14,7 @@ from extract.decoding import scan
 from extract.decoding.container import describe_error
 from extract.decoding.damage import Damage, _spread
 from extract.decoding.decode_pool import DecodePool
+from extract.decoding.frame_picking import RowPart
 from extract.decoding.inspect import inspect_video
 from extract.decoding.opening import open_reader
 from extract.run.video_job import NOT_DECODED, CropRequest, VideoFrames, VideoJob, read_video
@@ -95,7 +96,7 @@ def job_of(path: Path, **policy: object) -> VideoJob:
     geometry = np.zeros((9, 9), np.float32)
     geometry[:, 7], geometry[:, 8] = 1, starts
     request = CropRequest("g", policy, np.arange(9), geometry, (0, 1, 2, 3))
-    return VideoJob(row=0, video_id="a", path=str(path), duration_s=1.5, requests=(request,))
+    return VideoJob(row=0, video_id="a", path=str(path), part=RowPart(1.5), requests=(request,))
 
 
 def test_crops_that_show_damaged_frames_are_masked_unless_the_recipe_keeps_them(damaged: Path) -> None:

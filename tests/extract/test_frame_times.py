@@ -9,8 +9,8 @@ import pytest
 
 from extract import plan_catalog, run_catalog
 from extract.crops.draw import draw_crops, facts_of
-from extract.decoding.decode import open_reader
 from extract.decoding.frame_picking import pick_frames
+from extract.decoding.opening import open_reader
 from pipeline import FeatureStore
 from pipeline.recipe.crops import DensePolicy, GridPolicy, RandomPolicy
 from pipeline.settings import Settings

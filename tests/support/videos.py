@@ -123,7 +123,7 @@ def write_text_named_mp4(path: Path) -> Path:
     return path
 
 
-def write_image_folder(folder: Path, frames: np.ndarray, *, suffix: str = ".png") -> Path:
+def write_image_folder(folder: Path, frames: np.ndarray, *, suffix: str = ".png", stem: str = "frame") -> Path:
     """Write frames as frame1.png, frame2.png ... (so that natural order matters from ten on)."""
     folder.mkdir(parents=True, exist_ok=True)
     codec, pix_fmt = {".png": ("png", "rgb24"), ".jpg": ("mjpeg", "yuvj444p")}[suffix]
@@ -134,7 +134,7 @@ def write_image_folder(folder: Path, frames: np.ndarray, *, suffix: str = ".png"
         context.time_base = Fraction(1, 25)
         image = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt)
         packets = context.encode(image) + context.encode(None)
-        (folder / f"frame{k + 1}{suffix}").write_bytes(b"".join(bytes(packet) for packet in packets))
+        (folder / f"{stem}{k + 1}{suffix}").write_bytes(b"".join(bytes(packet) for packet in packets))
     return folder
 
 

@@ -24,6 +24,14 @@ class VideoFacts:
     height: int
     frame_times_s: np.ndarray | None = None
     """(num_frames,) when each frame is shown, where they are not evenly spaced."""
+    start_s: float = 0.0
+    """Where the row begins in its file; all else counts from there."""
+    start_frame: int = 0
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the row begins after its file does."""
+        return bool(self.start_s or self.start_frame)
 
 
 @dataclass(slots=True)
