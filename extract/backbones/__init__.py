@@ -10,6 +10,7 @@
 
 from extract.backbones.compiling import Optimisation, optimise
 from extract.backbones.interface import Backbone, BackboneInfo, check_clip_shape, spread_frames
+from extract.backbones.kinds import info_of, network_of
 from extract.backbones.load import describe_backbone, load_backbone
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "Optimisation",
     "check_clip_shape",
     "describe_backbone",
+    "info_of",
     "load_backbone",
+    "network_of",
     "optimise",
     "spread_frames",
 ]

@@ -9,17 +9,11 @@ from typing import TYPE_CHECKING
 
 from extract.backbones.compiling import optimise
 from extract.backbones.interface import Backbone, BackboneInfo
-from extract.backbones.weights import load_strict, read_state_dict, resolve_weights, seeded
+from extract.backbones.kinds import info_of, network_of
+from extract.backbones.weights import resolve_weights
 from pipeline.errors import ShapeMismatchError
 from pipeline.events import OnEvent, ignore
-from pipeline.recipe import (
-    BackboneSpec,
-    ExportedBackbone,
-    PytorchVideoBackbone,
-    RandomWeights,
-    TransformerBackbone,
-    WeightsFile,
-)
+from pipeline.recipe import BackboneSpec, RandomWeights, WeightsFile
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -87,7 +81,7 @@ def load_backbone(
 
     info, path = _describe(spec, settings)
     device = torch.device(device)
-    network = tuned(_build(spec, info, path).requires_grad_(False), info, device.type)
+    network = tuned(network_of(spec, info, path).requires_grad_(False), info, device.type)
     return Backbone(
         info,
         network.to(device),
@@ -110,75 +104,10 @@ def _describe(spec: BackboneSpec, settings: Settings) -> tuple[BackboneInfo, Pat
     path = None
     if isinstance(weights, WeightsFile):
         path = resolve_weights(weights, settings, what=f"the {spec.kind} backbone {getattr(spec, 'model', '')}".strip())
-    info = _info_of(spec, path)
+    info = info_of(spec, path)
     if isinstance(weights, WeightsFile):
         return replace(info, weights_sha256=weights.sha256.lower(), weights_network=weights.network), path
     return replace(info, weights_seed=weights.random), None
-
-
-def _info_of(spec: BackboneSpec, path: Path | None) -> BackboneInfo:
-    if isinstance(spec, PytorchVideoBackbone):
-        from extract.backbones.zoo import zoo_info
-
-        return zoo_info(spec)
-    if isinstance(spec, ExportedBackbone):
-        from extract.backbones.exported import exported_info
-
-        assert path is not None
-        return exported_info(spec, path)
-    assert isinstance(spec, TransformerBackbone)
-    if spec.kind == "svt":
-        from extract.backbones.svt import svt_info
-
-        return svt_info(spec)
-    from extract.backbones.videomae import videomae_info
-
-    return videomae_info(spec)
-
-
-def _build(spec: BackboneSpec, info: BackboneInfo, path: Path | None) -> nn.Module:
-    if isinstance(spec, ExportedBackbone):
-        from extract.backbones.exported import build_exported
-
-        assert path is not None
-        return build_exported(info, path)
-    state = read_state_dict(path, info.weights_network) if path is not None else None
-    with seeded(info.weights_seed or 0):
-        if info.kind == "svt":
-            return _build_svt(info, state)
-        if info.kind == "videomae":
-            return _build_videomae(info, state)
-        return _build_zoo(info, state)
-
-
-def _build_zoo(info: BackboneInfo, state: dict[str, torch.Tensor] | None) -> nn.Module:
-    from extract.backbones.checkpoint_keys import HEAD_KEYS, to_pytorchvideo
-    from extract.backbones.zoo import build_zoo_network, headless, resize_positions
-
-    network = build_zoo_network(info)
-    if state is not None:
-        state = to_pytorchvideo(state, info.model, info.weights_network, what=info.name)
-        state = resize_positions(state, network)
-        load_strict(network, state, what=info.name, except_for=HEAD_KEYS.pattern)
-    return headless(network, info).eval()
-
-
-def _build_svt(info: BackboneInfo, state: dict[str, torch.Tensor] | None) -> nn.Module:
-    from extract.backbones.svt import build_svt, svt_state
-
-    network = build_svt(info)
-    if state is not None:
-        load_strict(network, svt_state(state, info), what=info.name)
-    return network.eval()
-
-
-def _build_videomae(info: BackboneInfo, state: dict[str, torch.Tensor] | None) -> nn.Module:
-    from extract.backbones.videomae import build_videomae, is_finetuned, videomae_state
-
-    network = build_videomae(info, finetuned=state is not None and is_finetuned(state))
-    if state is not None:
-        load_strict(network, videomae_state(state, network.state_dict()), what=info.name)
-    return network.eval()
 
 
 def _measure_dim(network: nn.Module, info: BackboneInfo) -> int:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from extract.crops.draws import Draws
-from extract.crops.policies import DRAWERS
+from extract.crops.policies import draw_draft
 from extract.crops.policies.base import CropDraft, VideoFacts, crop_span_s
 from extract.decoding.frame_picking import frames_on_screen
 from pipeline.recipe import CropPolicy
-from pipeline.recipe.crops import CropPolicyBase, LocalGlobalPolicy
+from pipeline.recipe.crops import CropPolicyBase
 
 NUM_COLUMNS = 9
 """start_s, end_s, top_px, left_px, bottom_px, right_px, flip, stride, start_frame."""
@@ -90,7 +90,7 @@ def draw_crops(policy: CropPolicy, video_id: str, facts: VideoFacts | None) -> V
     num_crops = policy.num_crops
     if facts is None:
         return VideoCrops(np.zeros((num_crops, NUM_COLUMNS), np.float32), np.zeros(num_crops, bool), False)
-    draft = DRAWERS[policy.policy](policy, facts, policy_draws(policy, video_id))
+    draft = draw_draft(policy, facts, policy_draws(policy, video_id))
     is_short = is_too_short(policy, facts)
     geometry = _as_geometry(draft, policy, facts)
     planned = draft.planned & (not (is_short and policy.short == "reject"))
@@ -106,21 +106,17 @@ def policy_draws(policy: CropPolicyBase, video_id: str, purpose: str = "geometry
 
 def is_too_short(policy: CropPolicyBase, facts: VideoFacts) -> bool:
     """Whether a video is shorter than one crop of the policy."""
-    if isinstance(policy, LocalGlobalPolicy):  # its windows follow the duration
+    if policy.follows_duration:
         return facts.num_frames < policy.num_frames
     if policy.target_fps is None:
-        return facts.num_frames < _longest_stride(policy) * (policy.num_frames - 1) + 1
-    span_s = crop_span_s(policy, _longest_stride(policy))
+        return facts.num_frames < policy.longest_stride * (policy.num_frames - 1) + 1
+    span_s = crop_span_s(policy, policy.longest_stride)
     tolerance_s = 0.5 / policy.target_fps  # rounded timestamps are no lack of frames
     return facts.duration_s < span_s - tolerance_s
 
 
-def _longest_stride(policy: CropPolicyBase) -> int:
-    return policy.stride * max((abs(s) for s in getattr(policy, "speeds", (1,))), default=1)
-
-
 def _as_geometry(draft: CropDraft, policy: CropPolicyBase, facts: VideoFacts) -> np.ndarray:
-    geometry = np.zeros((policy.num_crops, NUM_COLUMNS), np.float32)  # type: ignore[attr-defined]
+    geometry = np.zeros((policy.num_crops, NUM_COLUMNS), np.float32)
     geometry[:, 0] = draft.start_s
     geometry[:, 1] = draft.end_s
     geometry[:, 2:6] = draft.boxes_px

@@ -1,28 +1,8 @@
-"""One module a crop policy; each offers a function (policy, facts, draws) -> CropDraft."""
+"""One module a crop policy; each registers a function (policy, facts, draws) -> CropDraft, and is found here."""
 
-from __future__ import annotations
+from extract.crops.policies.base import CropDraft, VideoFacts, draw_draft
+from pipeline.recipe.kinds import load_modules
 
-from collections.abc import Callable, Mapping
-from typing import Any
+load_modules(__name__)
 
-from extract.crops.draws import Draws
-from extract.crops.policies.base import CropDraft, VideoFacts
-from extract.crops.policies.dense import draw_dense
-from extract.crops.policies.frames import draw_frames
-from extract.crops.policies.grid import draw_grid
-from extract.crops.policies.imported import refuse_imported
-from extract.crops.policies.local_global import draw_local_global
-from extract.crops.policies.random import draw_random
-from extract.crops.policies.speeds import draw_speeds
-
-DRAWERS: Mapping[str, Callable[[Any, VideoFacts, Draws], CropDraft]] = {
-    "random": draw_random,
-    "grid": draw_grid,
-    "local_global": draw_local_global,
-    "dense": draw_dense,
-    "frames": draw_frames,
-    "imported": refuse_imported,
-    "speeds": draw_speeds,
-}
-
-__all__ = ["DRAWERS", "CropDraft", "VideoFacts"]
+__all__ = ["CropDraft", "VideoFacts", "draw_draft"]

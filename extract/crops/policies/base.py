@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
 
+from extract.crops.draws import Draws
+from pipeline.errors import InvalidInputError
 from pipeline.recipe.crops import CropPolicyBase
 
 
@@ -50,6 +53,28 @@ class CropDraft:
     """(V,) bool; False for slots that stay empty."""
     start_frame: np.ndarray | None = None
     """(V,) whole numbers, when the policy counts frames (target_fps None)."""
+
+
+@singledispatch
+def draw_draft(policy: CropPolicyBase, facts: VideoFacts, draws: Draws) -> CropDraft:
+    """Draw the crops of one video; a policy registers how with ``@draw_draft.register``.
+
+    Parameters
+    ----------
+    policy : CropPolicyBase
+    facts : VideoFacts
+    draws : Draws
+        The only source of chance: the same video gets the same crops wherever and whenever.
+
+    Raises
+    ------
+    InvalidInputError
+        If nobody registered how to draw crops of this policy.
+    """
+    raise InvalidInputError(
+        f"expected code that draws crops of {type(policy).__name__}, found none; register a function with "
+        "extract.crops.policies.draw_draft.register, in the module that holds the class"
+    )
 
 
 def crop_span_s(policy: CropPolicyBase, stride: int | None = None) -> float:

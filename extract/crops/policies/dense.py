@@ -7,11 +7,12 @@ import math
 import numpy as np
 
 from extract.crops.draws import Draws
-from extract.crops.policies.base import CropDraft, VideoFacts, time_axis
+from extract.crops.policies.base import CropDraft, VideoFacts, draw_draft, time_axis
 from extract.crops.policies.boxes import spread_squares, square_side_px
 from pipeline.recipe import DensePolicy
 
 
+@draw_draft.register
 def draw_dense(policy: DensePolicy, facts: VideoFacts, draws: Draws) -> CropDraft:
     """Start a central crop every `hop_s`; the last one reaches the end, slots beyond it stay empty.
 

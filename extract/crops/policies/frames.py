@@ -7,11 +7,12 @@ import math
 import numpy as np
 
 from extract.crops.draws import Draws
-from extract.crops.policies.base import CropDraft, VideoFacts, time_axis
+from extract.crops.policies.base import CropDraft, VideoFacts, draw_draft, time_axis
 from extract.crops.policies.boxes import spread_squares, square_side_px
 from pipeline.recipe import FramesPolicy
 
 
+@draw_draft.register
 def draw_frames(policy: FramesPolicy, facts: VideoFacts, draws: Draws) -> CropDraft:
     """Show a frame every ``1 / rate_fps`` seconds; crop v has time ``v // spatial`` and place ``v % spatial``.
 

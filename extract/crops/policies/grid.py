@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from extract.crops.draws import Draws
-from extract.crops.policies.base import CropDraft, VideoFacts, time_axis
+from extract.crops.policies.base import CropDraft, VideoFacts, draw_draft, time_axis
 from extract.crops.policies.boxes import spread_squares, square_side_px
 from pipeline.recipe import GridPolicy
 
 
+@draw_draft.register
 def draw_grid(policy: GridPolicy, facts: VideoFacts, draws: Draws) -> CropDraft:
     """Lay the grid; crop v has start ``v // spatial`` and place ``v % spatial``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from extract.crops.draws import Draws
-from extract.crops.policies.base import CropDraft, VideoFacts
+from extract.crops.policies.base import CropDraft, VideoFacts, draw_draft
 from extract.crops.policies.boxes import random_resized_boxes
 from pipeline.recipe import LocalGlobalPolicy
 
@@ -14,6 +14,7 @@ GLOBAL_MARGIN_FRAMES = 5
 ASPECT = (3 / 4, 4 / 3)
 
 
+@draw_draft.register
 def draw_local_global(policy: LocalGlobalPolicy, facts: VideoFacts, draws: Draws) -> CropDraft:
     """Draw the global crops, then the local ones.
 

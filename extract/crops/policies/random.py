@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from extract.crops.draws import Draws
-from extract.crops.policies.base import CropDraft, VideoFacts, time_axis
+from extract.crops.policies.base import CropDraft, VideoFacts, draw_draft, time_axis
 from extract.crops.policies.boxes import random_resized_boxes, random_squares, short_sides, square_side_px
 from extract.crops.policies.intervals import paired_starts
 from pipeline.recipe import RandomPolicy
 
 
+@draw_draft.register
 def draw_random(policy: RandomPolicy, facts: VideoFacts, draws: Draws) -> CropDraft:
     """Draw crops at random times and places (SCALE, src/extract_features.py and its SlowFast configs)."""
     size = policy.num_crops

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from extract.crops.draws import Draws
-from extract.crops.policies.base import CropDraft, VideoFacts, time_axis
+from extract.crops.policies.base import CropDraft, VideoFacts, draw_draft, time_axis
 from extract.crops.policies.boxes import random_squares, short_sides, square_side_px
 from pipeline.recipe import SpeedsPolicy
 
 
+@draw_draft.register
 def draw_speeds(policy: SpeedsPolicy, facts: VideoFacts, draws: Draws) -> CropDraft:
     """Draw `crops_per_speed` crops for every speed, speeds in the policy's order.
 

@@ -1,8 +1,8 @@
-"""Frozen networks that turn crops into features."""
+"""What all backbones share: which crops they see, what they take, where weights come from."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -57,36 +57,15 @@ class BackboneBase(Spec):
     """Of convolutions and matrix products on a GPU; bfloat16 for networks that overflow float16. A CPU computes in
     float32 whatever stands here."""
 
+    if TYPE_CHECKING:  # fields of each kind
 
-class PytorchVideoBackbone(BackboneBase):
-    """A network of pytorchvideo's zoo without its classification head: pooled features."""
+        @property
+        def kind(self) -> str:
+            """Name of the kind."""
 
-    kind: Literal["pytorchvideo"]
-    model: Literal[
-        "slow_r50", "c2d_r50", "i3d_r50", "slowfast_r50", "x3d_xs", "x3d_s", "x3d_m", "x3d_l",
-        "r2plus1d_r50", "csn_r101", "mvit_base_16", "mvit_base_16x4", "mvit_base_32x3",
-    ]  # fmt: skip
-    weights: Weights
-
-
-class ExportedBackbone(BackboneBase):
-    """A ``torch.export`` program (.pt2): crops in, features out."""
-
-    kind: Literal["exported"]
-    weights: WeightsFile
-    input: Literal["crop", "frame"] = "crop"
-    """crop: (B, 3, T, H, W). frame: (B, 3, H, W) for every frame, averaged over the crop's frames."""
-
-
-class TransformerBackbone(BackboneBase):
-    """A video transformer from its published key format: SVT (TimeSformer ViT-B/16) or VideoMAE."""
-
-    kind: Literal["svt", "videomae"]
-    size: Literal["base", "large"] = "base"
-    weights: Weights
-
-
-BackboneSpec = Annotated[PytorchVideoBackbone | ExportedBackbone | TransformerBackbone, Field(discriminator="kind")]
+        @property
+        def weights(self) -> WeightsFile | RandomWeights:
+            """Where its weights come from."""
 
 
 def feature_set_name(backbone: str, stream: Stream = "rgb") -> str:

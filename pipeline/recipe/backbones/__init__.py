@@ -1,0 +1,25 @@
+"""Frozen networks that turn crops into features; one file a kind."""
+
+from typing import Annotated
+
+from pipeline.recipe.backbones.base import BackboneBase, RandomWeights, Stream, WeightsFile, feature_set_name
+from pipeline.recipe.backbones.exported import ExportedBackbone
+from pipeline.recipe.backbones.pytorchvideo import PytorchVideoBackbone
+from pipeline.recipe.backbones.transformers import TransformerBackbone
+from pipeline.recipe.kinds import Kinds
+
+BACKBONES = Kinds("scale.backbones", BackboneBase, __name__)
+BackboneSpec = Annotated[BackboneBase, BACKBONES]
+
+__all__ = [
+    "BACKBONES",
+    "BackboneBase",
+    "BackboneSpec",
+    "ExportedBackbone",
+    "PytorchVideoBackbone",
+    "RandomWeights",
+    "Stream",
+    "TransformerBackbone",
+    "WeightsFile",
+    "feature_set_name",
+]
