@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,13 +21,15 @@ import pyarrow as pa
 from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
 from pipeline.fingerprint import canonical_json
 from pipeline.sets.binding import Binding, check_binding
+from pipeline.sets.ledger_names import Packs, entry_key, loose_generations
+from pipeline.sets.ledger_pack import Pack, PackedEntry
 from pipeline.status import VideoStatus
 from pipeline.storage.backend import StorageBackend
-from pipeline.storage.schema import LEDGER_SCHEMA, NUMBER, PENDING, SCHEMA_VERSION
+from pipeline.storage.fetch import fetch_each
+from pipeline.storage.schema import LEDGER_SCHEMA, PENDING, SCHEMA_VERSION
 from pipeline.storage.sealed import seal, unseal
 
 _STATUSES = frozenset(VideoStatus) | {PENDING}
-_FILE = re.compile(rf"(?:\A|/){NUMBER}-{NUMBER}\.parquet\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,22 @@ class LedgerEntry:
         digest.update("\n".join(self.statuses).encode())
         return digest.hexdigest()
 
+    @property
+    def _about(self) -> str:
+        return canonical_json({name: getattr(self, name) for name in (*_META, "ledger")})
+
     def encode(self) -> bytes:
         """Return the entry as a sealed Parquet file."""
-        meta = {name: getattr(self, name) for name in (*_META, "ledger")}
-        return seal(
-            self.table, {"kind": "ledger", "schema_version": str(SCHEMA_VERSION), "entry": canonical_json(meta)}
-        )
+        return seal(self.table, {"kind": "ledger", "schema_version": str(SCHEMA_VERSION), "entry": self._about})
+
+    def packed(self) -> PackedEntry:
+        """Return the entry on its way into a pack."""
+        return PackedEntry(self.shard, self.generation, self.row_start, self.table, self._about, self.content_id)
+
+    @classmethod
+    def unpack(cls, packed: PackedEntry, *, what: str) -> LedgerEntry:
+        """Return an entry that was read from a pack; CorruptDataError where it is none."""
+        return cls._made_of(packed.table, packed.meta, what=what)
 
     @classmethod
     def decode(cls, data: bytes, *, what: str) -> LedgerEntry:
@@ -117,8 +129,12 @@ class LedgerEntry:
             If a newer version of this project wrote it.
         """
         table, metadata = unseal(data, LEDGER_SCHEMA, what=what)
+        return cls._made_of(table, metadata.get("entry", ""), what=what)
+
+    @classmethod
+    def _made_of(cls, table: pa.Table, about: str, *, what: str) -> LedgerEntry:
         try:
-            meta = json.loads(metadata["entry"])
+            meta = json.loads(about)
             entry = cls(table=table, ledger=str(meta.get("ledger", "")), **{name: meta[name] for name in _META})
             rows = table["row"].to_numpy()
             if not np.array_equal(rows, np.arange(entry.row_start, entry.row_stop)):
@@ -140,18 +156,25 @@ _META = ("shard", "generation", "row_start", "row_stop", "fingerprint_id", "reas
          "versions", "differing", "written_at", "written_by")  # fmt: skip
 
 
-def entry_key(ledger: str, shard: int, generation: int) -> str:
-    """Return the key of an entry."""
-    return f"{ledger}/{shard}-{generation}.parquet"
-
-
 def list_generations(backend: StorageBackend, ledger: str) -> dict[int, tuple[int, ...]]:
     """Return the generations of every shard that has an entry, ascending."""
-    found: dict[int, list[int]] = {}
-    for key, _ in backend.list(ledger, recursive=False):
-        if match := _FILE.search(key):
-            found.setdefault(int(match[1]), []).append(int(match[2]))
+    found: dict[int, set[int]] = {s: set(g) for s, g in loose_generations(backend, ledger).items()}
+    for shard, generation in Packs(backend, ledger).everything():
+        found.setdefault(shard, set()).add(generation)
     return {shard: tuple(sorted(generations)) for shard, generations in sorted(found.items())}
+
+
+@dataclass(frozen=True, slots=True)
+class EntrySummary:
+    """What a ledger says about a shard at a glance; of a packed entry without reading it."""
+
+    shard: int
+    generation: int
+    row_start: int
+    row_stop: int
+    content_id: str
+    counts: Mapping[str, int]
+    """Rows by status."""
 
 
 class Ledger:
@@ -172,14 +195,24 @@ class Ledger:
         generations: Mapping[int, int] | None = None,
         *,
         binding: Binding | None,
+        packs: Packs | None = None,
     ) -> None:
         self._backend = backend
         self.key = key
         self.binding = binding
+        self.num_loose = 0
+        """Entries in files of their own."""
         if generations is None:
-            generations = {shard: all_[-1] for shard, all_ in list_generations(backend, key).items()}
+            loose = loose_generations(backend, key)
+            packs = Packs(backend, key, packs)
+            generations = packs.newest()
+            for shard, found in loose.items():
+                self.num_loose += len(found)
+                generations[shard] = max(generations.get(shard, -1), found[-1])
         self.generations = dict(generations)
         """Highest generation of each shard that has an entry."""
+        self.packs = packs
+        """What is known of its packs; None: they were not looked at."""
         self._entries: dict[int, LedgerEntry] = {}
 
     def entry(self, shard: int) -> LedgerEntry | None:
@@ -195,33 +228,88 @@ class Ledger:
         if shard not in self.generations:
             return None
         if shard not in self._entries:
-            generation = self.generations[shard]
-            what = entry_key(self.key, shard, generation)
-            try:
-                data = self._backend.read(what)
-            except NotFoundError:
+            self._entries[shard] = self._read(shard)
+        return self._entries[shard]
+
+    def _read(self, shard: int) -> LedgerEntry:
+        generation = self.generations[shard]
+        what = entry_key(self.key, shard, generation)
+        found = None if self.packs is None else self.packs.find(shard, generation)
+        try:
+            if found is None:
+                entry = LedgerEntry.decode(self._backend.read(what), what=what)
+            else:
+                entry = unpacked(*found)
+        except NotFoundError:  # compacted since the names were listed
+            self.packs = Packs(self._backend, self.key, self.packs)
+            found = self.packs.find(shard, generation)
+            if found is None:
                 raise SnapshotChangedError(
                     f"expected the ledger entry {what}, found that it was removed (by a repair); open the store again"
                 ) from None
-            entry = LedgerEntry.decode(data, what=what)
-            if (entry.shard, entry.generation) != (shard, generation):
-                raise CorruptDataError(
-                    f"{what}: expected the entry of this shard, found {entry.shard}-{entry.generation}"
-                )
-            if entry.ledger not in ("", self.key):
-                raise CorruptDataError(f"{what}: expected an entry of this ledger, found one of {entry.ledger}")
-            if self.binding is not None:
-                check_binding(entry.video_keys, entry.row_start, entry.row_stop, self.binding, what=what)
-            self._entries[shard] = entry
-        return self._entries[shard]
+            entry = unpacked(*found)
+        if (entry.shard, entry.generation) != (shard, generation):
+            raise CorruptDataError(f"{what}: expected the entry of this shard, found {entry.shard}-{entry.generation}")
+        if entry.ledger not in ("", self.key):
+            raise CorruptDataError(f"{what}: expected an entry of this ledger, found one of {entry.ledger}")
+        if self.binding is not None:
+            check_binding(entry.video_keys, entry.row_start, entry.row_stop, self.binding, what=what)
+        return entry
 
-    def entries(self) -> list[LedgerEntry]:
-        """Return all entries in force, by shard."""
-        return [entry for shard in sorted(self.generations) if (entry := self.entry(shard)) is not None]
+    def entries(self) -> Iterator[LedgerEntry]:
+        """Yield all entries in force, by shard; those from packs are not kept in memory."""
+        shards = sorted(self.generations)
+        self.fetch(shards)
+        for shard in shards:
+            yield self._entries[shard] if shard in self._entries else self._read(shard)
+
+    def fetch(self, shards: Iterable[int]) -> None:
+        """Read the entries of some shards that lie in files of their own, many at once where that is faster."""
+        wanted = [s for s in shards if s in self.generations and s not in self._entries and not self._is_packed(s)]
+        if not self._backend.is_local:
+            found = zip(wanted, fetch_each(self._backend, wanted, self._read_good), strict=True)
+            self._entries.update({shard: entry for shard, entry in found if entry is not None})
+
+    def _read_good(self, shard: int) -> LedgerEntry | None:
+        try:
+            return self._read(shard)
+        except CorruptDataError:
+            return None  # who asks for it is told
+
+    def _is_packed(self, shard: int) -> bool:
+        return self.packs is not None and self.packs.find(shard, self.generations[shard]) is not None
+
+    def summary(self, shard: int) -> EntrySummary | None:
+        """Return what is in force of a shard at a glance, None where there is nothing; raises as :meth:`entry`.
+
+        A packed entry is neither read nor held to the catalogue.
+        """
+        if shard not in self.generations:
+            return None
+        generation = self.generations[shard]
+        found = None if self.packs is None else self.packs.index_of(shard, generation)
+        if found is None:
+            entry = self.entry(shard)
+            assert entry is not None
+            counts = Counter(entry.statuses)
+            return EntrySummary(shard, generation, entry.row_start, entry.row_stop, entry.content_id, counts)
+        index, at = found
+        counts = Counter({status: int(column[at]) for status, column in index.counts.items() if column[at]})
+        content_id = index.content_id[at].decode()
+        return EntrySummary(shard, generation, int(index.row_start[at]), int(index.row_stop[at]), content_id, counts)
+
+    def summaries(self) -> Iterator[EntrySummary]:
+        """Yield what is in force at a glance, by shard."""
+        shards = sorted(self.generations)
+        self.fetch(shards)
+        for shard in shards:
+            summary = self.summary(shard)
+            assert summary is not None
+            yield summary
 
     def refreshed(self) -> Ledger:
         """Return the ledger as it stands now, keeping what was read."""
-        fresh = Ledger(self._backend, self.key, binding=self.binding)
+        fresh = Ledger(self._backend, self.key, binding=self.binding, packs=self.packs)
         fresh._entries = {s: e for s, e in self._entries.items() if fresh.generations.get(s) == e.generation}
         return fresh
 
@@ -230,6 +318,21 @@ class Ledger:
         if self.generations.get(entry.shard, -1) <= entry.generation:
             self.generations[entry.shard] = entry.generation
             self._entries[entry.shard] = entry
+            self.num_loose += 1
+
+
+def unpacked(pack: Pack, place: int) -> LedgerEntry:
+    """Return an entry of a pack, or of the pack's copy where it does not match the index; NotFoundError: pack gone."""
+    expected = pack.index.content_id[place].decode()
+    while True:
+        try:
+            entry = LedgerEntry.unpack(pack.entry(place), what=pack.key)
+            if entry.content_id != expected:
+                raise CorruptDataError(f"{pack.key}: expected the entry of shard {entry.shard}, found other rows")
+            return entry
+        except CorruptDataError:
+            if not pack.use_copy():
+                raise
 
 
 def make_table(

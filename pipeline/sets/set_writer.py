@@ -15,6 +15,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -27,13 +28,16 @@ from pipeline.errors import (
     CorruptDataError,
     InvalidInputError,
     NotFoundError,
+    PipelineError,
     ShapeMismatchError,
     WrongVideoError,
 )
 from pipeline.sets.arrays import write_array_metadata
 from pipeline.sets.binding import Binding
+from pipeline.sets.compaction import COMPACT_AFTER, compact_ledger
 from pipeline.sets.geometry import commit_geometry
-from pipeline.sets.ledger import Ledger, LedgerEntry, RowStatus, entry_key, list_generations, make_table, pending_rows
+from pipeline.sets.ledger import Ledger, LedgerEntry, RowStatus, make_table, pending_rows
+from pipeline.sets.ledger_names import Packs, entry_key, newest_generation
 from pipeline.sets.reader import SetReader
 from pipeline.sets.set_files import SetSpec, stored_layout
 from pipeline.sets.shard_task import ShardTask
@@ -118,6 +122,7 @@ class SetWriter:
             )
         self._ledger = self._ledger.refreshed()
         wanted = range(num_shards(self.num_rows, self.spec.shard_rows)) if shards is None else sorted(set(shards))
+        self._ledger.fetch(wanted)
         tasks = (self._task(shard, again) for shard in wanted)
         return tuple(task for task in tasks if task is not None)
 
@@ -126,6 +131,9 @@ class SetWriter:
         generation = self._ledger.generations.get(shard, -1) + 1
         everything = np.arange(start, stop)
         try:
+            summary = self._ledger.summary(shard)
+            if summary is not None and summary.row_stop >= stop and not {PENDING, *again} & summary.counts.keys():
+                return None
             entry = self._ledger.entry(shard)
         except WrongVideoError:  # perhaps the catalogue is the damaged one: nothing is written over
             raise
@@ -158,7 +166,7 @@ class SetWriter:
         if claim is None:
             return None
         try:
-            is_done = self._backend.exists(entry_key(self.spec.ledger, task.shard, task.generation))
+            is_done = self._newest(task) >= task.generation
         except BaseException:
             claim.release()
             raise
@@ -181,7 +189,7 @@ class SetWriter:
         """Commit checked arrays of ``len(task.rows)`` rows each."""
         spec = self.spec
         with exclusive(self._backend, spec.ledger):
-            newest = list_generations(self._backend, spec.ledger).get(task.shard, (-1,))[-1]
+            newest = self._newest(task)
             if newest >= task.generation:
                 raise AlreadyExistsError(
                     f"{spec.label}: expected to write generation {task.generation} of shard {task.shard}, found "
@@ -225,14 +233,29 @@ class SetWriter:
                 for name in ("values", "valid"):
                     self._backend.delete(previous_key(spec.ledger, name, base.shard, base.generation))
         self._ledger.remember(entry)
+        if self._ledger.num_loose >= COMPACT_AFTER:
+            with suppress(
+                PipelineError
+            ):  # the commit stands; the next one, or `scale compact`, tries again and says why
+                compact_ledger(self._backend, spec.ledger, min_loose=COMPACT_AFTER // 2)
+            self._ledger = self._ledger.refreshed()
         return entry
+
+    def _newest(self, task: ShardTask) -> int:
+        """Return the newest generation of the task's shard, as it stands now; other shards are not looked at."""
+        self._ledger.packs = Packs(self._backend, self.spec.ledger, self._ledger.packs)
+        return newest_generation(
+            self._backend, self.spec.ledger, task.shard, self._ledger.packs, expected=task.generation - 1
+        )
 
     def _base(self, task: ShardTask, newest: int) -> LedgerEntry | None:
         """Return the entry that this commit builds on."""
         if newest < 0:
             return None
         try:
-            pinned = Ledger(self._backend, self.spec.ledger, {task.shard: newest}, binding=self._binding)
+            pinned = Ledger(
+                self._backend, self.spec.ledger, {task.shard: newest}, binding=self._binding, packs=self._ledger.packs
+            )
             return pinned.entry(task.shard)
         except WrongVideoError:
             raise

@@ -11,6 +11,7 @@ Both are durable when they return: file and folder are fsynced (local), or the s
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -61,6 +62,9 @@ class StorageBackend(Protocol):
 
     def remove_link(self, key: str) -> None:
         """Remove a key that is a symbolic link, wherever it leads; what it leads to stays. Nothing for other keys."""
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Remove many keys, as :meth:`delete`, with as few requests as the place allows; in no order."""
 
     def list(self, prefix: str = "", *, recursive: bool = True) -> Listing:
         """Return (key, size in bytes) of every key in the folder `prefix`, sorted, without temporary files."""

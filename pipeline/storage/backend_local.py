@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,18 @@ class LocalBackend:
                 self._fsync_folder(path.parent)
         except OSError as err:
             raise reworded(err, f"delete {key} in", self.url) from err
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """See :class:`StorageBackend`. Each folder is fsynced once."""
+        paths = [self._path(key) for key in keys]
+        try:
+            for path in paths:
+                self.disk.unlink(path)
+            for folder in {path.parent for path in paths}:
+                if folder.is_dir():
+                    self._fsync_folder(folder)
+        except OSError as err:
+            raise reworded(err, f"delete {keys[0]} and others in", self.url) from err
 
     def list(self, prefix: str = "", *, recursive: bool = True) -> Listing:
         """See :class:`StorageBackend`."""

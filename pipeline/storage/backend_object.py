@@ -16,6 +16,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -51,6 +52,8 @@ CONNECT_TIMEOUT_S = 10
 REQUEST_TIMEOUT_S = 120
 """A whole shard may come over a slow line; the client's own limit is 30 s."""
 NUM_PROBE_WRITERS = 4
+MAX_DELETED_AT_ONCE = 1000
+"""S3 takes no more in one request."""
 WRITER_STAMP = "scale-writer"
 """User metadata on created objects: tells whether a create that seemed to lose was in fact ours (a lost answer)."""
 
@@ -137,6 +140,13 @@ class ObjectBackend:
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """See :class:`pipeline.storage.backend.StorageBackend`. Shorter at the end of the object, like a file."""
         check_key(key)
+        if start >= 0 and length > 0:
+            try:
+                return self._call(
+                    "read", key, lambda: bytes(obstore.get_range(self._client(), key, start=start, length=length))
+                )
+            except StorageError:  # begins behind the end, or the service said no for another reason: look at the size
+                pass
         size = self.size(key)
         first = max(0, size + start) if start < 0 else min(start, size)
         stop = min(size, first + length)
@@ -197,6 +207,18 @@ class ObjectBackend:
     def remove_link(self, key: str) -> None:
         """See :class:`pipeline.storage.backend.StorageBackend`. There are no links."""
         check_key(key)
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """See :class:`pipeline.storage.backend.StorageBackend`."""
+        for first in range(0, len(keys), MAX_DELETED_AT_ONCE):
+            some = [check_key(key) for key in keys[first : first + MAX_DELETED_AT_ONCE]]
+            try:
+                self._call("delete", some[0], partial(obstore.delete, self._client(), some))
+            except StoreNotFoundError:
+                raise
+            except NotFoundError:  # of Google and Azure: one that is not there ends the request
+                for key in some:
+                    self.delete(key)
 
     def list(self, prefix: str = "", *, recursive: bool = True) -> Listing:
         """See :class:`pipeline.storage.backend.StorageBackend`."""

@@ -156,6 +156,21 @@ def embedding_ledger_key(dataset: str, name: str) -> str:
     return f"{dataset}/embeddings/{name}/ledger"
 
 
+def packs_key(ledger: str) -> str:
+    """Return the folder of a ledger's packs."""
+    return f"{ledger}/packs"
+
+
+def pack_key(ledger: str, number: int) -> str:
+    """Return the key of one pack of ledger entries."""
+    return f"{ledger}/packs/{number}.parquet"
+
+
+def pack_copy_key(ledger: str, number: int) -> str:
+    """Return the key of its copy: it stands for the work of many shards."""
+    return f"{ledger}/packs/_copies/{number}.parquet"
+
+
 def shard_key(array: str, shard: int, ndim: int) -> str:
     """Return the key of one shard of an array (Zarr's default chunk keys with the separator ``.``: one flat folder)."""
     return f"{array}/c.{shard}" + ".0" * (ndim - 1)

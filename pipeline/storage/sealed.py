@@ -8,7 +8,7 @@ checksum's own eight digits set to zeros. Any Parquet reader opens the file and 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,18 +23,22 @@ _BLANK = b"00000000"
 _SEAL_KEY = "scale.seal"
 
 
-def seal(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
+def seal(table: pa.Table | Sequence[pa.Table], metadata: Mapping[str, str]) -> bytes:
     """Write a table as one sealed Parquet file in memory.
 
     Parameters
     ----------
-    table : pyarrow.Table
+    table : pyarrow.Table or sequence of pyarrow.Table
+        Several become a row group each, with Parquet's own checksum of every page, so that one is read by itself.
     metadata : mapping of str to str
         Key-value metadata of the file.
     """
     sink = io.BytesIO()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
-        writer.write_table(table)
+    groups = [table] if isinstance(table, pa.Table) else table
+    apart = {} if isinstance(table, pa.Table) else {"write_page_checksum": True}
+    with pq.ParquetWriter(sink, groups[0].schema, compression="zstd", **apart) as writer:
+        for group in groups:
+            writer.write_table(group, row_group_size=max(len(group), 1))
         writer.add_key_value_metadata({**metadata, _SEAL_KEY: (_MARK + _BLANK).decode()})
     data = sink.getvalue()
     place = data.rindex(_MARK + _BLANK) + len(_MARK)

@@ -36,6 +36,7 @@ class PinnedSets:
         self._dataset = dataset
         self._binding = binding
         self._ledgers: dict[SetKey, Ledger] = {}
+        self._broken: dict[SetKey, CorruptDataError] = {}
         self._readers: dict[SetKey, SetReader] = {}
         self._feature_sets: dict[str, list[str]] = {}
         if pinned is not None:
@@ -65,10 +66,16 @@ class PinnedSets:
             self._feature_sets[crops] = made
             for feature_set in made:
                 key = self._ledger_key(crops, feature_set)
-                self._ledgers[crops, feature_set] = Ledger(backend, key, binding=self._binding)
+                self._pin((crops, feature_set), key)
         for name in backend.folders(f"{dataset}/embeddings"):
             if is_group(backend, schema.embedding_set_key(dataset, name), "embedding_set"):
-                self._ledgers[None, name] = Ledger(backend, self._ledger_key(None, name), binding=self._binding)
+                self._pin((None, name), self._ledger_key(None, name))
+
+    def _pin(self, name: SetKey, ledger: str) -> None:
+        try:
+            self._ledgers[name] = Ledger(self._backend, ledger, binding=self._binding)
+        except CorruptDataError as err:  # who asks for this set is told; the others can be read
+            self._broken[name] = err
 
     def check_catalogue(self, num_rows: int, shard_rows: int) -> None:
         """Raise :class:`WrongVideoError` if a ledger knows rows that the catalogue, looked at again, lacks."""
@@ -95,13 +102,15 @@ class PinnedSets:
 
     def embedding_sets(self) -> list[str]:
         """Return the names of the embedding sets."""
-        return sorted(name for crops, name in self._ledgers if crops is None)
+        return sorted(name for crops, name in {**self._ledgers, **self._broken} if crops is None)
 
     def ledger(self, crops: str | None, name: str) -> Ledger:
         """Return the ledger of a feature set, or of an embedding set (`crops` None); NotFoundError names the others."""
         ledger = self._ledgers.get((crops, name))
         if ledger is not None:
             return ledger
+        if (crops, name) in self._broken:
+            raise self._broken[crops, name]
         if crops is None:
             raise self.unknown("embedding set", name, self.embedding_sets())
         raise self.unknown(f"feature set of {crops}", name, self.feature_sets(crops))
@@ -127,8 +136,8 @@ class PinnedSets:
             return {(crops, feature_set): self.ledger(crops, feature_set)}
         if embedding is not None:
             return {(None, embedding): self.ledger(None, embedding)}
-        chosen = (key for key in self._ledgers if crops is None or key[0] == crops)
-        return {key: self._ledgers[key] for key in sorted(chosen, key=lambda k: (k[0] or "", k[1]))}
+        chosen = (key for key in {**self._ledgers, **self._broken} if crops is None or key[0] == crops)
+        return {key: self.ledger(*key) for key in sorted(chosen, key=lambda k: (k[0] or "", k[1]))}
 
     def add_crop_set(self, name: str) -> None:
         """See a crop set that this handle has just defined."""

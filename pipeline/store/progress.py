@@ -49,9 +49,9 @@ def status_table(catalogue: Catalogue, ledger: Ledger, shard_rows: int) -> pa.Ta
 def num_shards_done(catalogue: Catalogue, ledger: Ledger, shard_rows: int) -> int:
     """Return how many shards of the catalogue have an entry that covers all their rows."""
     done, n = 0, catalogue.num_rows
-    for entry in ledger.entries():
+    for entry in ledger.summaries():
         stop = min((entry.shard + 1) * shard_rows, n)
-        done += entry.row_stop >= stop and PENDING not in entry.statuses and entry.row_start < n
+        done += entry.row_stop >= stop and PENDING not in entry.counts and entry.row_start < n
     return done
 
 
@@ -96,6 +96,6 @@ def snapshot_id(dataset: str, catalogue: Catalogue, ledgers: Mapping[SetKey, Led
         digest.update(line.encode())
     for (crops, name), ledger in ledgers.items():
         digest.update(f"\n{crops}/{name}\n".encode())
-        for entry in ledger.entries():
+        for entry in ledger.summaries():
             digest.update(f"{entry.shard}:{entry.content_id};".encode())
     return digest.hexdigest()

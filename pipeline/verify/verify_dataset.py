@@ -49,7 +49,14 @@ class DatasetCheck:
         attributes = read_group(self._backend, name, "dataset")
         self._shard_rows = int(attributes["shard_rows"])
         self._specs = self._open_sets()
-        self.num_shards = sum(len(list_generations(self._backend, spec.ledger)) for spec in self._specs)
+        self.num_shards = sum(len(self._shards(spec.ledger) or ()) for spec in self._specs)
+
+    def _shards(self, ledger: str) -> set[int] | None:
+        """Return the shards that a ledger knows, None where that cannot be told."""
+        try:
+            return set(list_generations(self._backend, ledger))
+        except CorruptDataError:
+            return None
 
     def run(self) -> Iterator[None]:
         """Check everything, yielding after every shard."""
@@ -156,9 +163,11 @@ class DatasetCheck:
         """Check the shared geometry: shards that no ledger knows, damage between the rows."""
         for crops in self._backend.folders(f"{self._name}/crops"):
             folder = schema.crop_set_key(self._name, crops)
-            known: set[int] = set()
-            for name in self._backend.folders(f"{folder}/ledger"):
-                known |= set(list_generations(self._backend, f"{folder}/ledger/{name}"))
+            names = self._backend.folders(f"{folder}/ledger")
+            found = [self._shards(f"{folder}/ledger/{name}") for name in names]
+            if None in found:
+                continue  # reported with its set; no shard may be called an orphan
+            known = {shard for shards in found for shard in shards or ()}
             for key, _ in self._backend.list(schema.geometry_key(self._name, crops), recursive=False):
                 shard = schema.shard_of(key)
                 if shard is None:

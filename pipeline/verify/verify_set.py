@@ -11,16 +11,18 @@ import numpy as np
 from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
 from pipeline.sets.arrays import read_layout, write_array_metadata
 from pipeline.sets.binding import Binding
-from pipeline.sets.ledger import Ledger, LedgerEntry, RowStatus, entry_key, list_generations, make_table
+from pipeline.sets.ledger import Ledger, LedgerEntry, RowStatus, list_generations, make_table
+from pipeline.sets.ledger_names import Packs, entry_key, newest_generation
 from pipeline.sets.mapped import ShardRows, open_shard, open_shard_file
 from pipeline.sets.set_files import ArraySpec, SetSpec, stored_layout
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.claims import Claims
 from pipeline.storage.layout import ArrayLayout
 from pipeline.storage.locks import exclusive
-from pipeline.storage.schema import PENDING, previous_key, shard_key, shard_of
+from pipeline.storage.schema import PENDING, packs_key, previous_key, shard_key, shard_of
 from pipeline.storage.shardfile import encode_shard, row_checksums
 from pipeline.verify.findings import Problem
+from pipeline.verify.verify_packs import check_packs
 
 
 class SetCheck:
@@ -40,11 +42,18 @@ class SetCheck:
 
     def run(self) -> Iterator[None]:
         """Check the arrays' metadata, then every shard; yields after each."""
-        generations = list_generations(self._backend, self._spec.ledger)
+        try:
+            self.problems.extend(check_packs(self._backend, self._spec.ledger, repair=self._repair))
+            generations = list_generations(self._backend, self._spec.ledger)
+            self._packs = Packs(self._backend, self._spec.ledger)
+        except CorruptDataError as err:
+            self._found("damaged ledger", packs_key(self._spec.ledger), str(err))
+            return
         if not self._check_metadata():
             return
-        for shard in generations:
-            self._check_shard(shard)
+        self._aside = {key for key, _ in self._backend.list(f"{self._spec.ledger}/_previous", recursive=False)}
+        for shard, seen in generations.items():
+            self._check_shard(shard, seen)
             yield
         self._check_orphans()
 
@@ -72,12 +81,14 @@ class SetCheck:
         rows = self._num_videos or 0
         write_array_metadata(self._backend, array.key, array.layout, rows, array.dimension_names, replace_other=True)
 
-    def _check_shard(self, shard: int) -> None:
-        with exclusive(self._backend, self._spec.ledger):  # nobody may commit between looking and repairing
-            generations = list_generations(self._backend, self._spec.ledger).get(shard, ())
-            if not generations:
+    def _check_shard(self, shard: int, seen: Sequence[int]) -> None:
+        ledger = self._spec.ledger
+        with exclusive(self._backend, ledger):  # nobody may commit between looking and repairing
+            self._packs = Packs(self._backend, ledger, self._packs)
+            newest = newest_generation(self._backend, ledger, shard, self._packs, expected=seen[-1])
+            if newest < 0:
                 return
-            newest = generations[-1]
+            generations = [g for g in sorted({*seen, newest}) if g == newest or self._is_there(shard, g)]
             entry = self._entry(shard, newest)
             if entry is None:
                 self._replace_entry(shard, generations)
@@ -91,10 +102,15 @@ class SetCheck:
                     self._found("damaged ledger", key, "history that fails its seal", "deleted" if self._repair else "")
             self._sweep_previous(entry)
 
+    def _is_there(self, shard: int, generation: int) -> bool:
+        is_packed = self._packs.find(shard, generation) is not None
+        return is_packed or self._backend.exists(entry_key(self._spec.ledger, shard, generation))
+
     def _entry(self, shard: int, generation: int) -> LedgerEntry | None:
         """Return an entry, None where it is damaged. A storage that does not answer is no reason to drop anything."""
         try:
-            return Ledger(self._backend, self._spec.ledger, {shard: generation}, binding=None).entry(shard)
+            names = {shard: generation}
+            return Ledger(self._backend, self._spec.ledger, names, binding=None, packs=self._packs).entry(shard)
         except (CorruptDataError, SnapshotChangedError):
             return None
 
@@ -305,8 +321,7 @@ class SetCheck:
     def _sweep_previous(self, entry: LedgerEntry) -> None:
         """Remove what was set aside for generations that have been replaced."""
         for array in self._spec.arrays:
-            prefix = f"{self._spec.ledger}/_previous"
-            for key, _ in self._backend.list(prefix, recursive=False):
+            for key in self._aside:
                 name, _, rest = key.rpartition("/")[2].partition("-")
                 shard, _, generation = rest.partition("-")
                 if (name, shard) == (array.name, str(entry.shard)) and generation.isdigit() and self._repair:
@@ -326,13 +341,15 @@ class SetCheck:
                 fixed = ""
                 if self._repair:
                     with exclusive(self._backend, self._spec.ledger):
-                        if shard not in list_generations(self._backend, self._spec.ledger):
+                        self._packs = Packs(self._backend, self._spec.ledger, self._packs)
+                        if newest_generation(self._backend, self._spec.ledger, shard, self._packs, expected=-1) < 0:
                             self._backend.delete(key)
                             fixed = "deleted"
                 self._found("orphan", key, "a shard without a ledger entry: its writer was killed", fixed)
             _, rows = read_layout(self._backend, array.key)
-            last = Ledger(self._backend, self._spec.ledger, binding=None)
-            stop = max((e.row_stop for s in last.generations if (e := self._entry(s, last.generations[s]))), default=0)
+            last = Ledger(self._backend, self._spec.ledger, binding=None, packs=self._packs)
+            newest_first = sorted(last.generations.items(), reverse=True)
+            stop = next((e.row_stop for s, g in newest_first if (e := self._entry(s, g))), 0)
             if rows < stop:
                 if self._repair:
                     with exclusive(self._backend, self._spec.ledger):

@@ -19,6 +19,7 @@ import errno
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,10 @@ class FaultyBackend:
 
     def delete(self, key: str) -> None:
         self._step("delete", key, lambda: self.inner.delete(key))
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
 
     def zarr_store(self, *, read_only: bool = True) -> Any:
         store = self.inner.zarr_store(read_only=read_only)

@@ -1,0 +1,274 @@
+"""A pack: the entries of many shards in one sealed Parquet file, so that a large ledger is a few files.
+
+A line is one row of one entry, as in a single entry's file, with the shard, the generation and what the entry says
+about itself beside it. Entries lie one after another, a few to a row group, so that one of them is read without the
+others. The footer holds an index: what is in the pack, where, and each entry's content id, to which whoever reads an
+entry holds it. Every pack is written twice; the copy serves where the file is damaged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import CorruptDataError, NotFoundError, SchemaVersionError
+from pipeline.fingerprint import canonical_json
+from pipeline.storage.backend import StorageBackend
+from pipeline.storage.range_file import RangeFile
+from pipeline.storage.schema import LEDGER_SCHEMA, SCHEMA_VERSION, pack_copy_key, pack_key
+from pipeline.storage.sealed import check_seal, seal
+from pipeline.storage.shardfile import crc32c
+
+LINES_PER_GROUP = 8192
+"""Rows of a row group, whole entries: what is read for the sake of one entry."""
+MAX_PACK_ROWS = 1 << 20
+"""Rows of a pack that is not merged any further: some 40 MB, which a merge holds in memory."""
+
+PACK_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.int64(), nullable=False),
+        pa.field("generation", pa.int64(), nullable=False),
+        *LEDGER_SCHEMA,
+        pa.field("entry", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+    ]
+)
+"""`entry` is what stands in the footer of a single entry's file."""
+
+
+@dataclass(frozen=True)
+class PackedEntry:
+    """One entry on its way into a pack or out of it."""
+
+    shard: int
+    generation: int
+    row_start: int
+    table: pa.Table
+    """LEDGER_SCHEMA."""
+    meta: str
+    """JSON: what the entry says about itself."""
+    content_id: str
+
+
+@dataclass(frozen=True)
+class PackIndex:
+    """The footer of a pack; arrays have one place an entry, by shard and generation."""
+
+    shard: np.ndarray
+    generation: np.ndarray
+    row_start: np.ndarray
+    row_stop: np.ndarray
+    content_id: np.ndarray
+    """(n,) S64."""
+    counts: dict[str, np.ndarray]
+    """Rows by status."""
+    supersedes: frozenset[int]
+    """Packs whose entries are in this one or in another that counts."""
+    standing: frozenset[int]
+    """Packs that counted beside this one when it was made: they must be there."""
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    @property
+    def num_rows(self) -> int:
+        """Lines of the pack."""
+        return int((self.row_stop - self.row_start).sum())
+
+    def content_ids(self, places: Iterable[int]) -> list[str]:
+        """Return content ids as text."""
+        return [self.content_id[place].decode() for place in places]
+
+
+def encode_pack(
+    entries: Sequence[PackedEntry], *, ledger: str, number: int, supersedes: Iterable[int], standing: Iterable[int]
+) -> bytes:
+    """Return a pack as a sealed Parquet file.
+
+    Parameters
+    ----------
+    entries : sequence of PackedEntry
+        By shard and generation.
+    """
+    groups: list[pa.Table] = []
+    lines = 0
+    gathered: list[pa.Table] = []
+    for entry in entries:
+        gathered.append(_lines(entry))
+        lines += entry.table.num_rows
+        if lines >= LINES_PER_GROUP:
+            groups.append(pa.concat_tables(gathered))
+            gathered, lines = [], 0
+    if gathered:
+        groups.append(pa.concat_tables(gathered))
+    statuses = [entry.table["status"].to_numpy(zero_copy_only=False) for entry in entries]
+    names = sorted({name for column in statuses for name in set(column.tolist())})
+    index = canonical_json(
+        {
+            "shard": [e.shard for e in entries],
+            "generation": [e.generation for e in entries],
+            "row_start": [e.row_start for e in entries],
+            "row_stop": [e.row_start + e.table.num_rows for e in entries],
+            "content_id": [e.content_id for e in entries],
+            "counts": {name: [int((column == name).sum()) for column in statuses] for name in names},
+            "supersedes": sorted(supersedes),
+            "standing": sorted(standing),
+        }
+    )
+    metadata = {
+        "kind": "ledger_pack",
+        "schema_version": str(SCHEMA_VERSION),
+        "ledger": ledger,
+        "number": str(number),
+        "index": index,
+        "index_crc32c": str(crc32c(f"{ledger}:{number}:{index}".encode())),
+    }
+    return seal(groups, metadata)
+
+
+def _lines(entry: PackedEntry) -> pa.Table:
+    n = entry.table.num_rows
+    meta = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([entry.meta]))
+    columns = [
+        pa.array(np.full(n, entry.shard)),
+        pa.array(np.full(n, entry.generation)),
+        *(entry.table[name] for name in LEDGER_SCHEMA.names),
+        meta,
+    ]
+    return pa.table(columns, schema=PACK_SCHEMA)
+
+
+class Pack:
+    """One pack of a ledger, by its number. The index is read at once, entries when they are asked for."""
+
+    def __init__(self, backend: StorageBackend, ledger: str, number: int) -> None:
+        self._backend = backend
+        self._ledger = ledger
+        self.number = number
+        self._is_copy = False
+        self._group: tuple[int, pa.Table] | None = None
+        self.index = self._with_copy(self._read_index)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def key(self) -> str:
+        """Key of the file that is read."""
+        return (pack_copy_key if self._is_copy else pack_key)(self._ledger, self.number)
+
+    def entry(self, place: int) -> PackedEntry:
+        """Return an entry by its place in the index; its content id is the caller's to check.
+
+        Raises
+        ------
+        CorruptDataError
+            If neither the file nor its copy can be read.
+        NotFoundError
+            If the pack was removed: its entries are in a newer one.
+        """
+        return self._with_copy(lambda: self._read_entry(place))
+
+    def use_copy(self) -> bool:
+        """Read the copy from now on; return False where that is what was read."""
+        if self._is_copy:
+            return False
+        self._is_copy, self._group = True, None
+        self.__dict__.pop("_file", None)
+        return True
+
+    def _with_copy(self, read: Any) -> Any:
+        try:
+            return read()
+        except SchemaVersionError:
+            raise
+        except (CorruptDataError, NotFoundError) as err:
+            if not self.use_copy():
+                raise
+            try:
+                return read()
+            except (CorruptDataError, NotFoundError):
+                raise err from None
+
+    @cached_property
+    def _file(self) -> pq.ParquetFile:
+        try:
+            source = pa.PythonFile(RangeFile(self._backend, self.key), mode="r")
+            return pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as err:
+            raise CorruptDataError(f"{self.key}: expected a pack of ledger entries, found: {err}") from err
+
+    def _read_index(self) -> PackIndex:
+        what = self.key
+        metadata = {k.decode(): v.decode(errors="replace") for k, v in (self._file.metadata.metadata or {}).items()}
+        try:
+            version = int(metadata["schema_version"])
+            if version > SCHEMA_VERSION:
+                raise SchemaVersionError(
+                    f"{what}: expected schema version {SCHEMA_VERSION} or older, found {version}; a newer version of "
+                    "this project wrote it, so use that one"
+                )
+            text = metadata["index"]
+            named = f"{self._ledger}:{self.number}:{text}"
+            if metadata["index_crc32c"] != str(crc32c(named.encode())):
+                raise ValueError("its index fails its checksum, or is of another pack")
+            found = json.loads(text)
+            numbers = {n: np.array(found[n], np.int64) for n in ("shard", "generation", "row_start", "row_stop")}
+            counts = {str(status): np.array(column, np.int64) for status, column in found["counts"].items()}
+            index = PackIndex(
+                **numbers, content_id=np.array(found["content_id"], "S64"), counts=counts,
+                supersedes=frozenset(found["supersedes"]), standing=frozenset(found["standing"]),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as err:
+            raise CorruptDataError(f"{what}: expected the index of a pack, found something else: {err}") from err
+        if index.num_rows != self._file.metadata.num_rows:
+            raise CorruptDataError(f"{what}: expected {index.num_rows} lines, found {self._file.metadata.num_rows}")
+        return index
+
+    @cached_property
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first line of every entry, and of every row group (and the end)."""
+        lines = np.concatenate([[0], np.cumsum(self.index.row_stop - self.index.row_start)])
+        metadata = self._file.metadata
+        groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        return lines, np.concatenate([[0], np.cumsum(groups)])
+
+    def _read_entry(self, place: int) -> PackedEntry:
+        lines, groups = self._places
+        group = int(np.searchsorted(groups, lines[place], "right")) - 1
+        if self._group is None or self._group[0] != group:
+            try:
+                self._group = (group, self._file.read_row_group(group, use_threads=False))
+            except (pa.ArrowException, OSError) as err:
+                raise CorruptDataError(f"{self.key}: expected a row group, found: {err}") from err
+        index = self.index
+        n = int(index.row_stop[place] - index.row_start[place])
+        part = self._group[1].slice(int(lines[place] - groups[group]), n)
+        try:
+            metas = part["entry"].unique().to_pylist()
+            table = part.select(LEDGER_SCHEMA.names).cast(LEDGER_SCHEMA).combine_chunks()
+            if len(metas) != 1 or not (part["shard"].to_numpy() == index.shard[place]).all():
+                raise ValueError("its lines are another entry's")
+        except (pa.ArrowException, KeyError, ValueError) as err:
+            raise CorruptDataError(f"{self.key}: expected an entry where its index says, found: {err}") from err
+        shard, generation = int(index.shard[place]), int(index.generation[place])
+        return PackedEntry(
+            shard, generation, int(index.row_start[place]), table, metas[0], index.content_id[place].decode()
+        )
+
+
+def check_pack(backend: StorageBackend, ledger: str, number: int) -> dict[str, str]:
+    """Return what is wrong with a pack's file and its copy, by key: nothing where both are as they were written."""
+    problems = {}
+    for key in (pack_key(ledger, number), pack_copy_key(ledger, number)):
+        try:
+            check_seal(backend.read(key), what=key)
+        except (CorruptDataError, NotFoundError) as err:
+            problems[key] = str(err)
+    return problems

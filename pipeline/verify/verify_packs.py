@@ -1,0 +1,40 @@
+"""Checking the packs of a ledger: each file and its copy against their seals, and one put back from the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.sets.ledger_names import Packs, pack_numbers
+from pipeline.sets.ledger_pack import check_pack
+from pipeline.storage.backend import StorageBackend
+from pipeline.storage.locks import exclusive
+from pipeline.storage.schema import pack_copy_key, pack_key
+from pipeline.verify.findings import Problem
+
+
+def check_packs(backend: StorageBackend, ledger: str, *, repair: bool) -> Iterator[Problem]:
+    """Yield what is wrong with the packs of a ledger.
+
+    Raises
+    ------
+    CorruptDataError
+        If the entries of a pack can be read from neither file: what its shards hold is not known, so nobody may call
+        them orphans.
+    """
+    for number in pack_numbers(backend, ledger):
+        if not check_pack(backend, ledger, number):
+            continue
+        with exclusive(backend, ledger):  # a compaction may have been between the file and its copy
+            problems = check_pack(backend, ledger, number)
+            keys = {pack_key(ledger, number), pack_copy_key(ledger, number)}
+            if set(problems) == keys and number not in pack_numbers(backend, ledger):
+                continue  # merged into another meanwhile
+            good = keys - set(problems)
+            for key, what in problems.items():
+                fixed = ""
+                if good and repair:
+                    backend.put(key, backend.read(next(iter(good))))
+                    fixed = "restored from its copy"
+                hint = "" if good else "; there is no good copy, restore it from a backup"
+                yield Problem(kind="damaged ledger", where=key, what=what + hint, repaired=fixed)
+    Packs(backend, ledger)
