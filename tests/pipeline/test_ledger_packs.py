@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import FeatureStore, RowStatus
-from pipeline.errors import CorruptDataError, StorageError
+from pipeline.errors import ConflictError, CorruptDataError, StorageError
 from pipeline.sets import compaction, ledger_pack, set_writer
 from pipeline.sets.compaction import Compacted, compact_ledger
 from pipeline.sets.ledger import Ledger, list_generations
 from pipeline.sets.ledger_names import Packs, loose_generations, newest_generation, pack_numbers
+from pipeline.store.compact import compact_store
 from pipeline.verify.verify_store import verify_store
 from tests.support.faults import FaultPlan, FaultyLocalBackend
 from tests.support.stores import CROPS, FEATURE_SET, make_store, make_values, video_table
@@ -254,3 +255,17 @@ def test_compactions_beside_readers_and_a_writer(store: FeatureStore) -> None:
     assert list_generations(store.backend, LEDGER)[1] == tuple(range(7))
     assert Ledger(store.backend, LEDGER, binding=None).generations[1] == 6
     assert len(pack_numbers(store.backend, LEDGER)) >= 1
+
+
+def test_a_store_is_compacted_whole_and_only_where_it_may_be_written(store: FeatureStore) -> None:
+    expected = answers(store)
+    with pytest.raises(ConflictError):
+        compact_store(FeatureStore.open(store.url))
+    opened = FeatureStore.open(store.url, mode="a")
+    report = compact_store(opened)
+    assert (report.num_ledgers, report.num_packs) == (1, 0)  # ten entries are not worth it
+    assert "nothing" in report.summary()
+    report = compact_store(opened, min_loose=2)
+    assert (report.num_entries, report.num_packs) == (10, 1)
+    assert "10 ledger entries" in report.summary()
+    assert answers(store) == expected

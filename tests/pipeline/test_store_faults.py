@@ -18,6 +18,7 @@ import pytest
 
 from pipeline import FeatureStore
 from pipeline.errors import CorruptDataError, FormatError, PipelineError, SnapshotChangedError
+from pipeline.store.compact import compact_store
 from pipeline.verify.verify_store import verify_store
 from tests.support.faults import FaultPlan, FaultyLocalBackend
 from tests.support.stores import CROPS, FEATURE_SET, fill, make_store, make_values, video_table
@@ -236,6 +237,7 @@ WORK = """
 import sys, time
 from pipeline import FeatureStore
 from pipeline.errors import AlreadyExistsError
+from pipeline.store.compact import compact_store
 from tests.support.stores import fill, video_table
 store = FeatureStore.open(sys.argv[1], "a")
 print("ready", flush=True)
@@ -243,7 +245,9 @@ n = store.dataset("toy").num_rows
 store.dataset("toy").append_videos(video_table(int(sys.argv[2])))
 try:
     fill(store)
+    compact_store(store, min_loose=1)
     fill(store, retry=["partial"])
+    compact_store(store, min_loose=1)
 except AlreadyExistsError:
     pass
 """
@@ -266,7 +270,9 @@ def kill_rounds(start: Path, tmp_path: Path, rounds: int, seed: int) -> None:
                 store = FeatureStore.open(folder, "a")
                 store.dataset("toy").append_videos(video_table(num_rows))
                 fill(store)
+                compact_store(store, min_loose=1)
                 fill(store, retry=["partial"])
+                compact_store(store, min_loose=1)
             finally:
                 os._exit(0)
         os.close(write_end)

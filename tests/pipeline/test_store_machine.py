@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pipeline import FeatureStore, RowStatus
 from pipeline.errors import PipelineError, SnapshotChangedError
 from pipeline.recipe import RandomPolicy
+from pipeline.store.compact import compact_store
 from pipeline.verify.verify_store import verify_store
 from tests.support.faults import FaultPlan, FaultyLocalBackend
 from tests.support.stores import make_geometry, make_values, video_table
@@ -108,6 +109,15 @@ class StoreMachine(RuleBasedStateMachine):
             *self.pinned[-2:],
             (FeatureStore.open(self.folder / "s").dataset("toy"), self.num_rows, dict(self.model)),
         ]
+
+    @rule()
+    def compact(self) -> None:
+        compact_store(self.open(), min_loose=1)
+
+    @rule(at=st.integers(0, 30), action=st.sampled_from(["fail", "tear", "late"]))
+    def compact_and_die(self, at: int, action: str) -> None:
+        with suppress(PipelineError):
+            compact_store(self.open(FaultPlan(at=at, action=action, forever=True)), min_loose=1)
 
     @rule()
     def verify(self) -> None:
