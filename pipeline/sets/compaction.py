@@ -15,7 +15,7 @@ is rewritten a few times however large the ledger grows, and a full pack never a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import AlreadyExistsError, CorruptDataError, NotFoundError
@@ -132,8 +132,43 @@ def _to_merge(packs: Packs, num_rows: int) -> list[Pack]:
     return chosen
 
 
+def forget_history(backend: StorageBackend, ledger: str, shards: Iterable[int]) -> int:
+    """Delete all generations of some shards but the newest: what an erased video left in the ledger goes for good.
+
+    Packs that hold such entries are written again without them, and the old ones deleted at once. May be killed at any
+    instant and run again.
+
+    Returns
+    -------
+    int
+        How many entries went.
+    """
+    wanted = set(shards)
+    with exclusive(backend, ledger):
+        packs = Packs(backend, ledger)
+        newest = packs.newest()
+        loose = loose_generations(backend, ledger)
+        for shard in wanted & set(loose):
+            newest[shard] = max(newest.get(shard, -1), loose[shard][-1])
+        old = [(s, g) for s in sorted(wanted & set(loose)) for g in loose[s] if g < newest[s]]
+        backend.delete_all([entry_key(ledger, *name) for name in old])
+        stale = {(s, g) for s, g in packs.everything() if s in wanted and g < newest[s]}
+        holders = {found[0].number: found[0] for name in stale if (found := packs.find(*name)) is not None}
+        for pack in holders.values():
+            _write(backend, ledger, packs, [], [pack], without=stale)
+            packs = Packs(backend, ledger, packs)
+        gone = [*packs.superseded, *holders] if stale else []
+        backend.delete_all([key_of(ledger, n) for n in sorted(set(gone)) for key_of in (pack_key, pack_copy_key)])
+    return len(old) + len(stale)
+
+
 def _write(
-    backend: StorageBackend, ledger: str, packs: Packs, entries: Sequence[PackedEntry], merged: Sequence[Pack]
+    backend: StorageBackend,
+    ledger: str,
+    packs: Packs,
+    entries: Sequence[PackedEntry],
+    merged: Sequence[Pack],
+    without: Collection[Name] = (),
 ) -> None:
     """Create the next pack and its copy, then delete the files of the entries."""
     whole = {
@@ -141,11 +176,14 @@ def _write(
     }
     whole |= {(e.shard, e.generation): e for e in entries}
     gone = {pack.number for pack in merged}
-    number = packs.last + 1
+    number = packs.last + 1  # the last one is never deleted, so that no number comes again
     data = encode_pack(
-        [whole[name] for name in sorted(whole)], ledger=ledger, number=number, supersedes=packs.gone | gone,
+        [whole[name] for name in sorted(whole) if name not in without],
+        ledger=ledger,
+        number=number,
+        supersedes=packs.gone | gone,
         standing=set(packs.by_number) - gone,
-    )  # fmt: skip
+    )
     try:
         backend.create(pack_key(ledger, number), data)
     except AlreadyExistsError:  # on an object store, a lease that ran out: another compaction goes on

@@ -129,7 +129,7 @@ def encode_pack(
         "index": index,
         "index_crc32c": str(crc32c(f"{ledger}:{number}:{index}".encode())),
     }
-    return seal(groups, metadata)
+    return seal(groups or [PACK_SCHEMA.empty_table()], metadata)
 
 
 def _lines(entry: PackedEntry) -> pa.Table:

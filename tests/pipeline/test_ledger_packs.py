@@ -12,7 +12,7 @@ import pytest
 from pipeline import FeatureStore, RowStatus
 from pipeline.errors import ConflictError, CorruptDataError, StorageError
 from pipeline.sets import compaction, ledger_pack, set_writer
-from pipeline.sets.compaction import Compacted, compact_ledger
+from pipeline.sets.compaction import Compacted, compact_ledger, forget_history
 from pipeline.sets.ledger import Ledger, list_generations
 from pipeline.sets.ledger_names import Packs, loose_generations, newest_generation, pack_numbers
 from pipeline.store.compact import compact_store
@@ -269,3 +269,20 @@ def test_a_store_is_compacted_whole_and_only_where_it_may_be_written(store: Feat
     assert (report.num_entries, report.num_packs) == (10, 1)
     assert "10 ledger entries" in report.summary()
     assert answers(store) == expected
+
+
+def test_history_is_forgotten_in_files_and_packs_alike(store: FeatureStore) -> None:
+    for salt in range(4):
+        retry(store, salt)
+        if salt < 2:
+            compact(store)
+    expected = answers(store)
+    assert len(list_generations(store.backend, LEDGER)[1]) == 5
+    assert forget_history(store.backend, LEDGER, [1, 77]) == 4
+    assert list_generations(store.backend, LEDGER)[1] == (4,)
+    assert answers(store) == expected
+    assert len(pack_numbers(store.backend, LEDGER)) == len(
+        Packs(store.backend, LEDGER).by_number
+    )  # no old byte is left
+    assert forget_history(store.backend, LEDGER, [1]) == 0
+    assert verify_store(FeatureStore.open(store.url)).problems == ()
