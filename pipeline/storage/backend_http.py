@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,10 @@ class HttpBackend:
         raise self._read_only()
 
     def delete(self, key: str) -> None:
+        """Refuse: a served store is read-only."""
+        raise self._read_only()
+
+    def delete_all(self, keys: Sequence[str]) -> None:
         """Refuse: a served store is read-only."""
         raise self._read_only()
 
