@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import CorruptDataError, NotFoundError, SchemaVersionError
 from pipeline.fingerprint import canonical_json
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.parquet import ParquetPieces
 from pipeline.storage.range_file import RangeFile
 from pipeline.storage.schema import LEDGER_SCHEMA, SCHEMA_VERSION, pack_copy_key, pack_key
 from pipeline.storage.sealed import check_seal, seal
@@ -197,16 +197,15 @@ class Pack:
                 raise err from None
 
     @cached_property
-    def _file(self) -> pq.ParquetFile:
+    def _file(self) -> ParquetPieces:
         try:
-            source = pa.PythonFile(RangeFile(self._backend, self.key), mode="r")
-            return pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
+            return ParquetPieces(RangeFile(self._backend, self.key))
         except (pa.ArrowException, OSError) as err:
             raise CorruptDataError(f"{self.key}: expected a pack of ledger entries, found: {err}") from err
 
     def _read_index(self) -> PackIndex:
         what = self.key
-        metadata = {k.decode(): v.decode(errors="replace") for k, v in (self._file.metadata.metadata or {}).items()}
+        metadata = self._file.metadata
         try:
             version = int(metadata["schema_version"])
             if version > SCHEMA_VERSION:
@@ -227,24 +226,22 @@ class Pack:
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as err:
             raise CorruptDataError(f"{what}: expected the index of a pack, found something else: {err}") from err
-        if index.num_rows != self._file.metadata.num_rows:
-            raise CorruptDataError(f"{what}: expected {index.num_rows} lines, found {self._file.metadata.num_rows}")
+        if index.num_rows != self._file.num_rows:
+            raise CorruptDataError(f"{what}: expected {index.num_rows} lines, found {self._file.num_rows}")
         return index
 
     @cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the first line of every entry, and of every row group (and the end)."""
         lines = np.concatenate([[0], np.cumsum(self.index.row_stop - self.index.row_start)])
-        metadata = self._file.metadata
-        groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        return lines, np.concatenate([[0], np.cumsum(groups)])
+        return lines, np.concatenate([[0], np.cumsum(self._file.group_rows)])
 
     def _read_entry(self, place: int) -> PackedEntry:
         lines, groups = self._places
         group = int(np.searchsorted(groups, lines[place], "right")) - 1
         if self._group is None or self._group[0] != group:
             try:
-                self._group = (group, self._file.read_row_group(group, use_threads=False))
+                self._group = (group, self._file.group(group))
             except (pa.ArrowException, OSError) as err:
                 raise CorruptDataError(f"{self.key}: expected a row group, found: {err}") from err
         index = self.index

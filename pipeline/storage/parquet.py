@@ -7,6 +7,7 @@ not allow that, and a command that had done its work aborts (``terminate called 
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,3 +30,32 @@ def read_parquet(source: bytes | Path) -> pa.Table:
     with pq.ParquetFile(reader, pre_buffer=False) as file:
         table = file.read(use_threads=False)
         return table.replace_schema_metadata(file.metadata.metadata)
+
+
+class ParquetPieces:
+    """A Parquet file of which one row group at a time is read, pages held to their checksums.
+
+    Parameters
+    ----------
+    source : file
+        Random access; kept open by whoever made it.
+
+    Raises
+    ------
+    pyarrow.ArrowException, OSError
+        If it is no Parquet file, or damaged; also of :meth:`group`.
+    """
+
+    def __init__(self, source: io.RawIOBase) -> None:
+        opened = pa.PythonFile(source, mode="r")
+        self._file = pq.ParquetFile(opened, pre_buffer=False, page_checksum_verification=True)
+        footer = self._file.metadata
+        self.metadata = {k.decode(): v.decode(errors="replace") for k, v in (footer.metadata or {}).items()}
+        """Key-value metadata of the file."""
+        self.num_rows = int(footer.num_rows)
+        self.group_rows = [int(footer.row_group(i).num_rows) for i in range(footer.num_row_groups)]
+        """Rows of every row group."""
+
+    def group(self, number: int) -> pa.Table:
+        """Return one row group."""
+        return self._file.read_row_group(number, use_threads=False)
