@@ -13,7 +13,7 @@ from types import FrameType
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
-from flows.cli import asking, care, console, demo, ops, search, serve, stages, store
+from flows.cli import asking, care, console, demo, init, ops, search, serve, stages, store
 from pipeline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, PipelineError, exit_code
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -32,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 demo.register(app)
+init.register(app)
 stages.register(app)
 store.register(app)
 asking.register(app)

@@ -1,0 +1,1 @@
+"""`scale init`: a first recipe for a folder, written from a look at it."""
