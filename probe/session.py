@@ -62,12 +62,12 @@ class Session:
     def measure(self, measured: Measurement) -> None:
         """Measure one probe on one feature set."""
         spec, feature_set = measured.spec, measured.feature_set
-        split = self.splits.setdefault(spec.split, self.reader.split(spec.split))
-        vocabulary = self.vocabularies.setdefault(spec.split, Vocabulary.of(split))
+        split = self.splits.setdefault(spec.measured_split, self.reader.split(spec.measured_split))
+        vocabulary = self.vocabularies.setdefault(spec.measured_split, Vocabulary.of(split))
         drop = self._check_leaks(spec, feature_set, split)
         readouts: tuple[str, ...] = ("attention",) if spec.kind == "attentive" else tuple(spec.readouts)
         for data in self.reader.readouts(measured, readouts, drop):
-            key = (spec.split, data.crops, data.feature_set, _name(data))
+            key = (spec.measured_split, data.crops, data.feature_set, _name(data))
             self.coverage.setdefault(key, data.used.coverage)
             setting = Setting(split, vocabulary, data.used, self._common(spec, data))
             self._run(spec, data, setting)
@@ -77,7 +77,7 @@ class Session:
     def _run(self, spec: ProbeSpec, data: ReadoutData, setting: Setting) -> None:
         if isinstance(spec, KnnProbe):
             neighbours, point = measure_knn(spec, data, setting, self.findings)
-            key = (spec.split, data.crops, data.feature_set, _name(data))
+            key = (spec.measured_split, data.crops, data.feature_set, _name(data))
             if key not in self.strips:
                 self.strips[key] = neighbour_strips(data, setting, neighbours, point, seed=spec.seed)
         elif isinstance(spec, LinearProbe):
@@ -94,9 +94,9 @@ class Session:
             measure_retrieval(spec, data, setting, self.findings)
 
     def _check_leaks(self, spec: ProbeSpec, feature_set: str, split: SplitTable) -> dict[int, str]:
-        key = (spec.split, spec.crops, feature_set, spec.leak_threshold, spec.exclude_leaks)
+        key = (spec.measured_split, spec.crops, feature_set, spec.leak_threshold, spec.exclude_leaks)
         if key not in self.leaks:
-            table = self.reader.features(spec.split, spec.crops, feature_set)
+            table = self.reader.features(spec.measured_split, spec.crops, feature_set)
             self.leaks[key] = check_leaks(split, table, threshold=spec.leak_threshold, exclude=spec.exclude_leaks)
         return self.leaks[key][1]
 
@@ -113,7 +113,7 @@ class Session:
         info = self.ds.feature_info(data.crops, data.feature_set)
         return {
             "dataset": self.ds.name,
-            "split": spec.split,
+            "split": spec.measured_split,
             "crops": data.crops,
             "feature_set": data.feature_set,
             "readout": data.readout,
@@ -144,7 +144,7 @@ class Session:
                 lines.append(f"backbone {name} is untrained (random weights, seed {weights.random})")
         for name, train in self.recipe.trainings.items():
             own = {e.name for e in embedding_products(self.recipe) if e.model is train}
-            splits = {r.split for r in self.findings.results if r.embedding in own}
+            splits = {r.split.removesuffix("/val") for r in self.findings.results if r.embedding in own}
             if not splits:
                 continue
             if train.rows == "all":

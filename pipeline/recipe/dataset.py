@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.names import Name
-from pipeline.recipe.base import Spec
+from pipeline.recipe.base import LATER, Spec
 
 
 class NoLabels(Spec):
@@ -51,7 +51,7 @@ class CsvSplits(Spec):
     path: str
     columns: dict[str, str] | None = None
     """Split name -> column; None: every column named `split<name>` becomes the split `<name>`, `split` becomes "1"."""
-    values: dict[str, Literal["train", "val", "test", "none"]] | None = None
+    values: Annotated[dict[str, Literal["train", "val", "test", "none"]] | None, LATER] = None
     """What other words in those columns mean, such as `{"0": none, "1": train, "2": test}`."""
 
 
@@ -61,7 +61,7 @@ class ColumnSplits(Spec):
     source: Literal["columns"] = Field(alias="from")
     columns: dict[str, str] | None = None
     """Split name -> column; None: as for CsvSplits."""
-    values: dict[str, Literal["train", "val", "test", "none"]] | None = None
+    values: Annotated[dict[str, Literal["train", "val", "test", "none"]] | None, LATER] = None
     """As for CsvSplits."""
 
 
@@ -110,7 +110,7 @@ class DatasetSpec(DatasetBase):
     splits: SplitSource = NoSplits.model_validate({"from": "none"})
     group: LabelSource = NoLabels.model_validate({"from": "none"})
     """Videos cut from one source share a group; `none`: every file is a group of its own."""
-    ignore: list[str] = Field(default_factory=list)
+    ignore: Annotated[list[str], LATER] = Field(default_factory=list)
     """Columns of the manifest to pass over although their names speak of times (start, time_end, frame ...)."""
-    image_fps: float = Field(30.0, gt=0, le=1000)
+    image_fps: Annotated[float, LATER] = Field(30.0, gt=0, le=1000)
     """Frame rate of folders of images, which have none of their own."""

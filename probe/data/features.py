@@ -51,7 +51,7 @@ class SplitTable:
 
 
 def read_split(ds: Dataset, split: str) -> SplitTable:
-    """Read who is on which side of a split.
+    """Read who is on which side of a split; of `<split>/val` those of val are measured instead of those of test.
 
     Raises
     ------
@@ -67,24 +67,28 @@ def read_split(ds: Dataset, split: str) -> SplitTable:
     }
     sides = [dict(splits or ()) for splits in columns["splits"]]
     known = sorted({name for side in sides for name in side})
-    if split not in known:
+    name, side_measured = split, "test"
+    if split not in known and split.endswith("/val"):
+        name, side_measured = split.removesuffix("/val"), "val"
+    if name not in known:
         raise NotFoundError(
-            f"expected the split {split!r} in dataset {ds.name}, found {known or 'no splits at all'} "
+            f"expected the split {name!r} in dataset {ds.name}, found {known or 'no splits at all'} "
             f"on {len(sides)} videos; name one of them under `split`, or add it under `dataset.splits`"
         )
-    side = [s.get(split) for s in sides]
+    side = [s.get(name) for s in sides]
     counts = Counter(s for s in side if s)
-    if not counts["train"] or not counts["test"]:
+    if not counts["train"] or not counts[side_measured]:
         raise NoDataError(
-            f"expected train and test videos in split {split!r} of dataset {ds.name}, found {counts['train']} train, "
-            f"{counts['test']} test and {counts['val']} val of {len(side)} videos"
+            f"expected train and {side_measured} videos in split {name!r} of dataset {ds.name}, found "
+            f"{counts['train']} train, {counts['test']} test and {counts['val']} val of {len(side)} videos"
+            + ("; `side: val` measures on val" if counts["val"] and side_measured == "test" else "")
         )
-    order = [i for i, s in enumerate(side) if s == "train"] + [i for i, s in enumerate(side) if s == "test"]
+    order = [i for wanted in ("train", side_measured) for i, s in enumerate(side) if s == wanted]
     rows = columns["row"]
     return SplitTable(
         split=split,
         rows=np.array([rows[i] for i in order], np.int64),
-        is_test=np.array([side[i] == "test" for i in order]),
+        is_test=np.array([side[i] == side_measured for i in order]),
         video_ids=tuple(columns["video_id"][i] for i in order),
         uris=tuple(columns["uri"][i] or "" for i in order),
         labels=tuple(_labels(columns["label"][i], columns["labels"][i]) for i in order),

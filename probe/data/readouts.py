@@ -127,7 +127,7 @@ class Reader:
         drop : dict, optional
             Positions in the split to leave out, with the reason.
         """
-        split, crops, feature_set = measured.spec.split, measured.spec.crops, measured.feature_set
+        split, crops, feature_set = measured.spec.measured_split, measured.spec.crops, measured.feature_set
         rows = self.split(split)
         for readout in wanted:
             if readout in ("mean", "crops", "attention"):

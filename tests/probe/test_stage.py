@@ -310,3 +310,15 @@ def test_several_labels_give_mean_average_precision(tmp_path: Path) -> None:
         assert result.mean_average_precision is not None
         assert 0 < result.mean_average_precision <= 1
         assert result.confusion is None
+
+
+def test_val_is_measured_where_test_is_secret_and_every_result_says_so(tmp_path: Path) -> None:
+    sides = ["train"] * 24 + ["val"] * 10 + ["test"] * 6
+    store = store_at(tmp_path, splits=sides)
+    report = measure(store, recipe(KNN | {"side": "val"}, KNN, LINEAR | {"side": "val"}))
+    used = {(r.probe, r.split): r.used for r in report.results}
+    assert used == {("knn", "1/val"): 10, ("knn", "1"): 6, ("linear", "1/val"): 10}
+    assert all("1/val" in r.id for r in report.results if r.used == 10)
+    only_val = store_at(tmp_path / "other", splits=["train"] * 24 + ["val"] * 16)
+    with pytest.raises(NoDataError, match="`side: val` measures on val"):
+        measure(only_val, recipe(KNN))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
-from pipeline.recipe.base import Spec
+from pipeline.recipe.base import LATER, Spec
 
 
 class CropPolicyBase(Spec):
@@ -22,17 +22,9 @@ class CropPolicyBase(Spec):
     """Side of the square that a crop box is resized to (a backbone may ask for another size)."""
     short: Literal["loop", "repeat_last", "reject"] = "loop"
     """A video shorter than one crop: start again, hold the last frame, or mask its crops. Its status is too_short."""
-    damaged: Literal["mask", "keep"] = "mask"
+    damaged: Annotated[Literal["mask", "keep"], LATER] = "mask"
     """Crops that show frames which the decoder flagged as damaged, or which are made from such: not valid, or kept."""
     seed: int = 0
-
-    @model_serializer(mode="wrap")
-    def _leave_out(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what came later than the first stores while it is at its default: their fingerprints stay."""
-        content: dict[str, Any] = dump(self)
-        if content.get("damaged") == "mask":
-            del content["damaged"]
-        return content
 
     if TYPE_CHECKING:  # each kind has them: a field of it, or a property
 
