@@ -53,7 +53,7 @@ class StageReport(BaseModel):
         """
         if failed := self.did.get("shards_failed", 0):
             return f"{failed} shards failed; run again"
-        if lost := self.details.get("statuses", {}).get("interrupted", 0):
+        if lost := self.did.get("videos_interrupted", 0):
             return f"{lost} videos were lost with their workers; run again"
         if self.details.get("num_usable") == 0:
             reasons = Counter(video.error for video in self.skipped).most_common(1)

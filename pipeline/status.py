@@ -22,5 +22,8 @@ class VideoStatus(StrEnum):
     """No frame could be decoded; the row's error says why."""
     MISSING = "missing"
     """The file was not there."""
+    INTERRUPTED = "interrupted"
+    """Its decoding process was killed from outside (by the system, short of memory, say): nothing is known of the file.
+    The next run tries it again, unasked."""
     NON_FINITE = "non_finite"
     """The backbone returned NaN or infinity (or overflowed float16); those crops are masked."""

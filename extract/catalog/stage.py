@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ from pipeline.recipe import Recipe
 from pipeline.recipe.dataset import DatasetBase
 from pipeline.reports import SkippedVideo, StageReport
 from pipeline.settings import Settings
+from pipeline.status import VideoStatus
 from pipeline.storage.schema import CATALOGUE_SCHEMA
 
 if TYPE_CHECKING:
@@ -214,6 +216,12 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
             on_event(Progress("catalog", num_done, len(plan.new), {"videos_per_s": rate}))
         infos = [found[video.path] for video in videos]
         annotations = plan.annotations[start : start + COMMIT_VIDEOS]
+        if killed := sum(info.status == VideoStatus.INTERRUPTED for info in infos):
+            # Of these nothing is known, and a row is for good: the next run finds them new again.
+            did["videos_interrupted"] = did.get("videos_interrupted", 0) + killed
+            readable = [info.status != VideoStatus.INTERRUPTED for info in infos]
+            videos, annotations = tuple(compress(videos, readable)), tuple(compress(annotations, readable))
+            infos = list(compress(infos, readable))
         appended = dataset.append_videos(_as_table(videos, infos, annotations))
         did["videos_new"] += appended.num_new
         did["videos_known"] += appended.num_known
@@ -227,6 +235,9 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
         did["videos_unreadable"] = len(skipped)
     catalogued = dataset.refresh().videos
     usable = {"num_usable": catalogued["probe_error"].null_count} if len(catalogued) else {}
+    if left_out := did.get("videos_interrupted"):
+        text = f"{left_out} videos were left out: their reading was killed (out of memory?); run again to take them in"
+        on_event(Note("catalog", text, level="warning"))
     seconds = time.monotonic() - started
     summary = ", ".join(f"{count} {name.removeprefix('videos_')}" for name, count in did.items())
     on_event(StageFinished("catalog", f"{plan.dataset.name}: {summary}", seconds))

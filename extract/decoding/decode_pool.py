@@ -7,7 +7,8 @@ reader that looks like any other and works in one of them::
         decoded = reader.read(indices)        # frames arrive in shared memory, not copied
 
 A worker that shows no sign of life for `timeout_s`, or dies, is replaced and
-the video tried once more in the fresh process; then it is `unreadable`.
+the video tried once more in the fresh process; then it is `unreadable`. Where
+a process was killed from outside, the file is not to blame: `interrupted`.
 """
 
 from __future__ import annotations
@@ -111,19 +112,19 @@ class PooledReader:
         try:
             return work()
         except WorkerFailedError as failed:
-            reason = str(failed)
+            first = failed
         with self._pool._quarantine:
             try:
                 self.attempts += 1
                 if self.attempts > 2:
-                    raise WorkerFailedError(reason)
+                    raise first
                 self._replace_worker()
                 if work != self._open:
                     self._open()
                 return work()
             except WorkerFailedError as failed:
                 self._replace_worker()
-                raise VideoError(f"{failed}, in each of 2 processes") from None
+                raise _video_error(first, failed) from None
 
     def _replace_worker(self) -> None:
         assert self._worker is not None
@@ -231,7 +232,7 @@ class DecodePool:
     def inspect(self, path: str | os.PathLike[str], *, image_fps: float = 30.0) -> VideoInfo:
         """Look into one video, with its sha256; never raises for a bad one."""
         limit_s = self._limit_s(os.fspath(path))
-        reason = ""
+        failures: list[WorkerFailedError] = []
         worker = self._take()
         try:
             for _ in range(2):
@@ -241,9 +242,10 @@ class DecodePool:
                     ]
                     return info
                 except WorkerFailedError as failed:
-                    reason = f"{failed}, in each of 2 processes"
+                    failures.append(failed)
                     worker = self._replace(worker)
-            return VideoInfo(error=reason, status=VideoStatus.UNREADABLE.value)
+            error = _video_error(*failures)
+            return VideoInfo(error=str(error), status=error.status)
         finally:
             self._give_back(worker)
 
@@ -332,6 +334,14 @@ class DecodePool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _video_error(first: WorkerFailedError, second: WorkerFailedError) -> VideoError:
+    """Return what two failed processes say of a video: only if both failed over it, it is to blame."""
+    if first.is_from_outside or second.is_from_outside:
+        killed = second if second.is_from_outside else first
+        return VideoError(f"{killed}; the next run tries this video again", VideoStatus.INTERRUPTED.value)
+    return VideoError(f"{second}, in each of 2 processes", VideoStatus.UNREADABLE.value)
 
 
 def _checked(answer: tuple) -> tuple:

@@ -140,7 +140,10 @@ def main(arguments: list[str]) -> None:
     if int(limit):
         _limit_memory(int(limit))
     connection = Connection(int(socket))
-    connection.send(("ready", os.getpid()))
+    try:
+        connection.send(("ready", os.getpid()))
+    except OSError:  # the parent has hung up by now
+        return
     Worker(connection, opener, int(max_bytes)).serve()
 
 

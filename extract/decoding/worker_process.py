@@ -22,8 +22,22 @@ _START_TIMEOUT_S = 120.0
 _POLL_S = 1.0
 
 
+_CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGSYS", "SIGTRAP"})
+"""Signals that a process earns itself. Others come from outside."""
+
+
 class WorkerFailedError(Exception):
-    """The worker died or was ended; the text says how."""
+    """The worker died or was ended; the text says how.
+
+    Attributes
+    ----------
+    is_from_outside : bool
+        Whether it was killed, or never began: nothing is known of the file then.
+    """
+
+    def __init__(self, message: str, *, is_from_outside: bool = False) -> None:
+        super().__init__(message)
+        self.is_from_outside = is_from_outside
 
 
 class WorkerProcess:
@@ -88,7 +102,7 @@ class WorkerProcess:
             if descriptor is not None:
                 send_handle(self.connection, descriptor, self.process.pid)
         except OSError:
-            raise WorkerFailedError(self._how_it_died()) from None
+            raise self._death() from None
         return self._receive(timeout_s, limit_s)
 
     def _receive(self, timeout_s: float, limit_s: float) -> Any:
@@ -109,7 +123,7 @@ class WorkerProcess:
                     )
             return self.connection.recv()
         except (EOFError, OSError):
-            raise WorkerFailedError(self._how_it_died()) from None
+            raise self._death() from None
         except BaseException:  # interrupted: an answer would still come, and be taken for that to the next question
             self.kill()
             raise
@@ -117,15 +131,22 @@ class WorkerProcess:
     def _count(self) -> int:
         return int(struct.unpack_from("<Q", self._beats, 0)[0])
 
-    def _how_it_died(self) -> str:
+    def _death(self) -> WorkerFailedError:
         try:
             code = self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self.kill()
             code = 0
         if code < 0:
-            return f"the decoder crashed ({signal.Signals(-code).name})"
-        return f"the decoding process ended (exit code {code})"
+            name = signal.Signals(-code).name
+            if name in _CRASHES:
+                return WorkerFailedError(f"the decoder crashed ({name})")
+            why = "; the system does that when memory runs out" if name == "SIGKILL" else ""
+            return WorkerFailedError(f"the decoding process was killed ({name}{why})", is_from_outside=True)
+        began = "" if self._is_ready else " before it began"
+        return WorkerFailedError(
+            f"the decoding process ended{began} (exit code {code})", is_from_outside=not self._is_ready
+        )
 
     def kill(self) -> None:
         """End the process at once."""

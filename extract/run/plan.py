@@ -14,6 +14,7 @@ from pipeline.errors import FingerprintMismatchError, InvalidInputError, NotFoun
 from pipeline.fingerprint import fingerprint
 from pipeline.products import Features, Standing, feature_products, standings
 from pipeline.recipe import Recipe
+from pipeline.sets.ledger import UNDONE
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import PENDING
@@ -172,7 +173,7 @@ def plan_extract(
             if statuses is None:
                 rows, reason = np.arange(start, stop), "new feature set"
             else:
-                rows = start + np.flatnonzero(np.isin(statuses[start:stop], [PENDING, *again]))
+                rows = start + np.flatnonzero(np.isin(statuses[start:stop], [*UNDONE, *again]))
                 reason = _reason(statuses[start:stop], again) if len(rows) else ""
             if not len(rows):
                 num_done += 1
@@ -233,9 +234,10 @@ def _statuses(dataset: Any, target: ResolvedTarget) -> np.ndarray | None:
 
 def _reason(statuses: np.ndarray, again: tuple[str, ...]) -> str:
     """Say why a shard has something to do, from the statuses of its rows."""
-    pending = int((statuses == PENDING).sum())
+    pending, killed = (int((statuses == s).sum()) for s in (PENDING, VideoStatus.INTERRUPTED))
     if pending == len(statuses):
         return "no ledger entry"
-    if pending:
-        return f"{pending} videos without a result"
+    if pending or killed:
+        why = f", {killed} of them because their decoding was killed" if killed else ""
+        return f"{pending + killed} videos without a result{why}"
     return f"retry: {', '.join(sorted(set(statuses) & set(again)))}"

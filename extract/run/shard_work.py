@@ -167,6 +167,8 @@ class VideoWork:
             k = shard.place[self.row]
             drawn = self.crops[shard.target.crops]
             shard.geometry[k] = drawn.geometry
+            if outcome.status == VideoStatus.INTERRUPTED:  # what had been decoded by then is done again with the rest
+                shard.valid[k], shard.values[k] = False, 0.0
             num_bad = _mask_non_finite(shard.values[k], shard.valid[k], shard.target.spec.dtype)
             status, error = row_status(drawn, shard.valid[k], outcome, num_bad)
             shard.rows[k] = RowStatus(
@@ -186,7 +188,7 @@ def row_status(drawn: VideoCrops, valid: np.ndarray, outcome: VideoFrames, num_b
     decoding that broke off, a video shorter than a crop.
     """
     num_valid, num_planned = int(valid.sum()), int(drawn.valid.sum())
-    if outcome.status in (VideoStatus.UNREADABLE, VideoStatus.MISSING):
+    if outcome.status in (VideoStatus.UNREADABLE, VideoStatus.MISSING, VideoStatus.INTERRUPTED):
         return str(outcome.status), outcome.error or ""
     if num_bad:
         return str(

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pipeline.reports import SkippedVideo
+from pipeline.status import VideoStatus
 
 
 @dataclass
@@ -23,13 +24,14 @@ class Tally:
 
     def counts(self) -> dict[str, int]:
         """Return the report's `did`."""
+        interrupted = sum(status == VideoStatus.INTERRUPTED for status in self.statuses.values())
         return {
             "shards_done": self.shards_done,
             "shards_skipped": self.shards_by_others,
             "videos_ok": self.num_videos - len(self.statuses),
             "videos_failed": len(self.statuses),
             "crops": self.crops,
-        }
+        } | ({"videos_interrupted": interrupted} if interrupted else {})
 
     def count_statuses(self) -> dict[str, int]:
         """Return videos per status, for those that are not ok."""

@@ -159,7 +159,7 @@ def read_video(
                 deliver(part)
                 waited_s += time.perf_counter() - begun
     except VideoError as failed:
-        if not num_found:
+        if not num_found or failed.status == VideoStatus.INTERRUPTED:
             return failed_video(job, str(failed), failed.status, time.perf_counter() - started - waited_s)
         error = error or str(failed)
     seconds = time.perf_counter() - started - waited_s

@@ -354,6 +354,10 @@ def make_table(
     return pa.table([pa.array(columns[f.name], f.type) for f in LEDGER_SCHEMA], schema=LEDGER_SCHEMA)
 
 
+UNDONE = frozenset({PENDING, VideoStatus.INTERRUPTED.value})
+"""Statuses of rows that every run does again."""
+
+
 def pending_rows(entry: LedgerEntry) -> np.ndarray:
     """Return the rows of an entry that have still to be done."""
-    return entry.row_start + np.flatnonzero(np.array([s == PENDING for s in entry.statuses], bool))
+    return entry.row_start + np.flatnonzero(np.array([s in UNDONE for s in entry.statuses], bool))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.sets.ledger import Ledger
+from pipeline.sets.ledger import UNDONE, Ledger
 from pipeline.sets.set_files import EmbeddingSetInfo, FeatureSetInfo, SetSpec
 from pipeline.storage.layout import num_shards
 from pipeline.storage.schema import PENDING, STATUS_SCHEMA
@@ -51,7 +51,7 @@ def num_shards_done(catalogue: Catalogue, ledger: Ledger, shard_rows: int) -> in
     done, n = 0, catalogue.num_rows
     for entry in ledger.summaries():
         stop = min((entry.shard + 1) * shard_rows, n)
-        done += entry.row_stop >= stop and PENDING not in entry.counts and entry.row_start < n
+        done += entry.row_stop >= stop and UNDONE.isdisjoint(entry.counts) and entry.row_start < n
     return done
 
 

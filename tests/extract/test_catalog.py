@@ -12,6 +12,8 @@ import yaml
 
 from extract.catalog import stage as catalog
 from extract.catalog.stage import plan_catalog, run_catalog
+from extract.decoding.decode_pool import DecodePool
+from extract.decoding.inspect import VideoInfo
 from pipeline import FeatureStore
 from pipeline.errors import NoDataError, VideoChangedError
 from pipeline.events import Event, Note, Progress, StageFinished, StageStarted, VideoFailed
@@ -234,6 +236,31 @@ def test_an_interrupted_run_keeps_the_commits_it_made(
     )[4:]
     run(data, store)
     assert len(rows(store)) == 6
+
+
+def test_a_video_whose_reading_was_killed_is_no_row_and_new_again(
+    data: Path, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row is for good: `unreadable` because memory was short one night would be so for ever."""
+    inspect = DecodePool.inspect
+
+    def killed_once(pool: DecodePool, path: Path, **options: Any) -> VideoInfo:
+        if path.name == "b.mp4":
+            return VideoInfo(error="the decoding process was killed", status="interrupted")
+        return inspect(pool, path, **options)
+
+    events: list[Event] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(DecodePool, "inspect", killed_once)
+        _, report = run(data, store, events=events)
+    assert report.did["videos_interrupted"] == 1
+    assert report.is_partial
+    assert any(isinstance(e, Note) and "run again to take them in" in e.text for e in events)
+    assert not [video_id for video_id in rows(store) if video_id.endswith("run/b.mp4")]
+    _, again = run(data, store)
+    assert again.did["videos_new"] == 1
+    assert not again.is_partial
+    assert [row["probe_error"] for video_id, row in rows(store).items() if video_id.endswith("run/b.mp4")] == [None]
 
 
 def test_two_runs_at_once_append_every_video_once(data: Path, store: FeatureStore) -> None:

@@ -128,7 +128,16 @@ def test_what_kills_its_decoder_is_unreadable_and_others_go_on(named, name: str,
             assert [frame_number(frame) for frame in future.result(60).frames] == WANTED.tolist()
 
 
-@pytest.mark.parametrize("name", ["crash-once", "open-crash-once", "hang-once"])
+@pytest.mark.parametrize("name", ["kill", "open-kill"])
+def test_a_killed_decoder_says_nothing_of_the_file(named, name: str) -> None:
+    with DecodePool(1, timeout_s=30, opener=BAD) as pool:
+        with pytest.raises(VideoError, match="the system does that when memory runs out") as caught:
+            pool.submit(named(name), WANTED).result(60)
+        assert caught.value.status == "interrupted"
+        assert len(pool.submit(named("good"), WANTED).result(60).frames) == 3
+
+
+@pytest.mark.parametrize("name", ["crash-once", "open-crash-once", "hang-once", "kill-once", "open-kill-once"])
 def test_what_fails_once_is_tried_again_in_a_fresh_process(named, name: str) -> None:
     with DecodePool(1, timeout_s=1.5, opener=BAD) as pool, pool.open_reader(named(name)) as reader:
         decoded = reader.read(WANTED)
@@ -176,6 +185,18 @@ def test_a_crash_of_inspection_is_a_row_with_a_reason(pool: DecodePool, video: P
     assert len(asked) == 2
     monkeypatch.undo()
     assert pool.inspect(video).num_frames == 40
+
+
+def test_an_inspection_that_is_killed_says_nothing_of_the_file(pool: DecodePool, video: Path, monkeypatch) -> None:
+    def ask(worker, verb, limit_s, **arguments):
+        worker.process.kill()
+        worker.process.wait()
+        return DecodePool._ask(pool, worker, verb, limit_s, **arguments)
+
+    monkeypatch.setattr(pool, "_ask", ask)
+    info = pool.inspect(video)
+    assert info.status == "interrupted"
+    assert "SIGKILL" in str(info.error)
 
 
 def test_an_interrupted_question_is_not_answered_to_the_next(named) -> None:

@@ -8,13 +8,16 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from extract import plan_extract, run_extract
+from extract.decoding.decode_pool import DecodePool
 from pipeline import FeatureStore
 from pipeline.events import ShardFinished
 from pipeline.settings import Settings
@@ -120,6 +123,59 @@ def test_an_interrupt_stops_in_order_and_leaves_no_claims_or_processes(tmp_path,
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     assert plan_extract(recipe, FeatureStore.open(store.url), Settings(data=many)).shards
+
+
+def test_videos_whose_decoders_were_killed_are_tried_again_unasked(tmp_path, program):
+    """As when memory runs out for a while: no file is to blame, and the next run must not need to be told."""
+    videos = make_videos(tmp_path / "videos", [18, 19, 20, 21, 22, 23])
+    recipe, settings = tiny_recipe(program), Settings(data=videos, workers=2)
+    (videos / "v001.mp4").rename(videos / "kill1.mp4")
+    (videos / "v004.mp4").rename(videos / "kill4.mp4")
+    store = prepared(tmp_path, recipe, videos)
+    with DecodePool(2, opener="tests.support.bad_decoders:open_bad_reader") as pool:
+        report = run_extract(plan_extract(recipe, store, settings), store, settings, source=pool)
+    assert report.did["videos_interrupted"] == report.did["videos_failed"] == 2
+    assert report.is_partial
+    found = read_everything(store, recipe)["grid/tiny"]
+    assert sorted(found["status"].tolist()) == ["interrupted"] * 2 + ["ok"] * 4
+    assert all("was killed" in error for error in found["error"] if error)
+    info = store.dataset("set").refresh().feature_info("grid", "tiny")
+    assert (info.num_shards_done, info.num_shards) == (1, 2)
+    plan = plan_extract(recipe, FeatureStore.open(store.url), settings)
+    assert {t.reason for s in plan.shards for t in s.targets} == {
+        "2 videos without a result, 2 of them because their decoding was killed"
+    }
+    again = run_extract(plan, store, settings)
+    assert (again.did["videos_ok"], again.did["videos_failed"], again.is_partial) == (2, 0, False)
+    undisturbed, _ = extract_all(recipe, tmp_path / "other", settings)
+    assert_same_features(read_everything(FeatureStore.open(store.url), recipe), read_everything(undisturbed, recipe))
+
+
+@pytest.mark.slow
+def test_a_night_in_which_decoders_are_killed_all_the_time_is_made_good_by_the_next(tmp_path, program):
+    videos = make_videos(tmp_path / "videos", [30] * 24)
+    recipe = tiny_recipe(program)
+    store = prepared(tmp_path, recipe, videos)
+    settings, stop = Settings(data=videos, workers=2), threading.Event()
+
+    def kill() -> None:
+        while not stop.wait(0.2):
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):  # it may have just died of itself
+                    if "extract.decoding.decode_worker" in child.cmdline():
+                        child.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        report = run_extract(plan_extract(recipe, store, settings), store, settings)
+    finally:
+        stop.set()
+        killer.join()
+    assert report.details["statuses"].get("unreadable", 0) == 0
+    run_extract(plan_extract(recipe, store, settings), store, settings)
+    found = read_everything(FeatureStore.open(store.url), recipe)
+    assert {status for target in found.values() for status in target["status"]} == {"ok"}
 
 
 def test_a_run_that_waits_for_another_finishes_what_it_holds(tmp_path, program):

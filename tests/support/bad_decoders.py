@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def open_bad_reader(path: Path, **options: Any) -> PyavReader:
 
 
 def misbehave(name: str) -> None:
-    """Do what the name says: crash, hang, exit, defect, slow; `once` in it: only the first time."""
+    """Do what the name says: crash, hang, exit, kill, defect, slow; `once` in it: only the first time."""
     if "once" in name:
         mark = Path(os.environ["SCALE_TEST_MARKS"]) / name
         if mark.exists():
@@ -42,6 +43,8 @@ def misbehave(name: str) -> None:
         mark.touch()
     if "crash" in name:
         ctypes.string_at(0)
+    if "kill" in name:
+        os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory runs out
     if "hang" in name:
         time.sleep(3600)
     if "exit" in name:
