@@ -11,6 +11,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
 from pipeline import events
+from pipeline.printable import on_one_line, printable
 
 LOG_EVERY_S = 30.0
 UPDATE_EVERY_S = 5.0
@@ -54,9 +55,15 @@ class RunListener:
         elif isinstance(event, events.VideoFailed):
             self._num_failures += 1
             if self._num_failures <= MAX_FAILURES_LOGGED:
-                self._log.warning("row %d %s: %s: %s", event.row, event.video_id, event.status, event.error)
+                self._log.warning(
+                    "row %d %s: %s: %s",
+                    event.row,
+                    on_one_line(event.video_id),
+                    event.status,
+                    on_one_line(event.error),
+                )
         elif isinstance(event, events.Note):
-            self._log.log(30 if event.level == "warning" else 20, "%s", event.text)
+            self._log.log(30 if event.level == "warning" else 20, "%s", printable(event.text))
         elif isinstance(event, events.StageFinished):
             self._log.info("%s: %s (%.1f s)", event.stage, event.summary, event.seconds)
             self._set_progress(100.0)

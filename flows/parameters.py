@@ -42,9 +42,17 @@ class Where(BaseModel):
     workers: int = Field(0, ge=0, description="Decoding workers; 0: SCALE_WORKERS, else by cores", **_at(4))
 
     def settings(self, **more: Any) -> Settings:
-        """Return the settings of a run here: what is given, and the worker's environment for the rest."""
+        """Return the settings of a run here: what is given, and the worker's environment for the rest.
+
+        Raises
+        ------
+        InvalidInputError
+            If the worker is confined (`SCALE_ROOTS`) and something lies elsewhere.
+        """
         given = {name: value for name, value in self.model_dump().items() if value not in ("", "auto", 0)}
-        return Settings(**given, **more)
+        settings = Settings(**given, **more)
+        settings.check_places()
+        return settings
 
 
 class ExtractOptions(BaseModel):
@@ -82,6 +90,7 @@ def open_run(recipe: str, where: Where, *, dask: str = "") -> tuple[Recipe, Feat
     """
     path = find_recipe(recipe)
     settings = where.settings(recipe_dir=path.resolve().parent, **({"dask": dask} if dask else {}))
+    settings.check_places(path if path.parent != RECIPES_DIR else None)
     return load_recipe(path), FeatureStore.open_or_create(settings.store), settings
 
 

@@ -14,6 +14,7 @@ from prefect import task as prefect_task
 from prefect.cache_policies import NO_CACHE
 
 from pipeline.errors import TransientError
+from pipeline.outside import from_outside
 
 BACKOFF_S = [5, 20, 60]
 """Exponential, capped: a store or a GPU that is gone for longer needs a person, or the next scheduled run."""
@@ -22,7 +23,7 @@ BACKOFF_S = [5, 20, 60]
 def is_transient(task: Any, task_run: Any, state: Any) -> bool:
     """Whether trying again can help. A corrupt video or a wrong recipe is never retried."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, TransientError | OSError) and not isinstance(error, FileNotFoundError)
+    return isinstance(error, BaseException) and isinstance(from_outside(error), TransientError)
 
 
 task: Any = partial(

@@ -32,7 +32,8 @@
     ├── TrainingError                      the optimisation went wrong (non-finite loss)
     └── TransientError                     try again
         ├── StorageError                     I/O failed
-        ├── OutOfMemoryError
+        ├── ResourceError                    memory, threads, processes or open files used up
+        │   └── OutOfMemoryError               the device's memory, for the smallest batch
         └── WorkerLostError
 
 Messages say what was expected, what was found, and what to do next.
@@ -183,7 +184,11 @@ class StorageError(TransientError):
     """Reading or writing storage failed."""
 
 
-class OutOfMemoryError(TransientError):
+class ResourceError(TransientError):
+    """Memory, threads, processes or open files of this machine are used up."""
+
+
+class OutOfMemoryError(ResourceError):
     """The device has no memory left even for the smallest batch."""
 
 

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.cache import cache_folder
 from pipeline.errors import NotFoundError
+from pipeline.roots import check_allowed, split_roots
 
 
 class Settings(BaseSettings):
@@ -32,7 +33,24 @@ class Settings(BaseSettings):
         default=None,
         description="Address of this store at `scale serve` (http://host:8500/store), for links to reports",
     )
+    roots: str | None = Field(
+        default=None,
+        description="Comma-separated folders and addresses that recipe, store, data and weights must lie in",
+    )
     recipe_dir: Path | None = Field(default=None, description="Folder of the recipe file; set by whoever loads it")
+
+    def check_places(self, recipe: Path | None = None) -> None:
+        """Refuse a recipe, store, data or weights folder outside of `roots`, where there are any.
+
+        Raises
+        ------
+        InvalidInputError
+            Naming the place, and which are allowed.
+        """
+        places = {"recipe": recipe, "store": self.store, "data folder": self.data, "weights folder": self.weights}
+        for what, place in places.items():
+            if place is not None:
+                check_allowed(place, split_roots(self.roots), what=what)
 
     @property
     def cache_folder(self) -> Path:
@@ -58,10 +76,12 @@ class Settings(BaseSettings):
             Naming every place that was tried.
         """
         given = Path(path).expanduser()
+        roots = split_roots(self.roots)
         folders = [f for f in (self.weights, self.data, self.recipe_dir, Path.cwd()) if f is not None]
         tried = [given] if given.is_absolute() else list(dict.fromkeys(folder / given for folder in folders))
         for candidate in tried:
-            if candidate.is_file():
+            if os.path.isfile(candidate):
+                check_allowed(candidate, roots, what=what)
                 return candidate
         places = ", ".join(str(c) for c in tried)
         raise NotFoundError(

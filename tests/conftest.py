@@ -85,6 +85,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "SCALE_WORKERS",
         "SCALE_DASK",
         "SCALE_DECODER",
+        "SCALE_ROOTS",
     ):
         monkeypatch.delenv(name, raising=False)
 

@@ -23,7 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pipeline.errors import StorageError
 from pipeline.fingerprint import hash_file
+from pipeline.outside import from_outside
 
 TENSORS, STATE = "state.safetensors", "state.json"
 
@@ -75,7 +77,11 @@ class CheckpointFolder:
         partial = self.folder / f".partial-{step:09d}-{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        save_file({name: _storable(tensor) for name, tensor in tensors.items()}, partial / TENSORS)
+        try:
+            save_file({name: _storable(tensor) for name, tensor in tensors.items()}, partial / TENSORS)
+        except SafetensorError as err:  # its only trouble here is the disk
+            shutil.rmtree(partial, ignore_errors=True)
+            raise from_outside(err) or StorageError(f"expected to write a checkpoint to {partial}: {err}") from err
         content = {**state, "step": step, "identity": self.identity, "sha256": hash_file(partial / TENSORS)}
         (partial / STATE).write_text(json.dumps(content), encoding="utf-8")
         for path in (partial / TENSORS, partial / STATE, partial):

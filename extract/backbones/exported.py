@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from extract.backbones.interface import KINETICS_MEAN, KINETICS_STD, BackboneInfo
-from extract.backbones.program_archive import checked_copy, read_signature
-from pipeline.errors import ShapeMismatchError, WeightsError
+from extract.backbones.program_archive import checked_copy, read_signature, read_targets
+from pipeline.errors import PipelineError, ShapeMismatchError, WeightsError
 from pipeline.recipe import ExportedBackbone
 
 if TYPE_CHECKING:
@@ -75,9 +75,12 @@ def build_exported(info: BackboneInfo, path: Path) -> nn.Module:
     from extract.backbones.layers import LimitedBatch, MeanOverFrames
 
     fewest, most = read_signature(path).batch_range
+    _check_operators(path)
     try:
         module = torch.export.load(checked_copy(path)).module()
-    except (RuntimeError, ValueError, AssertionError, LookupError, TypeError, AttributeError) as err:
+    except Exception as err:  # torch meets an edited graph with any error it happens to run into
+        if isinstance(err, PipelineError):
+            raise
         first_line = (str(err).strip() or type(err).__name__).splitlines()[0]
         raise WeightsError(
             f"expected a torch.export program at {path} that torch {torch.__version__} can read, it cannot: "
@@ -85,6 +88,20 @@ def build_exported(info: BackboneInfo, path: Path) -> nn.Module:
         ) from err
     network = LimitedBatch(module, fewest, most)
     return MeanOverFrames(network) if info.input == "frame" else network
+
+
+def _check_operators(path: Path) -> None:
+    """Refuse names below ``torch.ops`` that are no operators: torch finds methods and fields of its objects so."""
+    import torch
+
+    for target in read_targets(path):
+        if not target.startswith(("torch.ops.aten.", "torch.ops.prims.")):
+            continue
+        found: Any = torch
+        for part in target.split(".")[1:]:
+            found = getattr(found, part, None)
+        if not isinstance(found, torch._ops.OpOverload):
+            raise WeightsError(f"{path}: expected an operator of torch {torch.__version__}, found {target}")
 
 
 def _fixed(what: str, of_program: int | None, of_recipe: int | None, path: Path) -> int | None:

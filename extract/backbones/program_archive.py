@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from extract.backbones.program_check import checked_program
+from extract.backbones.inflation import check_inflation
+from extract.backbones.program_check import checked_program, program_targets
 from pipeline.errors import WeightsError
 
 MODEL = "models/model.json"
@@ -18,7 +20,7 @@ SAMPLE_INPUTS = "data/sample_inputs/model.pt"
 COPIED = ("archive_format", "archive_version", "byteorder", ".data/version", "version")
 TENSOR_PREFIXES = ("data/weights/weight_", "data/constants/tensor_")
 NATIVE_CODE = ("data/aotinductor", "data/executorch")
-MAX_JSON_BYTES = 256 << 20
+MAX_JSON_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +85,35 @@ def checked_copy(path: Path) -> io.BytesIO:
         out.writestr("program/" + SAMPLE_INPUTS, b"")
         for name in records:
             if name in COPIED or name.startswith(TENSOR_PREFIXES):
-                out.writestr("program/" + name, archive.read(root + name))
+                out.writestr("program/" + name, _read_record(archive, root + name, path))
     copy.seek(0)
     return copy
 
 
 def _open(path: Path) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as err:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as err:
         raise WeightsError(f"expected a torch.export program (.pt2) at {path}, found something else: {err}") from err
+    try:
+        check_inflation(archive, path)
+    except WeightsError:
+        archive.close()
+        raise
+    return archive
+
+
+def read_targets(path: Path) -> list[str]:
+    """Return the operators that a checked program names."""
+    with _open(path) as archive:
+        return program_targets(_read_program(archive, _root(archive, path), path))
+
+
+def _read_record(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as err:
+        raise WeightsError(f"expected {name} of {path} to be whole, found: {err}; get the file again") from err
 
 
 def _root(archive: zipfile.ZipFile, path: Path) -> str:
@@ -110,8 +131,8 @@ def _read_json(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
     try:
         if archive.getinfo(name).file_size > MAX_JSON_BYTES:
             raise WeightsError(f"expected at most {MAX_JSON_BYTES} bytes in {name} of {path}, found more")
-        return json.loads(archive.read(name))
-    except (KeyError, ValueError, RecursionError, zipfile.BadZipFile, OSError) as err:
+        return json.loads(_read_record(archive, name, path))
+    except (KeyError, ValueError, RecursionError) as err:
         raise WeightsError(f"expected JSON in {name} of {path}, found something else: {err}") from err
 
 
@@ -149,8 +170,8 @@ def _signature(program: dict[str, Any], path: Path) -> ProgramSignature:
             output_shape=tuple(size.get("as_int") for size in given["sizes"]),
             batch_range=_batch_range(taken["sizes"][0], program.get("range_constraints", {})) if shape else (1, 1),
         )
-    except (KeyError, TypeError, AttributeError) as err:
-        raise WeightsError(f"{path}: expected a torch.export program, found one without {err}") from err
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as err:
+        raise WeightsError(f"{path}: expected a torch.export program, found one without {str(err)[:200]}") from err
 
 
 def _batch_range(size: dict[str, Any], constraints: dict[str, Any]) -> tuple[int, int]:

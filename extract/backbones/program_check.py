@@ -49,6 +49,12 @@ EXPRESSION_NODES = (
     ast.Expression, ast.Call, ast.Name, ast.Load, ast.Constant, ast.keyword, ast.BinOp, ast.UnaryOp, ast.Compare,
     ast.operator, ast.unaryop, ast.cmpop,
 )  # fmt: skip
+MAX_EXPRESSION_NODES = 400
+MAX_EXPRESSION_DEPTH = 60
+MAX_SIZE = 1 << 62
+MAX_EXPONENT = 8
+MAX_POWERS = 4
+"""Numbers of an expression stay below a few thousand digits: sympy computes a tower of powers to the end of days."""
 SPEC_TYPES = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict"})
 FREE_TEXT_KEYS = frozenset({"torch_version", "verifiers"})
 EMPTIED_KEYS: dict[str, Any] = {"metadata": {}, "guards_code": [], "treespec_namedtuple_fields": {}}
@@ -81,28 +87,28 @@ def checked_program(content: Any, *, source: str) -> dict[str, Any]:
 
 
 def _empty(value: Any) -> None:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key in EMPTIED_KEYS:
-                value[key] = type(EMPTIED_KEYS[key])()
-            else:
-                _empty(item)
-    elif isinstance(value, list):
-        for item in value:
-            _empty(item)
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            item.update({key: type(EMPTIED_KEYS[key])() for key in item if key in EMPTIED_KEYS})
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
 
 
-def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def _strings(value: Any) -> Iterator[tuple[str, str]]:
     """Yield every string with the key it stands under, and every key as a name."""
-    if isinstance(value, dict):
-        for inner_key, item in value.items():
-            yield "name", inner_key
-            yield from _strings(item, inner_key)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item, key)
-    elif isinstance(value, str):
-        yield key, value
+    pending = [("", value)]
+    while pending:
+        key, item = pending.pop()
+        if isinstance(item, dict):
+            yield from (("name", inner_key) for inner_key in item)
+            pending.extend(item.items())
+        elif isinstance(item, list):
+            pending.extend((key, inner) for inner in item)
+        elif isinstance(item, str):
+            yield key, item
 
 
 def _problem(key: str, text: str) -> str | None:
@@ -110,7 +116,8 @@ def _problem(key: str, text: str) -> str | None:
     if key in FREE_TEXT_KEYS:
         return None
     if key in ("target", "as_operator"):
-        refused = not ALLOWED_TARGET.fullmatch(text) or text.startswith(REFUSED_TARGETS)
+        # Names with two underscores are Python's own: torch would walk from an operator to classes and their makers.
+        refused = not ALLOWED_TARGET.fullmatch(text) or text.startswith(REFUSED_TARGETS) or "__" in text
         return "expected an operator of aten, prims or simple arithmetic" if refused else None
     if key == "expr_str":
         return None if _is_size_expression(text) else "expected an arithmetic expression of sizes"
@@ -132,8 +139,16 @@ def _is_size_expression(text: str) -> bool:
         return False
     if tree is None:
         return False
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    if len(nodes) > MAX_EXPRESSION_NODES or _depth(tree) > MAX_EXPRESSION_DEPTH:
+        return False
+    powers = [node for node in nodes if _exponent(node) is not None]
+    if len(powers) > MAX_POWERS or not all(_is_small(_exponent(node)) for node in powers):
+        return False
+    for node in nodes:
         if not isinstance(node, EXPRESSION_NODES):
+            return False
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not abs(node.value) <= MAX_SIZE:
             return False
         if isinstance(node, ast.Call) and not isinstance(node.func, ast.Name):
             return False
@@ -142,6 +157,40 @@ def _is_size_expression(text: str) -> bool:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and not SYMBOL.fullmatch(node.value):
             return False
     return True
+
+
+_POWERS = {"Pow", "PowByNatural", "LShift"}
+
+
+def _exponent(node: ast.AST) -> ast.AST | None:
+    """Return the second operand of a power or shift, None for anything else."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift):
+        return node.right
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _POWERS:
+        return node.args[1] if len(node.args) == 2 else node
+    return None
+
+
+def _is_small(exponent: ast.AST | None) -> bool:
+    """Whether an exponent is a plain small number: ``2``, ``-1`` or ``Integer(2)``."""
+    if isinstance(exponent, ast.Call) and isinstance(exponent.func, ast.Name) and exponent.func.id == "Integer":
+        exponent = exponent.args[0] if len(exponent.args) == 1 else None
+    if isinstance(exponent, ast.UnaryOp):
+        exponent = exponent.operand
+    value = exponent.value if isinstance(exponent, ast.Constant) else None
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_EXPONENT
+
+
+def _depth(tree: ast.AST) -> int:
+    depth, level = 0, [tree]
+    while level and depth <= MAX_EXPRESSION_DEPTH:
+        depth, level = depth + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
+
+
+def program_targets(program: dict[str, Any]) -> list[str]:
+    """Return every distinct operator that a program names."""
+    return sorted({text for key, text in _strings(program) if key in ("target", "as_operator")})
 
 
 def _is_plain_spec(text: str) -> bool:

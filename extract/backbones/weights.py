@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from extract.backbones.inflation import check_inflation
 from pipeline.errors import WeightsError
 from pipeline.fingerprint import hash_file
 from pipeline.recipe import WeightsFile
@@ -89,12 +91,17 @@ def _read_torch(path: Path) -> Any:
     import torch
 
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                check_inflation(archive, path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         raise WeightsError(
             f"expected tensors and plain containers in {path}, found objects that only unpickling code could read "
             f"({_first_line(err)}); re-save the state dict alone as safetensors on a machine that may trust the file"
         ) from err
+    except WeightsError:
+        raise
     except Exception as err:  # the restricted unpickler meets hostile bytes with any error it happens to run into
         raise WeightsError(f"expected a torch checkpoint at {path}, found something else: {_first_line(err)}") from err
 

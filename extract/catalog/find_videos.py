@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -15,6 +15,7 @@ from extract.catalog.parts import END, START, bounds_of, file_id, part_id
 from extract.decoding.image_sequence import IMAGE_SUFFIXES, is_image_sequence
 from pipeline.errors import ManifestError, NoDataError
 from pipeline.recipe.dataset import DatasetSpec
+from pipeline.roots import check_allowed, split_roots
 from pipeline.settings import Settings
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -60,10 +61,10 @@ def list_videos(dataset: DatasetSpec, settings: Settings) -> tuple[ListedVideo, 
     if len(patterns) == 1 and is_manifest(patterns[0]):
         return _from_manifest(patterns[0], dataset, settings)
     root = settings.data or Path.cwd()
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise NoDataError(f"expected the data folder {root}, found no such folder; give another with --data")
     paths = dict.fromkeys(path for pattern in patterns for path in _glob(*_split_absolute(root, pattern)))
-    sequences = {path for path in paths if path.is_dir()}
+    sequences = {path for path in paths if os.path.isdir(path)}
     found: dict[str, ListedVideo] = {}
     for path in paths:
         if path.parent in sequences and path.suffix.lower() in IMAGE_SUFFIXES:
@@ -72,6 +73,7 @@ def list_videos(dataset: DatasetSpec, settings: Settings) -> tuple[ListedVideo, 
         found[video.video_id] = video
     if not found:
         raise NoDataError(_why_nothing(root, patterns))
+    _check_allowed(found.values(), settings)
     return tuple(found[video_id] for video_id in sorted(found))
 
 
@@ -87,10 +89,12 @@ def resolve_video(video_id: str, uri: str | None, settings: Settings) -> Path:
     if settings.data is not None:
         for name in dict.fromkeys((video_id, file_id(video_id))):
             below = settings.data / name
-            if below.exists():
+            if os.path.exists(below):
                 return below
     if uri:
-        return Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
+        path = Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
+        check_allowed(path, split_roots(settings.roots), what=f"video {video_id}")
+        return path
     return (settings.data or Path.cwd()) / file_id(video_id)
 
 
@@ -127,20 +131,29 @@ def _from_manifest(name: str, dataset: DatasetSpec, settings: Settings) -> tuple
         if not given:
             raise ManifestError(f"{file}: expected a path in line {number}, found an empty one")
         path = root / given
-        if not path.exists() and (file.parent / given).exists():
+        if not os.path.exists(path) and os.path.exists(file.parent / given):
             path = file.parent / given
         video_id = path_id(path, root) if Path(given).is_absolute() else _tidy(given)
         start_s, end_s = bounds_of(row, f"{file}, line {number}")
         if start_s is not None:
             video_id = part_id(video_id, start_s, end_s)
-        if video_id in found and dict(found[video_id].columns) != dict(row):
+        if video_id in found and {**found[video_id].columns, "path": ""} != {**row, "path": ""}:
             raise ManifestError(f"{file}: expected each path once, found {given!r} again in line {number}")
         found[video_id] = ListedVideo(video_id, path, row, start_s, end_s)
+    _check_allowed(found.values(), settings)
     return tuple(found[video_id] for video_id in sorted(found))
+
+
+def _check_allowed(videos: Iterable[ListedVideo], settings: Settings) -> None:
+    """Hold the videos that a recipe or manifest names against `SCALE_ROOTS`."""
+    if roots := split_roots(settings.roots):
+        for video in videos:
+            check_allowed(video.path, roots, what=f"video {video.video_id}")
 
 
 def path_id(path: Path, root: Path) -> str:
     """Return a video's id: its path relative to the data folder, as text whatever bytes it holds."""
+    path, root = (Path(os.path.normpath(folder)) for folder in (path, root))  # a/../a/x is a/x
     try:
         relative = os.fsencode(path.relative_to(root).as_posix())
     except ValueError:
@@ -149,7 +162,7 @@ def path_id(path: Path, root: Path) -> str:
 
 
 def _tidy(given: str) -> str:
-    return os.fsencode(PurePosixPath(given).as_posix()).decode("utf-8", "backslashreplace")
+    return os.fsencode(PurePosixPath(os.path.normpath(given)).as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _split_absolute(root: Path, pattern: str) -> tuple[Path, str]:
@@ -167,7 +180,7 @@ def _glob(base: Path, pattern: str) -> Iterator[Path]:
             yield from _glob(base, pattern[: braces.start()] + choice + pattern[braces.end() :])
         return
     for path in _match(base, pattern.split("/"), ()):
-        if not path.is_dir() or is_image_sequence(path):
+        if not os.path.isdir(path) or is_image_sequence(path):
             yield path
         elif pattern.rsplit("/", 1)[-1] not in ("*", "**"):
             yield path  # a folder named like a video: a row that says so
@@ -186,9 +199,9 @@ def _match(folder: Path, parts: list[str], above: tuple[tuple[int, int], ...]) -
         return
     if not _MAGIC.search(head):
         path = folder / head
-        if rest and path.is_dir():
+        if rest and os.path.isdir(path):
             yield from _match(path, rest, above)
-        elif not rest and (path.exists() or path.is_symlink()):
+        elif not rest and os.path.lexists(path):
             yield path
         return
     for entry in _entries(folder):
@@ -222,7 +235,7 @@ def _why_nothing(root: Path, patterns: list[str]) -> str:
     for number, path in enumerate(_match(root, ["**"], ())):
         if number >= 10_000:
             break
-        if not path.is_dir():
+        if not os.path.isdir(path):
             suffix = path.suffix or "(no suffix)"
             there[suffix] = there.get(suffix, 0) + 1
     kinds = ", ".join(f"{count} x {suffix}" for suffix, count in sorted(there.items(), key=lambda i: -i[1])[:6])

@@ -52,7 +52,8 @@ def extract_shard(task: Mapping[str, Any]) -> dict[str, Any]:
 
     recipe = parse_recipe(task["recipe"])
     settings = Settings.model_validate(task["settings"]).model_copy(update={"dask": None})
-    settings = settings.model_copy(update={"device": _device_of_worker(settings.device)})
+    settings = settings.model_copy(update={"device": _device_of_worker(settings.device), "store": task["store"]})
+    settings.check_places()
     store = FeatureStore.open(task["store"], mode="a")
     plan = plan_extract(recipe, store, settings, shards=[task["shard"]], retry=task["retry"], targets=task["targets"])
     kept = _BACKBONES.setdefault(f"{plan.fingerprint} {settings.device}", {})
@@ -116,7 +117,7 @@ def _submit(client: Client, plan: ExtractPlan, store: FeatureStore, settings: Se
     task = {
         "recipe": plan.recipe.model_dump(mode="json", by_alias=True),
         "store": store.url,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"roots"}),  # each worker's own
         "shard": shard,
         "retry": list(plan.retry),
         "targets": [t.label for t in plan.targets],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from typer.exceptions import Abort, Exit, TyperException
 
 from flows.cli import asking, care, console, demo, init, ops, search, serve, stages, store
 from pipeline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, PipelineError, exit_code
+from pipeline.outside import from_outside
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
@@ -69,17 +69,16 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, Abort):
         return _interrupted()
     except TyperException as error:
-        error.show()  # type: ignore[attr-defined]  # every one that reaches a caller has it
-        return EXIT_USAGE
+        return _wrong_usage(error)
     except PipelineError as error:
         return _report(error, arguments, exit_code(error))
     except BrokenPipeError:
         # The reader of our output (head, less) went away; stop without a word.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
-    except OSError as error:
-        return _report(error, arguments, EXIT_FAILURE)
     except Exception as error:
+        if (known := from_outside(error)) is not None:
+            return _report(known, arguments, exit_code(known))
         if os.environ.get("SCALE_DEBUG"):
             traceback.print_exc()
         name = type(error).__name__
@@ -90,6 +89,15 @@ def run(arguments: Sequence[str]) -> int:
         return EXIT_FAILURE
 
 
+def _wrong_usage(error: TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        console.err.print(context.get_usage(), markup=False)
+        console.err.print(f"`{context.command_path} --help` lists what there is.", markup=False)
+    console.fail(error.format_message() if hasattr(error, "format_message") else str(error))
+    return EXIT_USAGE
+
+
 def _interrupted() -> int:
     console.fail("interrupted. Finished shards and checkpoints are kept; run the same command again to go on.")
     return EXIT_INTERRUPTED
@@ -98,6 +106,6 @@ def _interrupted() -> int:
 def _report(error: Exception, arguments: Sequence[str], code: int) -> int:
     message = str(error) or type(error).__name__
     if "--json" in arguments:
-        typer.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
+        console.print_json({"error": {"type": type(error).__name__, "message": message}})
     console.fail(message)
     return code

@@ -138,10 +138,10 @@ def sql(
 
 def print_arrow(table: Any, as_json: bool, shown: Sequence[str] | None = None) -> None:
     """Print a table: JSON in one line, or a table for people, all of its columns unless `shown` names some."""
-    from pipeline.query.results import json_rows, json_text
+    from pipeline.query.results import json_rows
 
     if as_json:
-        typer.echo(json_text(json_rows(table)))
+        console.print_json(json_rows(table))
         return
     rows = table.select(list(shown) if shown else table.column_names).slice(0, LIMIT_SHOWN).to_pylist()
     if rows and len(rows[0]) * MIN_COLUMN_WIDTH > console.out.width:

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+import typer
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,18 +19,33 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from flows.artifacts import probe_readout, probe_setting
 from pipeline import events
+from pipeline.printable import json_printable, on_one_line, printable
 
 WIDTH_OF_PIPES = 180
 """Columns of a table that goes to a file or another program."""
 
 
+class _SafeConsole(Console):
+    """The one place where text meets a terminal: what came from files and stores is shown there, never obeyed."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Write out the control characters in every piece of text; those that rich itself sends are marked as such."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
+
+
 def _console(*, stderr: bool) -> Console:
     is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, width=None if is_terminal else WIDTH_OF_PIPES)
+    return _SafeConsole(stderr=stderr, highlight=False, width=None if is_terminal else WIDTH_OF_PIPES)
 
 
 out = _console(stderr=False)
@@ -132,7 +148,7 @@ def print_table(rows: Iterable[Mapping[str, object]], *, title: str | None = Non
     table = Table(header_style="bold", box=None, pad_edge=False)
     for key in listed[0]:
         is_number = all(isinstance(row.get(key), int | float) for row in listed)
-        table.add_column(str(key), justify="right" if is_number else "left", overflow="fold")
+        table.add_column(Text(on_one_line(str(key))), justify="right" if is_number else "left", overflow="fold")
     for row in listed:
         table.add_row(*(_cell(row.get(key)) for key in listed[0]))
     out.print(table)
@@ -145,7 +161,7 @@ def print_records(rows: Iterable[Mapping[str, object]]) -> None:
         table.add_column(style="dim")
         table.add_column(overflow="fold")
         for key, value in row.items():
-            table.add_row(key, _cell(value))
+            table.add_row(Text(on_one_line(key)), _cell(value))
         out.print(f"- {number}", style="bold")
         out.print(table)
 
@@ -168,16 +184,21 @@ def print_probes(probes: Sequence[Mapping[str, Any]]) -> None:
     print_table(rows, title="Probes", empty="no probe ran")
 
 
-def _cell(value: object) -> str:
-    from rich.markup import escape
-
+def _cell(value: object) -> Text:
     if value is None:
-        return "-"
+        return Text("-")
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return Text(f"{value:.4g}")
     if isinstance(value, list):
-        return escape(" ".join(f"{item[0]}:{item[1]}" if isinstance(item, tuple) else str(item) for item in value))
-    return escape(str(value))
+        value = " ".join(f"{item[0]}:{item[1]}" if isinstance(item, tuple) else str(item) for item in value)
+    return Text(on_one_line(str(value)))
+
+
+def print_json(value: object) -> None:
+    """Print the one line of JSON that machines read: strict, and safe to show."""
+    from pipeline.query.results import json_text
+
+    typer.echo(json_printable(json_text(value)))
 
 
 def fail(message: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -34,7 +33,7 @@ def doctor(
 
     findings = diagnose(make_settings(store=store, data=data, weights=weights, device=device))
     if as_json:
-        typer.echo(json.dumps([asdict(f) for f in findings]))
+        console.print_json([asdict(f) for f in findings])
     else:
         marks = {"ok": "ok", "warn": "optional", "fail": "FIX"}
         rows = [
@@ -71,7 +70,7 @@ def audit(
     ]
     if as_json:
         rows = [{"summary": r.summary(), "ok": r.is_ok, "crops": r.table()} for r in reports]
-        typer.echo(json.dumps({"ok": all(r.is_ok for r in reports), "feature_sets": rows}, default=str))
+        console.print_json({"ok": all(r.is_ok for r in reports), "feature_sets": rows})
     else:
         for report in reports:
             console.print_table(report.table(), title=report.summary())
@@ -85,7 +84,7 @@ def deploy(as_json: JsonOption = False) -> None:
 
     done = deploy_all(on_line=lambda line: console.err.print(line, markup=False))
     if as_json:
-        typer.echo(json.dumps(done))
+        console.print_json(done)
     else:
         rows = [{"deployment": name, "id": identity} for name, identity in done["deployments"].items()]
         console.print_table(rows, title="Deployments")

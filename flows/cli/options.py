@@ -50,7 +50,9 @@ def make_settings(recipe: Path | None = None, **flags: Any) -> Settings:
     """
     if recipe is not None:
         flags["recipe_dir"] = recipe.resolve().parent
-    return Settings(**{name: value for name, value in flags.items() if value is not None})
+    settings = Settings(**{name: value for name, value in flags.items() if value is not None})
+    settings.check_places(recipe)
+    return settings
 
 
 def load(recipe: Path) -> Recipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +89,7 @@ def search(
             "stale": found.stale,
             "seconds": round(seconds, 3),
         }
-        typer.echo(json.dumps(body | {"html": None if html is None else str(html)}))
+        console.print_json(body | {"html": None if html is None else str(html)})
         return
     console.print_table(found.table(), title=f"Nearest to {found.query}", empty="no video")
     recall = ", ".join(f"recall@{depth} {value:.3f}" for depth, value in found.index["recall"].items())
@@ -146,11 +145,11 @@ def compare(
     if html is not None:
         html.write_text(render_comparison(comparison), encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps(comparison.as_json() | {"html": None if html is None else str(html)}))
+        console.print_json(comparison.as_json() | {"html": None if html is None else str(html)})
         return
-    typer.echo(comparison.text())
+    console.out.print(comparison.text(), markup=False, soft_wrap=True)
     if html is not None:
-        typer.echo(f"page  {html}")
+        console.out.print(f"page  {html}", markup=False, soft_wrap=True)
 
 
 def _run_at(place: str, dataset: str | None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -151,7 +150,7 @@ def execute(
         if as_json:
             listed = [{"stage": p.stage, "empty": p.is_empty, "summary": p.summary(), "work": p.table()} for p in plans]
             products = [one.as_json() for plan in plans for one in plan.standings]
-            typer.echo(json.dumps({"recipe": recipe.name, "plan": listed, "products": products}, default=str))
+            console.print_json({"recipe": recipe.name, "plan": listed, "products": products})
             return
         for plan in plans:
             console.print_table(plan.table(), title=f"{plan.stage}: {plan.summary()}")
@@ -159,7 +158,7 @@ def execute(
     with console.EventPrinter(quiet=quiet) as printer:
         report = run_recipe(recipe, store, settings, stages=stages, on_event=printer, **options)
     if as_json:
-        typer.echo(json.dumps(report.as_json(), default=str))
+        console.print_json(report.as_json())
     else:
         if report.probes:
             console.print_probes(report.probes)

@@ -72,7 +72,7 @@ def info(store: StoreArgument, as_json: JsonOption = False) -> None:
             }
         )
     if as_json:
-        typer.echo(json.dumps({"store": opened.url, "datasets": listed}))
+        console.print_json({"store": opened.url, "datasets": listed})
         return
     console.out.print(f"store {opened.url}", markup=False)
     if not listed:
@@ -122,7 +122,7 @@ def status(
                 if row["status"] not in ("ok", "pending")
             )
     if as_json:
-        typer.echo(json.dumps({"feature_sets": counts, "failures": failures}))
+        console.print_json({"feature_sets": counts, "failures": failures})
         return
     rows = [{**c, "statuses": ", ".join(f"{n} {s}" for s, n in c["statuses"].items())} for c in counts]
     console.print_table(rows, title="Feature sets", empty="none yet")
@@ -144,7 +144,7 @@ def verify(
     opened = FeatureStore.open(store, mode="a" if repair else "r")
     report = verify_store(opened, datasets=[dataset] if dataset else None, repair=repair)
     if as_json:
-        typer.echo(report.model_dump_json())
+        console.print_json(report.model_dump(mode="json"))
     else:
         console.out.print(report.summary(), markup=False)
         if rows := report.table():
@@ -194,7 +194,7 @@ def retry(
                 run_recipe(recipe, opened, settings, stages=["extract"], on_event=printer, retry=tuple(wanted))
             )
     if as_json:
-        typer.echo(json.dumps({"runs": [r.as_json() for r in reports]}, default=str))
+        console.print_json({"runs": [r.as_json() for r in reports]})
     else:
         rows = [{"recipe": r.recipe, **r.stages[0].did} for r in reports]
         console.print_table(rows, title="Retried")

@@ -9,6 +9,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -55,8 +56,24 @@ def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(kind.value_type)
     if pa.types.is_interval(kind):
         return pa.chunked_array([pa.array([_interval_text(v) for v in column.to_pylist()], pa.string())])
+    if pa.types.is_temporal(kind):
+        return _dates_of_python(column)
     if pa.types.is_null(kind):
         return pc.cast(column, pa.string())
+    return column
+
+
+def _dates_of_python(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return dates and times as they are, or as text where Python knows no such year (SQL counts to 294247)."""
+    try:
+        column.to_pylist()
+    except (ValueError, OverflowError):
+        kind = column.type
+        if not (pa.types.is_date32(kind) or pa.types.is_timestamp(kind)):
+            return column.cast(pa.string())
+        whole, unit = (pa.int32(), "D") if pa.types.is_date32(kind) else (pa.int64(), kind.unit)
+        texts = [None if v is None else str(np.datetime64(v, unit)) for v in column.cast(whole).to_pylist()]
+        return pa.chunked_array([pa.array(texts, pa.string())])
     return column
 
 

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import PipelineError, QueryError
+from pipeline.errors import PipelineError, QueryError, ResourceError
 from pipeline.query.bounds import describe_interruption, held_to_bounds
 from pipeline.query.results import plain_answer
 
@@ -33,6 +33,13 @@ MAX_NESTING = 400
 """Deeper than any query a person writes; a parser recurses."""
 ROW_MAKERS = frozenset({"unnest", "range", "generate_series"})
 """The table functions a query may call. Others read files, settings or secrets."""
+
+REFUSED_FUNCTIONS = frozenset(
+    {"current_setting", "getvariable", "getenv", "write_log", "sleep_ms", "pg_sleep", "pg_conf_load_time",
+     "pg_postmaster_start_time", "inet_client_addr", "inet_client_port", "inet_server_addr", "inet_server_port",
+     "parse_duckdb_log_message", "stats"}
+)  # fmt: skip
+"""Functions that tell of the process and its settings (`secret_directory`), wait, or write."""
 
 _CONFIG = {
     "enable_external_access": "false",
@@ -236,6 +243,14 @@ def _check_select(query: str, tables: Mapping[tuple[str, str], SqlTable] = Mappi
     known = {(dataset.lower(), name.lower()) for dataset, name in tables}
     for node in _nodes(parsed):
         kind = node.get("type")
+        called = str(node.get("function_name", "")).lower()
+        if node.get("class") == "FUNCTION" and called in REFUSED_FUNCTIONS:
+            raise QueryError(
+                f"expected a query over the store's tables, found a call of {called}(); a query may not ask for "
+                "settings, wait, or write logs"
+            )
+        if kind == "BASE_TABLE" and (str(node.get("schema_name", "")).lower(), _table_name(node)) not in known:
+            _refuse_system_table(node)
         if kind == "TABLE_FUNCTION":
             called = str(node.get("function", {}).get("function_name", "")).lower()
             if called not in ROW_MAKERS:
@@ -251,6 +266,17 @@ def _check_select(query: str, tables: Mapping[tuple[str, str], SqlTable] = Mappi
             raise QueryError(
                 f"expected the name of a table, found {node['table_name']!r}; a query may not read files or the network"
             )
+
+
+def _table_name(node: dict[str, Any]) -> str:
+    return str(node.get("table_name", "")).lower()
+
+
+def _refuse_system_table(node: dict[str, Any]) -> None:
+    """Refuse the views in which DuckDB tells of itself and of this machine; information_schema tells of the tables."""
+    schema, name = str(node.get("schema_name", "")).lower(), _table_name(node)
+    if schema == "pg_catalog" or (schema in ("", "main") and name.startswith(("duckdb_", "pg_", "sqlite_", "pragma_"))):
+        raise QueryError(f"expected one of the store's tables, found {name}; SHOW TABLES lists them")
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
@@ -274,6 +300,11 @@ def _translated(tables: Mapping[tuple[str, str], SqlTable], left_out: Mapping[st
     except (duckdb.Error, pa.ArrowInvalid, OverflowError, ValueError) as err:
         if isinstance(err, PipelineError):
             raise
+        if isinstance(err, duckdb.OutOfMemoryException):
+            raise ResourceError(
+                f"expected a query that fits into memory, found: {str(err).splitlines()[0]}; select fewer rows or "
+                "columns, or aggregate them"
+            ) from err
         for table in tables.values():
             if table.failures:
                 raise table.failures[0] from err

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from extract.backbones import describe_backbone, load_backbone
 from extract.backbones.program_archive import checked_copy, read_signature
 from extract.backbones.program_check import checked_program
+from extract.backbones.weights import read_state_dict
 from pipeline.errors import ShapeMismatchError, WeightsError
 from pipeline.fingerprint import hash_file
 from pipeline.recipe import ExportedBackbone
@@ -190,6 +193,16 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
     "a size that reaches attributes": lambda m: _size(m, "Symbol('s0').__class__"),
     "a symbol that is code": lambda m: _size(m, "Symbol('__import__')"),
     "a size that is a lambda": lambda m: _size(m, "(lambda: 1)()"),
+    "a tower of powers": lambda m: _size(m, "Pow(Integer(9),Pow(Integer(9),Pow(Integer(9),Integer(99))))"),
+    "a tower of operators": lambda m: _size(m, "9**9**9**9"),
+    "a power of powers": lambda m: _size(m, "(((((9**8)**8)**8)**8)**8)"),
+    "a large exponent": lambda m: _size(m, "Pow(Integer(9), Integer(999999999))"),
+    "a symbol as exponent": lambda m: _size(m, "Pow(Integer(9), Symbol('s0'))"),
+    "a wide shift": lambda m: _size(m, "LShift(Integer(1), Integer(99999999999))"),
+    "a number of many digits": lambda m: _size(m, "Integer(" + "9" * 3000 + ")"),
+    "a deep expression": lambda m: _size(m, "(" * 80 + "1" + "+1)" * 80),
+    "a class behind an operator": lambda m: _target(m, "torch.ops.aten.__class__.__init__"),
+    "a maker of classes": lambda m: _target(m, "torch.ops.aten.add.__init_subclass__"),
     "a container that imports": lambda m: _spec(m, '[1, {"type": "collections.defaultdict", "children_spec": []}]'),
     "a node name that is code": lambda m: nodes(m)[0].__setitem__("name", "x):\n import os\n#"),
     "a custom object": lambda m: nodes(m)[0]["inputs"][0].__setitem__("arg", {"as_custom_obj": {"name": "x"}}),
@@ -203,6 +216,64 @@ def test_hostile_graphs_are_refused(frame_program: tuple[Path, nn.Module], tmp_p
         describe_backbone(spec(path), Settings())
     with pytest.raises(WeightsError, match="refused to load the program"):
         checked_copy(path)
+
+
+@pytest.mark.parametrize(
+    "target", ["torch.ops.aten.add.overloads", "torch.ops.aten._dir.append", "torch.ops.aten.add.no"]
+)
+def test_what_is_no_operator_never_reaches_torch(frame_program, tmp_path: Path, target: str) -> None:
+    path = with_model(frame_program[0], tmp_path / "evil.pt2", lambda m: _target(m, target))
+    with pytest.raises(WeightsError, match="expected an operator of torch"):
+        load_backbone(spec(path), Settings())
+
+
+@pytest.mark.parametrize("text", ["Symbol('s0', positive=True)", "2*Symbol('s0') + 1", "Pow(Symbol('s0'), Integer(2))",
+                                  "FloorDiv(Symbol('s0') - 1, 2) + 1", "Symbol('s0')**2", "Integer(4096)"])  # fmt: skip
+def test_sizes_that_programs_have_pass(frame_program, tmp_path: Path, text: str) -> None:
+    checked_copy(with_model(frame_program[0], tmp_path / "p.pt2", lambda m: _size(m, text)))
+
+
+def test_an_archive_that_unfolds_to_gigabytes_is_refused_unread(frame_program, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt2"
+    path.write_bytes(frame_program[0].read_bytes())
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        root = archive.namelist()[0].split("/")[0]
+        with archive.open(f"{root}/data/weights/weight_99", "w", force_zip64=True) as record:
+            for _ in range(160):
+                record.write(bytes(1 << 20))
+    assert path.stat().st_size < 2 << 20
+    with pytest.raises(WeightsError, match="unfold to"):
+        load_backbone(spec(path), Settings())
+    state = tmp_path / "bomb.pth"
+    state.write_bytes(path.read_bytes())
+    with pytest.raises(WeightsError, match="unfold to"):
+        read_state_dict(state)
+
+
+JUNK = (
+    st.none() | st.integers() | st.text(max_size=5) | st.sampled_from([[], {}, "Symbol('s0')", -1, 1 << 70, "x" * 999])
+)
+
+
+@hypothesis.settings(max_examples=15, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(data=st.data())
+def test_any_change_of_a_program_is_refused_as_weights_or_harmless(frame_program, tmp_path: Path, data) -> None:
+    def change(model: dict[str, Any]) -> None:
+        node: Any = model["graph_module"]
+        while True:
+            keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+            key = data.draw(st.sampled_from(keys))
+            if not isinstance(node[key], dict | list) or not node[key] or data.draw(st.integers(0, 5)) == 0:
+                node[key] = data.draw(JUNK)
+                return
+            node = node[key]
+
+    path = with_model(frame_program[0], tmp_path / "p.pt2", change)
+    try:
+        backbone: Any = load_backbone(spec(path), Settings())
+    except (WeightsError, ShapeMismatchError) as err:
+        backbone = str(err)
+    assert backbone
 
 
 class Bomb:

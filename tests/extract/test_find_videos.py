@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from extract.catalog.find_videos import list_videos, resolve_video
-from pipeline.errors import ManifestError, NoDataError, NotFoundError
+from extract.decoding.inspect import inspect_video
+from pipeline.errors import InvalidInputError, ManifestError, NoDataError, NotFoundError
 from pipeline.recipe.dataset import DatasetSpec
 from pipeline.settings import Settings
 from tests.support.videos import numbered_frames, write_image_folder
@@ -118,6 +119,38 @@ def test_manifests_of_both_kinds(tree: Path) -> None:
     pq.write_table(pa.table({"path": ["a.mp4", "run/c.mp4"], "label": [["x", "y"], None]}), tree / "list.parquet")
     videos = list_videos(DatasetSpec(name="d", videos="list.parquet"), Settings(data=tree))
     assert [v.columns["label"] for v in videos] == [["x", "y"], None]
+
+
+def test_ways_round_lead_to_the_same_video(tree: Path) -> None:
+    (tree / "list.csv").write_text("path,label\nrun/c.mp4,x\nrun/../run/c.mp4,x\n./run//c.mp4,x\n", encoding="utf-8")
+    videos = list_videos(DatasetSpec(name="d", videos="list.csv"), Settings(data=tree))
+    assert [v.video_id for v in videos] == ["run/c.mp4"]
+    assert find(tree, "run/../run/c.mp4") == ["run/c.mp4"]
+    (tree / "list.csv").write_text("path,label\nrun/c.mp4,x\nrun/../run/c.mp4,y\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match="each path once"):
+        list_videos(DatasetSpec(name="d", videos="list.csv"), Settings(data=tree))
+
+
+def test_a_confined_worker_reads_no_video_elsewhere(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.mp4").write_bytes(b"x")
+    confined = Settings(data=tree, roots=str(tree))
+    assert list_videos(DatasetSpec(name="d", videos="*.mp4"), confined)
+    (tree / "list.csv").write_text(f"path\n{tmp_path / 'secret.mp4'}\n")
+    for videos in ("list.csv", str(tmp_path / "*.mp4"), "../*.mp4"):
+        with pytest.raises(InvalidInputError, match=r"expected the video .*secret\.mp4 in one of the places"):
+            list_videos(DatasetSpec(name="d", videos=videos), confined)
+    with pytest.raises(InvalidInputError, match="SCALE_ROOTS"):
+        resolve_video("gone.mp4", (tmp_path / "secret.mp4").as_uri(), confined)
+
+
+def test_a_path_longer_than_the_system_allows_is_one_video_that_is_not_there(tree: Path) -> None:
+    long = "x" * 5000 + ".mp4"
+    (tree / "list.csv").write_text(f"path\na.mp4\n{long}\n{'y/' * 3000}z.mp4\n", encoding="utf-8")
+    videos = list_videos(DatasetSpec(name="d", videos="list.csv"), Settings(data=tree))
+    assert {v.video_id for v in videos} >= {"a.mp4", long}
+    assert [info.error is None for info in map(inspect_video, [v.path for v in videos if v.video_id == long])] == [
+        False
+    ]
 
 
 def test_a_manifest_beside_its_videos_needs_no_data_folder(tree: Path) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import NotFoundError
+from pipeline.errors import InvalidInputError, NotFoundError
+from pipeline.roots import check_allowed
 from pipeline.settings import Settings
 
 
@@ -36,3 +37,61 @@ def test_a_file_that_is_nowhere_names_every_place(tmp_path):
         settings.resolve_input("x.pt", what="weights")
     for place in (tmp_path / "w", tmp_path / "d", Path.cwd()):
         assert str(place / "x.pt") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "allowed"),
+    [
+        ("{root}/store", True),
+        ("{root}", True),
+        ("file://{root}/store", True),
+        ("{root}/../other", False),
+        ("{root}-other/store", False),
+        ("{root}/link/x", False),
+        ("/etc/passwd", False),
+        ("relative", False),
+        ("s3://bucket/stores", True),
+        ("s3://bucket/stores/one", True),
+        ("s3://bucket/storesx", False),
+        ("s3://bucket/stores/../private", False),
+        ("s3://bucket/stores/%2e%2e/private", False),
+        ("s3://other/stores", False),
+        ("gs://bucket/stores", False),
+        ("\0", False),
+    ],
+)
+def test_a_confined_worker_uses_its_places_alone(tmp_path, place, allowed):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to("/etc")
+    roots = (str(root), "s3://bucket/stores")
+    place = place.format(root=root)
+    check_allowed(place, (), what="store")  # nobody is confined unless told so
+    if allowed:
+        check_allowed(place, roots, what="store")
+        return
+    with pytest.raises(InvalidInputError, match="expected the store in one of the places that this worker may use"):
+        check_allowed(place, roots, what="store")
+
+
+def test_confined_settings_hold_every_place_against_the_roots(tmp_path, monkeypatch):
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "w.pt").touch()
+    monkeypatch.setenv("SCALE_ROOTS", f"{inside}, s3://bucket/x")
+    Settings(store=str(inside / "s"), data=inside, weights=inside).check_places(inside / "r.yaml")
+    Settings(store="s3://bucket/x/s").check_places()
+    for wrong, what in (
+        ({"store": str(outside)}, "store"),
+        ({"store": str(inside), "data": outside}, "data folder"),
+        ({"store": str(inside), "weights": outside}, "weights folder"),
+    ):
+        with pytest.raises(InvalidInputError, match=f"expected the {what} in one of the places"):
+            Settings(**wrong).check_places()
+    with pytest.raises(InvalidInputError, match="expected the recipe"):
+        Settings(store=str(inside)).check_places(outside / "r.yaml")
+    settings = Settings(store=str(inside), weights=inside)
+    assert settings.resolve_input("w.pt", what="weights") == inside / "w.pt"
+    with pytest.raises(InvalidInputError, match="expected the weights"):
+        settings.resolve_input(str(outside / "w.pt"), what="weights")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import CorruptDataError, QueryError
+from pipeline.errors import CorruptDataError, QueryError, ResourceError
+from pipeline.query.results import json_rows, json_text
 from pipeline.query.sql import SqlTable, run_query, select_rows
 from pipeline.storage.schema import CATALOGUE_SCHEMA
 from tests.support.s3 import stub_server
@@ -147,6 +149,16 @@ def _attempts(folder: Path, endpoint: str) -> list[str]:
         "SELECT * FROM 's3://bucket/x.parquet'",
         "SELECT getenv('SCALE_TEST_SECRET')",
         "SELECT * FROM duckdb_settings()",
+        "SELECT current_setting('secret_directory')",
+        "SELECT Current_Setting('secret_directory') FROM jhmdb.videos",
+        "SELECT system.main.current_setting('secret_directory')",
+        "SELECT * FROM jhmdb.videos ORDER BY (SELECT current_setting('secret_directory'))",
+        "SELECT getvariable('x')",
+        "SELECT sleep_ms(1)",
+        "SELECT write_log('x')",
+        "SELECT setting FROM pg_catalog.pg_settings",
+        "SELECT * FROM pg_settings",
+        "SELECT * FROM duckdb_logs",
         "SELECT * FROM duckdb_secrets()",
         "SELECT * FROM which_secret('s3://x', 's3')",
         "SET enable_external_access = true",
@@ -288,3 +300,39 @@ def test_nothing_is_printed_at_exit() -> None:
     )
     assert done.stderr == ""
     assert done.stdout == "[{'n': 5}]\n"
+
+
+@pytest.mark.parametrize(
+    ("query", "value"),
+    [
+        ("SELECT DATE '294246-01-01' AS d", "294246-01-01"),
+        ("SELECT DATE '0044-03-15 (BC)' AS d", None),
+        ("SELECT TIMESTAMP '294246-01-01 00:00:00' AS d", "294246-01-01T00:00:00.000000"),
+        ("SELECT DATE '2020-02-29' AS d", "2020-02-29"),
+        ("SELECT TIME '24:00:00' AS d", None),
+    ],
+)
+def test_dates_beyond_python_are_text(query: str, value: str | None) -> None:
+    (row,) = json_rows(run_query(query, {}))
+    assert isinstance(row["d"], str)
+    assert value in (None, row["d"])
+
+
+WORDS = st.sampled_from(
+    ["SELECT", "*", "FROM", "jhmdb.videos", "WHERE", "(", ")", ",", "label", "=", "'x'", '"[/x]"', "AS", "count(*)",
+     "1",
+     "GROUP BY", "ORDER BY", "UNION", "CAST(row AS DATE)", "DATE '99999-01-01'", "1e400",
+     "range(3)", "row // 0", "-", "::HUGEINT", "::INTERVAL", "[1]", "{'a': 1}", "--", "/*", ";", "$x", "\x1b[2J",
+     "splits['1']", "unnest(labels)", "WITH x AS", "x", "LIMIT", "1000000000000", "NULL", "LATERAL", "PIVOT", "\ud800"]
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(words=st.lists(WORDS | st.text(max_size=6), max_size=9), start=st.booleans())
+def test_any_text_is_answered_or_refused_as_a_query_error(words: list[str], start: bool) -> None:
+    query = ("SELECT " if start else "") + " ".join(words)
+    try:
+        answer = json_text(json_rows(run_query(query, TABLES)))
+    except (QueryError, ResourceError) as err:
+        answer = json.dumps(str(err))
+    assert json.loads(answer) is not None
