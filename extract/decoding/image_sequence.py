@@ -58,7 +58,7 @@ def names_images(path: Path) -> bool:
 
 def is_sequence_path(path: Path) -> bool:
     """Whether a path is read as a sequence of images: a folder, or a stem of one."""
-    return path.is_dir() or names_images(path)
+    return os.path.isdir(path) or names_images(path)
 
 
 def stems_of(folder: Path) -> set[str]:

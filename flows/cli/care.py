@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import typer
@@ -26,7 +25,7 @@ def upgrade(store: StoreArgument, as_json: JsonOption = False, quiet: QuietOptio
     with console.EventPrinter(quiet=quiet or as_json) as printer:
         report = upgrade_store(store, on_event=printer)
     if as_json:
-        typer.echo(json.dumps(asdict(report)))
+        console.print_json(asdict(report))
     else:
         console.out.print(report.summary(), markup=False)
 

@@ -71,8 +71,9 @@ def _dates_of_python(column: pa.ChunkedArray) -> pa.ChunkedArray:
         kind = column.type
         if not (pa.types.is_date32(kind) or pa.types.is_timestamp(kind)):
             return column.cast(pa.string())
+        unit: Any
         whole, unit = (pa.int32(), "D") if pa.types.is_date32(kind) else (pa.int64(), kind.unit)
-        texts = [None if v is None else str(np.datetime64(v, unit)) for v in column.cast(whole).to_pylist()]
+        texts = [None if v is None else str(np.datetime64(int(v), unit)) for v in column.cast(whole).to_pylist()]
         return pa.chunked_array([pa.array(texts, pa.string())])
     return column
 
