@@ -39,6 +39,6 @@ def compact(store: StoreArgument, as_json: JsonOption = False, quiet: QuietOptio
     with console.EventPrinter(quiet=quiet or as_json) as printer:
         report = compact_store(opened, on_event=printer)
     if as_json:
-        typer.echo(json.dumps(asdict(report)))
+        console.print_json(asdict(report))
     else:
         console.out.print(report.summary(), markup=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.errors import NotFoundError
 from pipeline.products.product import Kind, Product, Ref, Stored, Units
 from pipeline.recipe import Recipe
-from pipeline.storage.schema import PENDING
+from pipeline.sets.ledger import UNDONE
 
 if TYPE_CHECKING:
     from pipeline.store.dataset import Dataset
@@ -55,7 +55,7 @@ class Features(Product):
             return Units(shards, shards)
         pending = {
             shard for shard, status in zip(*(statuses[c].to_pylist() for c in ("shard", "status")), strict=True)
-            if status == PENDING
+            if status in UNDONE
         }  # fmt: skip
         return Units(shards, tuple(sorted(pending)))
 

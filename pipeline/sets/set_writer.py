@@ -36,7 +36,7 @@ from pipeline.sets.arrays import write_array_metadata
 from pipeline.sets.binding import Binding
 from pipeline.sets.compaction import COMPACT_AFTER, compact_ledger
 from pipeline.sets.geometry import commit_geometry
-from pipeline.sets.ledger import Ledger, LedgerEntry, RowStatus, make_table, pending_rows
+from pipeline.sets.ledger import UNDONE, Ledger, LedgerEntry, RowStatus, make_table, pending_rows
 from pipeline.sets.ledger_names import Packs, entry_key, newest_generation
 from pipeline.sets.reader import SetReader
 from pipeline.sets.set_files import SetSpec, stored_layout
@@ -132,7 +132,7 @@ class SetWriter:
         everything = np.arange(start, stop)
         try:
             summary = self._ledger.summary(shard)
-            if summary is not None and summary.row_stop >= stop and not {PENDING, *again} & summary.counts.keys():
+            if summary is not None and summary.row_stop >= stop and not {*UNDONE, *again} & summary.counts.keys():
                 return None
             entry = self._ledger.entry(shard)
         except WrongVideoError:  # perhaps the catalogue is the damaged one: nothing is written over
