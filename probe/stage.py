@@ -18,6 +18,7 @@ from pipeline.products.features import has_features
 from pipeline.products.report import REPORT_FILE
 from pipeline.recipe import Recipe
 from pipeline.storage.schema import PENDING
+from pipeline.store.artifacts import split_version
 from probe.results import PREDICTIONS_FILE, ProbeReport
 from probe.threads import num_threads
 
@@ -72,7 +73,7 @@ def read_report(ds: Dataset, name: str) -> ProbeReport:
     NotFoundError
         If there is none of that name; names those there are.
     """
-    if name not in ds.artifacts("reports"):
+    if split_version(name)[0] not in ds.artifacts("reports"):
         raise NotFoundError(
             f"expected the report {name!r} in dataset {ds.name}, found {ds.artifacts('reports') or 'none'}; "
             "run `scale probe` with the recipe of that name"

@@ -1,18 +1,20 @@
 """What train, index and probe leave in the store: a few whole files and a `meta.json` that is the switch.
 
 Files are written under names that carry their content's hash, `meta.json` last. Replacing it makes the new version
-visible at once; a reader holds the old one until then. Names that no `meta.json` lists any more are removed.
+visible at once; a reader holds the old one until then. The description of the version before stays as `meta-<n>.json`:
+`NAME@<n>` opens it, or `NAME@` and the beginning of its content id. Files that no description lists are removed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.cache import cache_folder
 from pipeline.errors import CorruptDataError, InvalidInputError, NotFoundError, UnsafeNameError
@@ -26,6 +28,8 @@ from pipeline.storage.shardfile import crc32c
 from pipeline.storage.spare import read_spared, spare_key
 
 META = "meta.json"
+_OLDER = re.compile(r"meta-([1-9][0-9]*)\.json\Z")
+_CONTENT_ID = re.compile(r"[0-9a-f]{6,64}\Z")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,18 @@ class Artifact:
     _folder: str
     saved_at: str = ""
     """UTC, ISO 8601."""
+    version: int = 1
+    """Counted from 1; the highest is what the name alone stands for."""
+
+    @property
+    def content_id(self) -> str:
+        """sha256 over the files' names and hashes: the same for the same content, whatever its number."""
+        return hashlib.sha256(canonical_json(dict(self.files)).encode()).hexdigest()
+
+    @property
+    def label(self) -> str:
+        """``reports/demo@2``."""
+        return f"{self.kind}/{self.name}@{self.version}"
 
     def read(self, file: str) -> bytes:
         """Return the bytes of a file, its hash checked.
@@ -81,7 +97,7 @@ class Artifact:
     def _key(self, file: str) -> str:
         if file not in self.files:
             raise NotFoundError(f"expected a file of {self.kind}/{self.name} ({', '.join(self.files)}), found {file!r}")
-        return f"{self._folder}/{_stored_name(file, self.files[file])}"
+        return f"{self._folder}/{stored_name(file, self.files[file])}"
 
     def _damaged(self, file: str) -> CorruptDataError:
         return CorruptDataError(
@@ -111,42 +127,148 @@ def _save(
     files: Mapping[str, bytes | Path],
     meta: Mapping[str, Any],
 ) -> Artifact:
+    version = _keep_newest(backend, folder)
     hashes: dict[str, str] = {}
     for file, content in files.items():
         check_name(file)
-        if file == META:
-            raise UnsafeNameError(f"expected a file name other than {META}, found it; that one is written by the store")
+        if file == META or _OLDER.match(file):
+            raise UnsafeNameError(f"expected a file name other than {META}, found {file}; the store writes such files")
         data = content if isinstance(content, bytes | bytearray | memoryview) else Path(content).read_bytes()
         hashes[file] = hashlib.sha256(data).hexdigest()
-        backend.put(f"{folder}/{_stored_name(file, hashes[file])}", data)
-    body: dict[str, Any] = {"place": folder, "meta": json.loads(canonical_json(dict(meta))), "files": hashes,
-                            "saved_at": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
+        backend.put(f"{folder}/{stored_name(file, hashes[file])}", data)
+    described = {"version": version, "meta": json.loads(canonical_json(dict(meta))), "files": hashes}
+    saved_at = datetime.now(UTC).isoformat(timespec="seconds")
+    body: dict[str, Any] = {"place": folder, **described, "saved_at": saved_at}
     body["seal_crc32c"] = crc32c(canonical_json(body).encode())
     data = json.dumps(body, indent=1).encode()
     backend.put(f"{folder}/{META}", data)
     backend.put(spare_key(f"{folder}/{META}"), data)
-    current = {_stored_name(f, h) for f, h in hashes.items()} | {META}
+    _sweep(backend, folder)
+    return Artifact(kind, name, body["meta"], hashes, backend, folder, saved_at, version)
+
+
+def _keep_newest(backend: StorageBackend, folder: str) -> int:
+    """Keep the description of the version that stands, under its number; return the next one's."""
+    try:
+        raw = read_spared(backend, f"{folder}/{META}", lambda raw: (parse_meta(raw, folder), raw)[1])
+    except (NotFoundError, CorruptDataError):  # none yet, or one that nobody can read any more
+        return max(_older(backend, folder), default=0) + 1
+    number = parse_meta(raw, folder).version
+    for key in (f"{folder}/meta-{number}.json", spare_key(f"{folder}/meta-{number}.json")):
+        backend.put(key, raw)
+    return number + 1
+
+
+def _older(backend: StorageBackend, folder: str) -> list[int]:
+    keys = (key.removeprefix(f"{folder}/") for key, _ in backend.list(folder, recursive=False))
+    return sorted(int(match[1]) for key in keys if (match := _OLDER.match(key)))
+
+
+def _sweep(backend: StorageBackend, folder: str) -> None:
+    """Remove files that no version lists; nothing where a description cannot be read."""
+    current = {META}
+    try:
+        newest = read_spared(backend, f"{folder}/{META}", lambda raw: parse_meta(raw, folder))
+        current |= {stored_name(f, h) for f, h in newest.files.items()}
+        for number in _older(backend, folder):
+            kept = parse_meta(backend.read(f"{folder}/meta-{number}.json"), folder)
+            current |= {f"meta-{number}.json"} | {stored_name(f, h) for f, h in kept.files.items()}
+    except CorruptDataError:
+        return
     for key, _ in backend.list(folder):
         if key.removeprefix(f"{folder}/") not in current and "_lock/" not in key:
             backend.delete(key)
-    return Artifact(kind, name, body["meta"], hashes, backend, folder, body["saved_at"])
+
+
+def split_version(name: str) -> tuple[str, str]:
+    """Return name and version of ``NAME@VERSION``; the version is empty where none is asked for."""
+    base, _, version = name.partition("@")
+    return base, version
+
+
+def artifact_versions(backend: StorageBackend, dataset: str, kind: str, name: str) -> list[Artifact]:
+    """Return every version of an artifact, oldest first; those whose description cannot be read are left out.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no artifact of the name.
+    """
+    newest = load_artifact(backend, dataset, kind, name)
+    found = [newest]
+    for number in _older(backend, newest._folder):
+        if number < newest.version:
+            try:
+                found.append(_load_older(backend, newest, number))
+            except (NotFoundError, CorruptDataError):
+                continue
+    return sorted(found, key=lambda one: one.version)
+
+
+def _load_older(backend: StorageBackend, newest: Artifact, number: int) -> Artifact:
+    folder = newest._folder
+    body = read_spared(backend, f"{folder}/meta-{number}.json", lambda raw: parse_meta(raw, folder))
+    return Artifact(newest.kind, newest.name, body.meta, body.files, backend, folder, body.saved_at, number)
+
+
+def drop_version(backend: StorageBackend, artifact: Artifact) -> int:
+    """Remove an older version, and the files that no other version has; return how many bytes that freed.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is the newest one.
+    """
+    folder = artifact._folder
+    with exclusive(backend, folder):
+        before = sum(size for _, size in backend.list(folder))
+        if artifact.version not in _older(backend, folder):
+            raise InvalidInputError(f"expected an older version, found {artifact.label}, which the name stands for")
+        key = f"{folder}/meta-{artifact.version}.json"
+        backend.delete(spare_key(key))
+        backend.delete(key)
+        _sweep(backend, folder)
+        return before - sum(size for _, size in backend.list(folder))
 
 
 def load_artifact(backend: StorageBackend, dataset: str, kind: str, name: str) -> Artifact:
     """Open an artifact; see :meth:`Dataset.artifact`."""
+    name, version = split_version(name)
     folder = _folder(dataset, kind, name)
+    if version:
+        return _pick_version(artifact_versions(backend, dataset, kind, name), version)
     try:
-        meta, files, saved_at = read_spared(backend, f"{folder}/{META}", lambda raw: parse_meta(raw, folder))
-        if not backend.exists(f"{folder}/{META}") and not _has_files(backend, folder, files):
+        body = read_spared(backend, f"{folder}/{META}", lambda raw: parse_meta(raw, folder))
+        if not backend.exists(f"{folder}/{META}") and not _has_files(backend, folder, body.files):
             raise NotFoundError("removed, and only the copy of its description is left")
     except NotFoundError:
         there = ", ".join(list_artifacts(backend, dataset, kind)) or "none"
         raise NotFoundError(f"expected {kind}/{name} in dataset {dataset}, found: {there}") from None
-    return Artifact(kind, name, meta, files, backend, folder, saved_at)
+    return Artifact(kind, name, body.meta, body.files, backend, folder, body.saved_at, body.version)
 
 
-def parse_meta(raw: bytes, folder: str) -> tuple[dict[str, Any], dict[str, str], str]:
-    """Return what an artifact's description says, its files, and when it was saved.
+def _pick_version(versions: list[Artifact], wanted: str) -> Artifact:
+    found = [one for one in versions if wanted == str(one.version)]
+    if not found and _CONTENT_ID.match(wanted):
+        found = [one for one in versions if one.content_id.startswith(wanted)]
+    if not found:
+        newest = versions[-1]
+        there = ", ".join(f"{one.version} ({one.content_id[:12]})" for one in versions)
+        raise NotFoundError(f"expected a version of {newest.kind}/{newest.name} out of {there}, found {wanted!r}")
+    return found[-1]
+
+
+class Description(NamedTuple):
+    """What a `meta.json` says."""
+
+    meta: dict[str, Any]
+    files: dict[str, str]
+    saved_at: str
+    version: int
+
+
+def parse_meta(raw: bytes, folder: str) -> Description:
+    """Return what an artifact's description says.
 
     Raises
     ------
@@ -160,6 +282,7 @@ def parse_meta(raw: bytes, folder: str) -> tuple[dict[str, Any], dict[str, str],
         if seal != crc32c(canonical_json(body).encode()):
             raise ValueError("its seal does not hold")
         meta, files = dict(body["meta"]), {str(f): str(h) for f, h in body["files"].items()}
+        version = int(body.get("version", 1))  # stores of before did not count
         if body.get("place", folder) != folder:  # schema 1 did not say
             raise ValueError(f"it describes {body['place']}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
@@ -168,7 +291,7 @@ def parse_meta(raw: bytes, folder: str) -> tuple[dict[str, Any], dict[str, str],
         check_name(file)
         if len(digest) != 64 or not all(c in "0123456789abcdef" for c in digest):
             raise CorruptDataError(f"{what}: expected a sha256 for {file}, found {digest!r}")
-    return meta, files, str(body.get("saved_at", ""))
+    return Description(meta, files, str(body.get("saved_at", "")), version)
 
 
 def _is_there(backend: StorageBackend, folder: str) -> bool:
@@ -176,14 +299,14 @@ def _is_there(backend: StorageBackend, folder: str) -> bool:
     if backend.exists(f"{folder}/{META}"):
         return True
     try:
-        _, files, _ = parse_meta(backend.read(spare_key(f"{folder}/{META}")), folder)
+        body = parse_meta(backend.read(spare_key(f"{folder}/{META}")), folder)
     except (NotFoundError, CorruptDataError):
         return False
-    return _has_files(backend, folder, files)
+    return _has_files(backend, folder, body.files)
 
 
 def _has_files(backend: StorageBackend, folder: str, files: Mapping[str, str]) -> bool:
-    return all(backend.exists(f"{folder}/{_stored_name(f, h)}") for f, h in files.items())
+    return all(backend.exists(f"{folder}/{stored_name(f, h)}") for f, h in files.items())
 
 
 def list_artifacts(backend: StorageBackend, dataset: str, kind: str) -> list[str]:
@@ -202,6 +325,7 @@ def _checked_kind(kind: str) -> str:
     return kind
 
 
-def _stored_name(file: str, digest: str) -> str:
+def stored_name(file: str, digest: str) -> str:
+    """Return the name under which a file of this sha256 is stored."""
     stem, dot, suffix = file.partition(".")
     return f"{stem}-{digest[:12]}{dot}{suffix}"

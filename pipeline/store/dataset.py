@@ -353,7 +353,7 @@ class Dataset:
     def save_artifact(
         self, kind: str, name: str, files: Mapping[str, bytes | Path], meta: Mapping[str, Any]
     ) -> Artifact:
-        """Write a model, index or report as whole files; the older one of the name is replaced at once, or not at all.
+        """Write a model, index or report as whole files: the name's next version, all of it at once or not at all.
 
         Parameters
         ----------
@@ -367,7 +367,7 @@ class Dataset:
         return save_artifact(self._backend, self.name, kind, name, files, meta)
 
     def artifact(self, kind: str, name: str) -> Artifact:
-        """Open an artifact as it stands now; NotFoundError names those that exist."""
+        """Open an artifact as it stands now, or an older version (``NAME@2``); NotFoundError names those that exist."""
         return load_artifact(self._backend, self.name, kind, name)
 
     def artifacts(self, kind: str) -> list[str]:

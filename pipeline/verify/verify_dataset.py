@@ -17,7 +17,7 @@ from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import shard_key
 from pipeline.storage.sealed import check_seal
 from pipeline.storage.shardfile import encode_shard
-from pipeline.store.artifacts import META, list_artifacts, load_artifact
+from pipeline.store.artifacts import META, Artifact, artifact_versions, drop_version, list_artifacts, load_artifact
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.commits import commit_numbers
 from pipeline.store.video_rows import VideoRows
@@ -209,12 +209,26 @@ class DatasetCheck:
                     artifact = load_artifact(self._backend, self._name, kind, name)
                     for file in artifact.files:
                         self.num_bytes += len(artifact.read(file))
+                    self._check_older(artifact)
                 except (FormatError, NotFoundError) as err:
                     if self._repair:
                         with exclusive(self._backend, key):
                             self._backend.delete(f"{key}/{META}")
                     fixed = "dropped; the next run makes it again" if self._repair else ""
                     self._found("damaged artifact", key, str(err), fixed)
+
+    def _check_older(self, newest: Artifact) -> None:
+        for one in artifact_versions(self._backend, self._name, newest.kind, newest.name):
+            if one.version == newest.version:
+                continue
+            try:
+                for file in one.files:
+                    self.num_bytes += len(one.read(file))
+            except (FormatError, NotFoundError) as err:
+                if self._repair:
+                    drop_version(self._backend, one)
+                where = f"{self._name}/{one.label}"
+                self._found("damaged artifact", where, str(err), "this version dropped" if self._repair else "")
 
     def _check_leftovers(self) -> None:
         """Temporary files of killed writers, and claims of dead ones."""

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from pipeline.errors import CorruptDataError, FormatError, NotFoundError
 from pipeline.fingerprint import differing_fields
 from pipeline.storage.parquet import read_parquet
+from pipeline.store.artifacts import split_version, stored_name
 from probe.maths.statistics import compare_paired
 from probe.pages.page import p_text, points, render_page
 from probe.pages.report_view import FIGURES, METHODS, date_text, main_figure, percent, readout_text
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from pipeline import FeatureStore
 
 SIGNIFICANCE = 0.05
-MAX_DIFFERENCES = 40
 PREDICTION_COLUMNS = ("result", "video_id", "group", "labels", "correct")
 
 
@@ -132,20 +132,28 @@ def load_run(path: str | Path) -> Run:
         If it is not a report of this version.
     """
     path = Path(path)
-    folder, file = (path, _file_of(path, REPORT_FILE)) if path.is_dir() else (path.parent, path)
-    if not file.is_file():
-        raise NotFoundError(f"expected a report at {file}, found no such file; give a report.json, or its folder")
-    predictions = _file_of(folder, PREDICTIONS_FILE)
-    return _run(str(path), file.read_bytes(), predictions.read_bytes() if predictions.is_file() else None)
+    if not path.exists():
+        raise NotFoundError(f"expected a report at {path}, found nothing there; give a report's page, JSON or folder")
+    folder = path if path.is_dir() else path.parent
+    of_version = _files_of_version(folder, path)
+    report = of_version.get(REPORT_FILE, folder / REPORT_FILE if path.is_dir() or path.suffix == ".html" else path)
+    if not report.is_file():
+        raise NotFoundError(f"expected a report at {report}, found no such file; give a report.json, or its folder")
+    predictions = of_version.get(PREDICTIONS_FILE, folder / PREDICTIONS_FILE)
+    return _run(str(path), report.read_bytes(), predictions.read_bytes() if predictions.is_file() else None)
 
 
-def _file_of(folder: Path, name: str) -> Path:
-    """Find a file of a report, also where the store keeps it under a name with its hash."""
-    plain = folder / name
-    if plain.is_file():
-        return plain
-    stem, _, suffix = name.partition(".")
-    return next(iter(sorted(folder.glob(f"{stem}-*.{suffix}"))), plain)
+def _files_of_version(folder: Path, path: Path) -> dict[str, Path]:
+    """Find the files that a store keeps together under names with their hash: those beside `path`, else the newest."""
+    for described in sorted(folder.glob("meta*.json"), key=lambda p: p.name != "meta.json"):
+        try:
+            hashes = json.loads(described.read_bytes())["files"]
+            files = {name: folder / stored_name(name, str(digest)) for name, digest in hashes.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if path == folder or path in files.values():
+            return files
+    return {}
 
 
 def load_stored_run(store: FeatureStore, dataset: str, name: str) -> Run:
@@ -159,7 +167,7 @@ def load_stored_run(store: FeatureStore, dataset: str, name: str) -> Run:
         If it is not a report of this version.
     """
     ds = store.dataset(dataset)
-    if name not in ds.artifacts("reports"):
+    if split_version(name)[0] not in ds.artifacts("reports"):
         raise NotFoundError(
             f"expected a report {name!r} in dataset {dataset}, found {sorted(ds.artifacts('reports')) or 'none'}"
         )
@@ -330,12 +338,11 @@ def _differences(a: ProbeReport, b: ProbeReport) -> list[tuple[str, str, str]]:
     facts_a: Mapping[str, Any] = {"recipe": a.recipe_content, "version": a.versions, "snapshot": a.snapshot[:12]}
     facts_b: Mapping[str, Any] = {"recipe": b.recipe_content, "version": b.versions, "snapshot": b.snapshot[:12]}
     found = differing_fields(facts_a, facts_b)
-    return [(what, _shown(x), _shown(y)) for what, (x, y) in list(found.items())[:MAX_DIFFERENCES]]
+    return [(what, _shown(x), _shown(y)) for what, (x, y) in found.items()]
 
 
 def _shown(value: Any) -> str:
-    text = "-" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return "-" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _remarks(a: Run, b: Run) -> list[str]:
