@@ -15,12 +15,12 @@ from flows.catalog_flow import catalog
 from flows.embed_flow import embed
 from flows.extract_flow import extract
 from flows.index_flow import index
-from flows.parameters import ExtractOptions, RecipeName, Where, find_recipe, run_name
+from flows.parameters import ExtractOptions, RecipeName, Where, open_run, run_name
 from flows.probe_flow import probe
+from flows.recording import recorded
 from flows.runner import select_stages
 from flows.stage_run import publish_numbers
 from flows.train_flow import train
-from pipeline.recipe import load_recipe
 from pipeline.reports import StageReport
 
 StageName = Literal["catalog", "extract", "train", "embed", "probe", "index"]
@@ -41,14 +41,14 @@ def pipeline(
         options: Which shards, and on which engine.
         stages: Only these stages; empty: all that the recipe asks for.
     """
-    wanted = [stage.name for stage in select_stages(load_recipe(find_recipe(recipe)))]
-    reports: list[StageReport] = []
-    for name in wanted:
-        if stages and name not in stages:
-            continue
-        report = extract(recipe, where, options) if name == "extract" else SUBFLOWS[name](recipe, where)
-        reports.append(StageReport.model_validate(report))
-        get_run_logger().info("%s: %s (%.1f s)", name, did_line(reports[-1]), reports[-1].seconds)
+    loaded, store, _ = open_run(recipe, where)
+    with recorded(loaded, store) as reports:
+        for name in [stage.name for stage in select_stages(loaded)]:
+            if stages and name not in stages:
+                continue
+            report = extract(recipe, where, options) if name == "extract" else SUBFLOWS[name](recipe, where)
+            reports.append(StageReport.model_validate(report))
+            get_run_logger().info("%s: %s (%.1f s)", name, did_line(reports[-1]), reports[-1].seconds)
     publish_run(reports)
     return {"recipe": recipe, "did": {report.stage: report.did for report in reports}}
 

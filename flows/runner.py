@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from flows.recording import recorded
 from flows.render import probe_options
 from flows.stages import STAGES, Stage
 from pipeline import FeatureStore
@@ -139,13 +140,14 @@ def run_recipe(
     RunReport
     """
     started = time.perf_counter()
-    reports: list[StageReport] = []
-    for stage in select_stages(recipe, stages):
-        plan = stage.plan(recipe, store, settings, **_options_for(stage, options))
-        if on_plan is not None:
-            on_plan(plan)
-        extra = probe_options(recipe.dataset.name, store, settings) if stage.name == "probe" else {}
-        reports.append(stage.run(plan, store, settings, on_event, **extra))
+    wanted = select_stages(recipe, stages)
+    with recorded(recipe, store) as reports:
+        for stage in wanted:
+            plan = stage.plan(recipe, store, settings, **_options_for(stage, options))
+            if on_plan is not None:
+                on_plan(plan)
+            extra = probe_options(recipe.dataset.name, store, settings) if stage.name == "probe" else {}
+            reports.append(stage.run(plan, store, settings, on_event, **extra))
     snapshot = next((r.snapshot for r in reversed(reports) if r.snapshot), "")
     if not snapshot and recipe.dataset.name in store.datasets():
         snapshot = store.dataset(recipe.dataset.name).snapshot()

@@ -121,11 +121,15 @@ def _page(found: SearchResult, ds: Dataset, settings: Settings) -> str:
 
 def compare(
     a: Annotated[
-        str, typer.Argument(metavar="A", help="A report: report.json, its folder, or a store with one report.")
+        str,
+        typer.Argument(
+            metavar="A",
+            help="A report: its page, JSON or folder, a store with one report, or a name in the store (demo, demo@1).",
+        ),
     ],
     b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
     store: Annotated[
-        str | None, typer.Option("--store", help="Take A and B as names of reports in this store instead.")
+        str | None, typer.Option("--store", help="Take A and B as names of reports in this store; else SCALE_STORE's.")
     ] = None,
     dataset: DatasetOption = None,
     everything: Annotated[bool, typer.Option("--all", help="Every number, not the headline ones alone.")] = False,
@@ -156,6 +160,9 @@ def _run_at(place: str, dataset: str | None) -> Any:
     """Load a report from a file or folder, or the only one of a store."""
     from probe.pages.compare import load_run, load_stored_run
 
+    if not Path(place).exists() and "://" not in place:  # a name: of a report in the store of the environment
+        named = FeatureStore.open(make_settings().store)
+        return load_stored_run(named, pick_dataset(named, dataset).name, place)
     is_store = "://" in place or (Path(place) / "zarr.json").is_file()
     if not is_store:
         return load_run(place)

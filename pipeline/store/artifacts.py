@@ -74,6 +74,13 @@ class Artifact:
             raise self._damaged(file)
         return data
 
+    def size(self, file: str) -> int:
+        """Return the bytes of a file as it is stored; 0 where it is gone."""
+        try:
+            return self._backend.size(self._key(file))
+        except NotFoundError:
+            return 0
+
     def local_path(self, file: str) -> Path:
         """Return the path of a file, its hash checked; files of an object store are fetched into the cache folder.
 

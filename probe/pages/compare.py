@@ -133,7 +133,7 @@ def load_run(path: str | Path) -> Run:
     """
     path = Path(path)
     if not path.exists():
-        raise NotFoundError(f"expected a report at {path}, found nothing there; give a report's page, JSON or folder")
+        raise NotFoundError(f"expected a report at {path}, found no such file; give a report's page, JSON or folder")
     folder = path if path.is_dir() else path.parent
     of_version = _files_of_version(folder, path)
     report = of_version.get(REPORT_FILE, folder / REPORT_FILE if path.is_dir() or path.suffix == ".html" else path)

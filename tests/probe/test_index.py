@@ -212,6 +212,10 @@ def test_a_flipped_byte_in_the_store_is_refused(store: FeatureStore, tmp_path: P
         damaged = bytearray(whole)
         damaged[len(whole) // 2] ^= 4
         file.write_bytes(damaged)
+        if file.name == "meta.json":  # its copy serves
+            assert open_index(store, "toy").meta["num_vectors"] == NUM_VIDEOS - 1
+            file.write_bytes(whole)
+            continue
         with pytest.raises(CorruptDataError):
             search_index(store, "toy", "default", np.ones(DIM, np.float32), 3)
         file.write_bytes(whole)

@@ -150,7 +150,7 @@ def test_an_index_of_joined_streams_finds_what_brute_force_finds(tmp_path: Path)
         readouts={"both": heavier},
     )
     plan = plan_index(wanted, store, Settings())
-    assert [unit.name for unit in plan.units] == ["default", "two"]
+    assert [one.product.name for one in plan.standings] == ["default", "two"]
     assert run_index(plan, store, Settings()).did["indexes_built"] == 2
     assert plan_index(wanted, store, Settings()).is_empty
     block = store.dataset("toy").select().features("c", RGB)
