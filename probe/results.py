@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from pipeline.products.report import REPORT_FILE as REPORT_FILE
 from pipeline.reports import StageReport
@@ -17,7 +17,6 @@ from pipeline.reports import StageReport
 PREDICTIONS_FILE = "predictions.parquet"
 """One line per (result, test row): result, row, video_id, group, labels, predicted, correct."""
 
-ProbeKind = Literal["knn", "linear", "mlp", "attentive", "retrieval"]
 CurveName = Literal["k", "crops", "epoch", "labels"]
 
 
@@ -57,7 +56,8 @@ class ProbeResult(Frozen):
     id: str
     """Unique in the report, and the same in the next run of the same recipe:
     ``knn/grid5x3/x3d_xs/mean/k=20/T=0.07/strict``."""
-    probe: ProbeKind
+    probe: str
+    """Kind of the probe."""
     dataset: str
     split: str
     crops: str
@@ -132,6 +132,16 @@ class ProbeResult(Frozen):
     per_class: tuple[ClassResult, ...] = ()
     curves: tuple[Curve, ...] = ()
     notes: tuple[str, ...] = ()
+    figures: dict[str, float] = Field(default_factory=dict)
+    """What else a method found, by name."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_figures(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write reports as they were before methods could add figures."""
+        content: dict[str, Any] = dump(self)
+        if not content.get("figures"):
+            content.pop("figures", None)
+        return content
 
     def line(self) -> dict[str, Any]:
         """Return the object that the JSON line of ``scale run --json`` holds for this number."""
@@ -148,8 +158,9 @@ class ProbeResult(Frozen):
             "seed",
         )
         data = self.model_dump(mode="json", include={*chosen, *more})
-        selection = self.protocol if self.probe in ("linear", "mlp", "attentive") else None
-        return {key: data[key] for key in (*chosen, *more)} | {"selection": selection}
+        selection = self.protocol if self.protocol in ("selected", "last") else None
+        figures = {"figures": dict(self.figures)} if self.figures else {}
+        return {key: data[key] for key in (*chosen, *more)} | {"selection": selection} | figures
 
 
 class Coverage(Frozen):

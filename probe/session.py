@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +15,22 @@ from pipeline.fingerprint import fingerprint
 from pipeline.products import Measurement, Report, embedding_products
 from pipeline.recipe import Recipe
 from pipeline.recipe.backbones import RandomWeights
-from pipeline.recipe.probes import KnnProbe, LinearProbe, ProbeSpec, RetrievalProbe
+from pipeline.recipe.kinds import load_modules
+from pipeline.recipe.probes import ProbeSpec
 from probe.data.features import SplitTable
 from probe.data.leaks import check_leaks
 from probe.data.readouts import Reader, ReadoutData
 from probe.methods.comparisons import compare_results
-from probe.methods.knn import measure_knn
 from probe.methods.measure import Findings, Setting, Vocabulary
-from probe.methods.overview import embedding_map, neighbour_strips
-from probe.methods.retrieval import measure_retrieval
-from probe.methods.trained import measure_trained
-from probe.results import Coverage, EmbeddingMap, LeakCheck, NeighbourStrip, PairedComparison
+from probe.methods.overview import embedding_map
+from probe.methods.registry import Probing, measure_probe
+from probe.results import Coverage, EmbeddingMap, LeakCheck, PairedComparison
 
 if TYPE_CHECKING:
     from pipeline import Dataset
     from pipeline.settings import Settings
 
-log = logging.getLogger(__name__)
+load_modules("probe.methods")
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,12 @@ class Session:
         self.recipe, self.ds, self.settings, self.on_event = recipe, ds, settings, on_event
         self.reader = Reader(ds)
         self.findings = Findings()
+        self.device = str(pick_device(settings.device))
         self.vocabularies: dict[str, Vocabulary] = {}
         self.splits: dict[str, SplitTable] = {}
         self.coverage: dict[tuple[str, str, str, str], Coverage] = {}
         self.leaks: dict[tuple[Any, ...], tuple[LeakCheck, dict[int, str]]] = {}
         self.maps: dict[tuple[str, str, str, str], EmbeddingMap] = {}
-        self.strips: dict[tuple[str, str, str, str], tuple[NeighbourStrip, ...]] = {}
         self.snapshots: dict[tuple[str, str | None], str] = {}
 
     def measure(self, measured: Measurement) -> None:
@@ -65,33 +63,13 @@ class Session:
         split = self.splits.setdefault(spec.measured_split, self.reader.split(spec.measured_split))
         vocabulary = self.vocabularies.setdefault(spec.measured_split, Vocabulary.of(split))
         drop = self._check_leaks(spec, feature_set, split)
-        readouts: tuple[str, ...] = ("attention",) if spec.kind == "attentive" else tuple(spec.readouts)
-        for data in self.reader.readouts(measured, readouts, drop):
+        for data in self.reader.readouts(measured, spec.reads, drop):
             key = (spec.measured_split, data.crops, data.feature_set, _name(data))
             self.coverage.setdefault(key, data.used.coverage)
             setting = Setting(split, vocabulary, data.used, self._common(spec, data))
-            self._run(spec, data, setting)
+            measure_probe(spec, Probing(data, setting, self.findings, self.device, key))
             if key not in self.maps and data.readout not in ("crops", "attention"):
                 self.maps[key] = embedding_map(data, split, seed=spec.seed)
-
-    def _run(self, spec: ProbeSpec, data: ReadoutData, setting: Setting) -> None:
-        if isinstance(spec, KnnProbe):
-            neighbours, point = measure_knn(spec, data, setting, self.findings)
-            key = (spec.measured_split, data.crops, data.feature_set, _name(data))
-            if key not in self.strips:
-                self.strips[key] = neighbour_strips(data, setting, neighbours, point, seed=spec.seed)
-        elif isinstance(spec, LinearProbe):
-            what = f"{spec.kind} on {data.readout} of {data.crops}/{data.feature_set}"
-
-            def on_epoch(done: int, total: int) -> None:
-                if done == total or done % 10 == 0:
-                    log.debug("%s: epoch %d of %d", what, done, total)
-
-            measure_trained(
-                spec, data, setting, self.findings, device=str(pick_device(self.settings.device)), on_epoch=on_epoch
-            )
-        elif isinstance(spec, RetrievalProbe):
-            measure_retrieval(spec, data, setting, self.findings)
 
     def _check_leaks(self, spec: ProbeSpec, feature_set: str, split: SplitTable) -> dict[int, str]:
         key = (spec.measured_split, spec.crops, feature_set, spec.leak_threshold, spec.exclude_leaks)
@@ -191,7 +169,7 @@ def measure_all(report: Report, ds: Dataset, settings: Settings, on_event: OnEve
         "leaks": tuple(check for check, _ in session.leaks.values()),
         "comparisons": session.comparisons(),
         "maps": tuple(session.maps.values()),
-        "strips": tuple(strip for strips in session.strips.values() for strip in strips),
+        "strips": tuple(strip for strips in session.findings.strips.values() for strip in strips),
         "warnings": warnings,
     }
     return Measured(fields, session.findings, session.splits)

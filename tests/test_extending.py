@@ -3,56 +3,54 @@
 from __future__ import annotations
 
 import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from aggregate.network.saving import load_model
 from aggregate.stage import plan_train, run_train
+from extract.backbones import describe_backbone, load_backbone
+from extract.crops.draw import draw_crops
+from extract.crops.policies import VideoFacts
 from pipeline.errors import InvalidInputError, RecipeError
+from pipeline.exchange.export import write_features
+from pipeline.recipe import parse_recipe
 from pipeline.recipe.objectives import OBJECTIVES
+from pipeline.settings import Settings
+from probe import plan_probe, run_probe
 from tests.support.outside import installed
 from tests.support.toy_training import HERE, recipe, toy
 
-OBJECTIVE = '''
-    """Pulls the two sets of a video together."""
-
-    from typing import Literal
-
-    from pydantic import Field
-
-    from aggregate.objectives import Objective, ObjectiveInput, ObjectiveResult, build_objective
-    from pipeline.recipe import ObjectiveBase
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
-    class PullSpec(ObjectiveBase):
-        """Squared distance of the set tokens."""
-
-        kind: Literal["pull"]
-        weight: float = Field(1.0, gt=0)
-
-
-    class Pull(Objective):
-        def __init__(self, weight: float) -> None:
-            super().__init__()
-            self.weight = weight
-
-        def forward(self, inputs: ObjectiveInput) -> ObjectiveResult:
-            tokens = inputs.main.set_tokens
-            loss = self.weight * (tokens[:, 0] - tokens[:, 1]).square().mean()
-            return ObjectiveResult(loss, {"pull_loss": loss.detach()})
+def shown(kind: str) -> tuple[str, str, dict[str, dict[str, str]]]:
+    """Return what the page shows of one kind: its module's name and code, and its entry points."""
+    part = PAGE.split(f"## {kind}\n")[1].split("\n## ")[0]
+    code, entry = (part.split(f"```{language}\n")[1].split("```")[0].strip() for language in ("python", "toml"))
+    assert sum(bool(line) for line in code.splitlines()) < 30
+    table = tomllib.loads(entry)["project"]["entry-points"]
+    module = next(iter(next(iter(table.values())).values())).partition(":")[0]
+    points = {group: {name: value.partition(":")[2] for name, value in kinds.items()} for group, kinds in table.items()}
+    return module, code, points
 
 
-    @build_objective.register
-    def build_pull(spec: PullSpec) -> Objective:
-        return Pull(spec.weight)
-'''
+@contextmanager
+def adding(kind: str, folder: Path) -> Iterator[str]:
+    folder.mkdir(exist_ok=True)
+    module, code, points = shown(kind)
+    with installed(folder, module, code, points):
+        assert module not in sys.modules
+        yield module
 
 
 def test_an_objective_from_outside_trains_a_model_and_is_read_back_from_its_recipe(tmp_path):
-    place = tmp_path / "site"
-    place.mkdir()
-    with installed(place, "pulling", OBJECTIVE, {"scale.objectives": {"pull": "PullSpec"}}):
-        assert "pulling" not in sys.modules
+    with adding("An objective", tmp_path / "site"):
         assert OBJECTIVES.names == ("scale", "mcm", "set", "ntxent", "pull")
         recipe()  # of the house's own kinds: nothing from outside is imported
         assert "pulling" not in sys.modules
@@ -67,6 +65,61 @@ def test_an_objective_from_outside_trains_a_model_and_is_read_back_from_its_reci
         assert not plan_train(other, store, HERE).is_empty
         with pytest.raises(RecipeError, match=r"train\.objective\.weight: .*above 0"):
             recipe(objective={"kind": "pull", "weight": -1})
+
+
+def test_a_crop_policy_from_outside_draws(tmp_path):
+    with adding("A crop policy", tmp_path / "site") as module:
+        parsed = parse({"crops": {"c": {"policy": "ends", "num_frames": 8}}})
+        assert module in sys.modules
+        drawn = draw_crops(parsed.crops["c"], "a", VideoFacts(10.0, 300, 30.0, 64, 48))
+        assert drawn.geometry.shape == (2, 9)
+        assert drawn.geometry[0, 0] == 0
+        assert drawn.geometry[1, 1] == pytest.approx(10.0)
+        assert parse(parsed.model_dump(mode="json", by_alias=True), whole=True) == parsed
+
+
+def test_a_backbone_from_outside_gives_features(tmp_path):
+    with adding("A backbone", tmp_path / "site"):
+        spec = parse({"backbones": {"x3d_xs": {"kind": "colour", "weights": {"random": 0}}}}).backbones["x3d_xs"]
+        assert describe_backbone(spec, Settings()).dim == 3
+        backbone = load_backbone(spec, Settings())
+        assert torch.equal(backbone(torch.ones(2, 3, 4, 8, 8)), torch.ones(2, 3))
+
+
+def test_a_probe_from_outside_is_measured_reported_and_read_back(tmp_path):
+    with adding("A probe", tmp_path / "site"):
+        store = toy(tmp_path, labels=["ab"[n % 2] for n in range(24)])
+        content = recipe(embeds=()).model_dump(mode="json", by_alias=True, exclude_none=True)
+        wanted = parse_recipe({**content, "probes": [{"kind": "centroid", "crops": "train16"}]})
+        report = run_probe(plan_probe(wanted, store, HERE), store, HERE)
+        (line,) = report.lines()
+        assert line["probe"] == "centroid"
+        assert line["figures"]["margin"] >= 0
+        assert 0 <= line["top1"] <= 1
+        again = run_probe(plan_probe(wanted, store, HERE), store, HERE)
+        assert again.lines() == [line]
+        assert "centroid" in store.dataset("toy").artifact("reports", "toy").read("report.html").decode()
+
+
+def test_an_export_from_outside_is_chosen_by_its_suffix(tmp_path):
+    selection = toy(tmp_path).dataset("toy").select()
+    with pytest.raises(InvalidInputError, match=r"\.npz.*\.h5.*\.parquet"):
+        write_features(selection, tmp_path / "x.rows", "train16", "fake")
+    with adding("An export format", tmp_path / "site"):
+        path = write_features(selection, tmp_path / "x.rows", "train16", "fake")
+        assert np.loadtxt(path).shape == (24, 8)
+        with pytest.raises(InvalidInputError, match=r"\.npz.*\.rows"):
+            write_features(selection, tmp_path / "x.nope", "train16", "fake")
+
+
+def parse(changes, whole=False):
+    content = {
+        "name": "tiny",
+        "dataset": {"name": "d", "videos": "**/*.mp4"},
+        "crops": {"c": {"policy": "grid"}},
+        "backbones": {"x3d_xs": {"kind": "pytorchvideo", "model": "x3d_xs", "weights": {"random": 0}}},
+    }
+    return parse_recipe(changes if whole else {**content, **changes})
 
 
 def test_a_kind_that_nobody_brings_lists_those_that_there_are():

@@ -88,10 +88,11 @@ def query(
     as_json: JsonOption = False,
 ) -> None:
     """Select videos, optionally with their features."""
-    from pipeline.exchange.export import FEATURE_SUFFIXES, write_features, write_table
+    from pipeline.exchange.export import write_features, write_table
+    from pipeline.exchange.formats import suffixes
 
     held = pick_dataset(FeatureStore.open(store), dataset)
-    holds_arrays = out is not None and out.suffix.lower() in FEATURE_SUFFIXES
+    holds_arrays = out is not None and out.suffix.lower() in suffixes()
     chosen = pick_features(held, features) if features or holds_arrays else None
     selection = held.select(where, params=parse_params(params))
     if out is None:

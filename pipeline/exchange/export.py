@@ -13,6 +13,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from pipeline.errors import InvalidInputError
+from pipeline.exchange.formats import suffixes, writer_of, writes
 from pipeline.exchange.origin import provenance, shard_blocks
 from pipeline.query.results import json_rows, json_text, plain_answer
 from pipeline.storage.schema import GEOMETRY_COLUMNS
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from pipeline.sets.handles import SelectionHandle
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
-FEATURE_SUFFIXES = (".npz", ".h5", ".hdf5")
-"""Files of arrays; a table may hold features as well."""
 
 
 def write_table(table: pa.Table, path: str | Path) -> Path:
@@ -77,19 +76,17 @@ def write_features(selection: SelectionHandle, path: str | Path, crops: str, fea
     InvalidInputError
         If the suffix is another one.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix == ".npz":
-        return write_npz(selection, path, crops, feature_set)
-    if suffix in FEATURE_SUFFIXES:
-        from pipeline.exchange.hdf5 import export_hdf5
-
-        return export_hdf5(selection, path, crops, feature_set)
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if (writer := writer_of(suffix)) is not None:
+        return writer(selection, path, crops, feature_set)
     if suffix in TABLE_SUFFIXES:
         return write_table(selection.to_arrow(crops, feature_set), path)
-    known = ", ".join((*FEATURE_SUFFIXES, *TABLE_SUFFIXES))
-    raise InvalidInputError(f"expected a file name that ends in {known}, found {Path(path).name!r}")
+    known = ", ".join((*suffixes(), *TABLE_SUFFIXES))
+    raise InvalidInputError(f"expected a file name that ends in {known}, found {path.name!r}")
 
 
+@writes(".npz")
 def write_npz(selection: SelectionHandle, path: str | Path, crops: str, feature_set: str) -> Path:
     """Write values, valid, geometry, row, video_id, label, status, error and provenance (JSON) as NPZ.
 

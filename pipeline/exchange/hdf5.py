@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.exchange.formats import writes
 from pipeline.exchange.origin import provenance, shard_blocks
 from pipeline.storage.schema import GEOMETRY_COLUMNS
 from pipeline.storage.whole_file import whole_file
@@ -28,6 +29,7 @@ KIND = "scale-feature-export"
 VERSION = 1
 
 
+@writes(".h5", ".hdf5")
 def export_hdf5(selection: SelectionHandle, path: str | Path, crops: str, feature_set: str) -> Path:
     """Write the features of a selection to an HDF5 file.
 

@@ -12,6 +12,8 @@ from probe.maths.knn import SCALE_K, SCALE_TEMPERATURE, KnnScores, centre, run_k
 from probe.maths.metrics import hits
 from probe.maths.statistics import bootstrap_interval
 from probe.methods.measure import Findings, Setting, classification_result
+from probe.methods.overview import neighbour_strips
+from probe.methods.registry import Probing, measure_probe
 from probe.results import Curve
 
 CURVE_KS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100, 200)
@@ -150,3 +152,13 @@ def _curve(name: str, x: list[int], outcomes: list[np.ndarray], setting: Setting
         low=tuple(low for low, _ in intervals),
         high=tuple(high for _, high in intervals),
     )
+
+
+@measure_probe.register(KnnProbe)
+def _(spec: KnnProbe, probing: Probing) -> None:
+    findings = probing.findings
+    neighbours, point = measure_knn(spec, probing.data, probing.setting, findings)
+    if probing.key not in findings.strips:
+        findings.strips[probing.key] = neighbour_strips(
+            probing.data, probing.setting, neighbours, point, seed=spec.seed
+        )

@@ -11,7 +11,7 @@ import numpy as np
 from probe.data.features import SplitTable, UsedRows
 from probe.maths import metrics
 from probe.maths.statistics import bootstrap_interval
-from probe.results import ClassResult, ProbeResult
+from probe.results import ClassResult, NeighbourStrip, ProbeResult
 
 MAX_CLASSES_IN_CONFUSION = 100
 
@@ -76,6 +76,8 @@ class Findings:
     """Result id -> position in the split -> hit."""
     predictions: dict[str, dict[int, str]] = field(default_factory=dict)
     """Result id -> position -> predicted class."""
+    strips: dict[tuple[str, str, str, str], tuple[NeighbourStrip, ...]] = field(default_factory=dict)
+    """(split, crop set, feature set, readout) -> sampled test videos with their neighbours."""
 
     def keep(self, result: ProbeResult, setting: Setting, hit_Q: np.ndarray, predicted_Q: np.ndarray | None) -> None:
         """Add a result with the outcome of each test row."""

@@ -17,6 +17,7 @@ from probe.maths.knn import centre
 from probe.maths.statistics import bootstrap_interval
 from probe.methods.knn import pool_some
 from probe.methods.measure import Findings, Setting, result_id
+from probe.methods.registry import Probing, measure_probe
 from probe.results import ProbeResult
 
 QUERIES_PER_BLOCK = 64
@@ -122,3 +123,8 @@ def measure_retrieval(spec: RetrievalProbe, data: ReadoutData, setting: Setting,
     result = ProbeResult.model_validate(fields)
     if all(known.id != result.id for known in findings.results):
         findings.keep(result, setting, found[1], None)
+
+
+@measure_probe.register(RetrievalProbe)
+def _(spec: RetrievalProbe, probing: Probing) -> None:
+    measure_retrieval(spec, probing.data, probing.setting, probing.findings)

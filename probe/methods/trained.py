@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,10 +11,13 @@ import numpy as np
 from pipeline.recipe.probes import LinearProbe
 from probe.data.readouts import ReadoutData
 from probe.methods.measure import Findings, Setting, classification_result
+from probe.methods.registry import Probing, measure_probe
 from probe.results import Curve
 from probe.trained.holdout import balanced_subset
 from probe.trained.inputs import Input
 from probe.trained.training import GridSpec, TrainedProbe, train_grid
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -159,3 +163,15 @@ def _keep(
         )
         if all(known.id != result.id for known in findings.results):
             findings.keep(result, setting, hit, scores.argmax(axis=1))
+
+
+@measure_probe.register(LinearProbe)
+def _(spec: LinearProbe, probing: Probing) -> None:
+    data = probing.data
+    what = f"{spec.kind} on {data.readout} of {data.crops}/{data.feature_set}"
+
+    def on_epoch(done: int, total: int) -> None:
+        if done == total or done % 10 == 0:
+            log.debug("%s: epoch %d of %d", what, done, total)
+
+    measure_trained(spec, data, probing.setting, probing.findings, device=probing.device, on_epoch=on_epoch)

@@ -311,7 +311,7 @@ def _outcomes(predictions: pa.Table, result_id: str) -> dict[str, tuple[bool, tu
 
 
 def _name(r: ProbeResult) -> str:
-    parts = [METHODS[r.probe]]
+    parts = [METHODS.get(r.probe, r.probe)]
     if r.probe == "knn" and r.k is not None:
         parts.append(f"k = {r.k}")
     parts.append(readout_text(r))

@@ -107,7 +107,7 @@ def _row(result: ProbeResult, report: ProbeReport) -> Row:
     several = view.has_several_sources(report)
     return Row(
         r=result,
-        kind=view.METHODS[result.probe],
+        kind=view.METHODS.get(result.probe, result.probe),
         setting="" if result.k is None or result.probe != "knn" else f"k = {result.k}",
         method=view.method_text(result),
         readout=view.readout_text(result),

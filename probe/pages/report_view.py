@@ -49,7 +49,7 @@ NUM_CONFUSED_PAIRS = 8
 
 def method_text(result: ProbeResult) -> str:
     """Return the probe in words: ``Nearest neighbours, k = 20``."""
-    text = METHODS[result.probe]
+    text = METHODS.get(result.probe, result.probe)
     return f"{text}, k = {result.k}" if result.k is not None and result.probe == "knn" else text
 
 
@@ -224,7 +224,7 @@ def curve_cards(report: ProbeReport) -> list[ChartCard]:
     for (probe, name, figure, crops, feature_set), members in groups.items():
         for start in range(0, len(members), MAX_SERIES):
             part = members[start : start + MAX_SERIES]
-            title = f"{METHODS[probe]}: {FIGURES.get(figure, figure)} by {_quantity(name)}"
+            title = f"{METHODS.get(probe, probe)}: {FIGURES.get(figure, figure)} by {_quantity(name)}"
             cards.append(_curve_card(f"{title}, {crops}/{feature_set}" if several else title, name, figure, part))
     return cards
 

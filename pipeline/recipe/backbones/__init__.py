@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pipeline.recipe.backbones.base import BackboneBase, RandomWeights, Stream, WeightsFile, feature_set_name
+from pipeline.recipe.backbones.base import BackboneBase, RandomWeights, Stream, Weights, WeightsFile, feature_set_name
 from pipeline.recipe.backbones.exported import ExportedBackbone
 from pipeline.recipe.backbones.pytorchvideo import PytorchVideoBackbone
 from pipeline.recipe.backbones.transformers import TransformerBackbone
@@ -20,6 +20,7 @@ __all__ = [
     "RandomWeights",
     "Stream",
     "TransformerBackbone",
+    "Weights",
     "WeightsFile",
     "feature_set_name",
 ]

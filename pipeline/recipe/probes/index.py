@@ -1,0 +1,23 @@
+"""Indexes for search."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipeline.names import Name
+from pipeline.recipe.base import Spec
+from pipeline.recipe.probes.base import Readout
+from pipeline.recipe.training import ModelNames
+
+
+class IndexSpec(Spec):
+    """A FAISS index over one feature or embedding set, for search."""
+
+    name: Name = "default"
+    """Where it makes several (feature sets, embeddings), each has the name of what it reads behind it."""
+    crops: str
+    backbone: str | None = None
+    models: ModelNames = None
+    """Models whose embeddings are read, one or a list; None: all of the recipe."""
+    readout: Readout = "mean"
+    kind: Literal["auto", "flat", "hnsw", "ivfpq"] = "auto"
