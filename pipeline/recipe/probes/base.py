@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.names import Name
-from pipeline.recipe.base import Spec
+from pipeline.recipe.base import LATER, Spec
 from pipeline.recipe.training import ModelNames
 
 Readout = Literal["mean", "cls", "joined", "moments", "sqrt", "std"] | Name
