@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def train(
     video_ids: Array | None = None,
     group_ids: Array | None = None,
     frame_size_px: Array | None = None,
+    more_features: Sequence[Array] = (),
     spec: TrainSpec | None = None,
     device: str = "auto",
     checkpoints: str | Path | None = None,
@@ -53,6 +55,8 @@ def train(
         (N,) integers; videos of one source share a group (negatives: no_siblings).
     frame_size_px : optional
         (N, 2) height, width, for ``model={"geometry_frame": "absolute"}``.
+    more_features : sequence
+        (N, V, D_s) each: the same crops in further streams, for objectives that compare streams.
     spec : TrainSpec, optional
         A complete configuration; else `options` are its fields.
     device : str
@@ -96,7 +100,7 @@ def train(
     elif options:
         raise InvalidInputError(f"expected either spec or options, found both (options: {sorted(options)})")
     place = pick_device(device)
-    data = CropData.build(features, raw_geometry, valid, video_ids, group_ids, frame_size_px)
+    data = CropData.build(features, raw_geometry, valid, video_ids, group_ids, frame_size_px, more_features)
     source = ResidentSource(data, frame=spec.model.geometry_frame, device=place, seed=spec.seed)
     folder = None
     if checkpoints is not None:

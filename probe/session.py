@@ -21,6 +21,7 @@ from probe.data.features import SplitTable
 from probe.data.leaks import check_leaks
 from probe.data.readouts import Reader, ReadoutData
 from probe.methods.comparisons import compare_results
+from probe.methods.doubts import doubts
 from probe.methods.measure import Findings, Setting, Vocabulary
 from probe.methods.overview import embedding_map
 from probe.methods.registry import Probing, measure_probe
@@ -140,7 +141,21 @@ class Session:
                     f"(cosine of {check.threshold:g} or more), {check.num_same_file} the same file; "
                     f"{check.num_shared_groups} groups stand on both sides ({check.action})"
                 )
+        lines += self._doubts_of_models()
+        lines += doubts(self.findings.results, self.comparisons())
         return tuple(dict.fromkeys(lines + self.reader.missing))
+
+    def _doubts_of_models(self) -> list[str]:
+        """Return what was said when the models behind the results were trained."""
+        known = set(self.ds.artifacts("models"))
+        names = [name for name in self.recipe.trainings if name in known]
+        if not any(result.embedding for result in self.findings.results):
+            return []
+        return [
+            f"model {name}: {text}"
+            for name in names
+            for text in self.ds.artifact("models", name).meta.get("doubts", ())
+        ]
 
 
 def _name(data: ReadoutData) -> str:

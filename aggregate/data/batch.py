@@ -5,7 +5,7 @@ Legend: B = videos, W = stored crops a video, S = sets, V = crops a set, N = sco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -32,6 +32,8 @@ class CropBatch:
         (B, W) bool on the CPU.
     video_ids, group_ids : Tensor
         (B,) int64 on the CPU. Videos of one source share a group.
+    more_features : tuple of Tensor
+        (P, W, D_s) on the device: the same crops in further streams.
     """
 
     pool_features: Tensor
@@ -41,6 +43,7 @@ class CropBatch:
     valid: Tensor
     video_ids: Tensor
     group_ids: Tensor
+    more_features: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return self.pool_positions.shape[0]
@@ -119,6 +122,13 @@ class SetBatch:
 def draw_mask(valid: Tensor, mask_ratio: float, generator: torch.Generator) -> Tensor:
     """Mask each valid crop independently with probability `mask_ratio` (Bernoulli, as the released code)."""
     return (torch.rand(valid.shape, generator=generator) < mask_ratio) & valid
+
+
+def in_stream(sets: SetBatch, pool_features: Tensor) -> SetBatch:
+    """Return the same sets of the same crops as another stream shows them; `pool_features` is (P, W, D_s)."""
+    index = _send(sets.stored_index, pool_features.device)
+    features = pool_features.flatten(0, 1).index_select(0, index).view(*sets.valid.shape, -1)
+    return replace(sets, features=features.float() if features.dtype == torch.float16 else features)
 
 
 def make_set_batch(batch: CropBatch, sets: SetIndex, masked: Tensor, device: torch.device) -> SetBatch:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -45,6 +45,8 @@ class CropData:
         (N,) int64. Videos cut from one source share a group.
     frame_size_px : Tensor or None
         (N, 2) height and width, for absolute geometry.
+    more_features : tuple of Tensor
+        (N, W, D_s) float16 or float32: the same crops in further streams.
     """
 
     features: Tensor
@@ -53,6 +55,7 @@ class CropData:
     video_ids: Tensor
     group_ids: Tensor
     frame_size_px: Tensor | None = None
+    more_features: tuple[Tensor, ...] = ()
 
     @classmethod
     def build(
@@ -63,6 +66,7 @@ class CropData:
         video_ids: Array | None = None,
         group_ids: Array | None = None,
         frame_size_px: Array | None = None,
+        more_features: Sequence[Array] = (),
     ) -> CropData:
         """Check and fill in: all crops valid, every video its own group.
 
@@ -79,11 +83,17 @@ class CropData:
         groups = videos if group_ids is None else as_ids("group_ids", group_ids, len(x))
         size = as_frame_sizes(frame_size_px, len(x))
         check_finite(x, raw, mask)
-        return cls(x, raw, mask, videos, groups, size)
+        more = tuple(as_crops(array, raw_geometry)[0] for array in more_features)
+        for array in more:
+            check_finite(array, raw, mask)
+        return cls(x, raw, mask, videos, groups, size, more)
 
     def keep_readable(self) -> CropData:
         """Drop videos without a single valid crop."""
-        keep = self.valid.any(1)
+        return self.keep(self.valid.any(1))
+
+    def keep(self, keep: Tensor) -> CropData:
+        """Return some of the videos; `keep` is (N,) bool."""
         if bool(keep.all()):
             return self
         size = None if self.frame_size_px is None else self.frame_size_px[keep]
@@ -94,6 +104,7 @@ class CropData:
             self.video_ids[keep],
             self.group_ids[keep],
             size,
+            tuple(x[keep] for x in self.more_features),
         )
 
     def geometry(self, frame: GeometryFrame) -> Tensor:
@@ -110,10 +121,40 @@ class BatchSource(Protocol):
 
     @property
     def input_dim(self) -> int:
-        """Channels D."""
+        """Channels D of the first stream."""
+
+    @property
+    def input_dims(self) -> tuple[int, ...]:
+        """Channels of every stream."""
+
+    def channel_statistics(self, stream: int = 0) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of every channel over all valid crops, (D,) float64 each, on the CPU."""
 
     def batches(self, epoch: int, batch_size: int, skip: int = 0) -> Iterable[CropBatch]:
         """Yield full batches of one epoch in its random order, without the first `skip`."""
+
+
+def channel_statistics(blocks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of every channel over valid crops.
+
+    Parameters
+    ----------
+    blocks : iterable of (features (n, W, D), valid (n, W))
+        Summed video by video in float64, so that the sums do not depend on how the rows are cut into blocks.
+
+    Returns
+    -------
+    mean, deviation : Tensor
+        (D,) float64 on the CPU.
+    """
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for features, valid in blocks:
+        for x, usable in zip(features, valid.to(features.device), strict=True):
+            kept = x[usable & torch.isfinite(x).all(-1)].double()
+            count += len(kept)
+            total, squares = total + kept.sum(0).cpu(), squares + kept.square().sum(0).cpu()
+    mean = total / max(count, 1)
+    return mean, (squares / max(count, 1) - mean.square()).clamp_min(0).sqrt()
 
 
 def num_batches(num_videos: int, batch_size: int) -> int:
@@ -150,6 +191,7 @@ class ResidentSource:
         self._video_ids, self._group_ids = data.video_ids, data.group_ids
         self._raw = data.raw_geometry
         self._features = upload(data.features, device)
+        self._more = tuple(upload(x, device) for x in data.more_features)
         self._geometry = upload(data.geometry(frame), device)
         self._seed = seed
 
@@ -162,6 +204,15 @@ class ResidentSource:
     def input_dim(self) -> int:
         """Channels D."""
         return self._features.shape[2]
+
+    @property
+    def input_dims(self) -> tuple[int, ...]:
+        """Channels of every stream."""
+        return (self.input_dim, *(x.shape[2] for x in self._more))
+
+    def channel_statistics(self, stream: int = 0) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of every channel over all valid crops."""
+        return channel_statistics([((self._features, *self._more)[stream], self._valid)])
 
     def batches(self, epoch: int, batch_size: int, skip: int = 0) -> Iterator[CropBatch]:
         """Yield batches that point into the resident selection; nothing is copied."""
@@ -178,6 +229,7 @@ class ResidentSource:
                 self._valid.index_select(0, chosen),
                 self._video_ids.index_select(0, chosen),
                 self._group_ids.index_select(0, chosen),
+                self._more,
             )
 
 
@@ -192,6 +244,10 @@ class StreamSource:
     num_videos, input_dim : int
     frame : {"per_video", "absolute"}
     device : torch.device
+    in_order : callable, optional
+        ``in_order() -> iterable of CropData``: every row once, for statistics; needed where inputs are standardised.
+    more_dims : tuple of int
+        Channels of further streams.
     """
 
     def __init__(
@@ -202,8 +258,12 @@ class StreamSource:
         input_dim: int,
         frame: GeometryFrame,
         device: torch.device,
+        in_order: Callable[[], Iterable[CropData]] | None = None,
+        more_dims: tuple[int, ...] = (),
     ) -> None:
+        self._more_dims = more_dims
         self._open_epoch = open_epoch
+        self._in_order = in_order
         self._num_videos = num_videos
         self._input_dim = input_dim
         self._frame = frame
@@ -219,6 +279,17 @@ class StreamSource:
         """Channels D."""
         return self._input_dim
 
+    @property
+    def input_dims(self) -> tuple[int, ...]:
+        """Channels of every stream."""
+        return (self._input_dim, *self._more_dims)
+
+    def channel_statistics(self, stream: int = 0) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of every channel over all valid crops; reads the selection once."""
+        assert self._in_order is not None, "a stream without in_order cannot standardise its inputs"
+        blocks = self._in_order()
+        return channel_statistics(((d.features, *d.more_features)[stream], d.valid) for d in blocks)
+
     def batches(self, epoch: int, batch_size: int, skip: int = 0) -> Iterator[CropBatch]:
         """Yield batches; only full ones, unless the selection is smaller than a batch."""
         size = min(batch_size, self._num_videos)
@@ -232,6 +303,7 @@ class StreamSource:
                 data.valid,
                 data.video_ids,
                 data.group_ids,
+                tuple(x.to(self._device, non_blocking=True) for x in data.more_features),
             )
 
     def _prepared(self, blocks: Iterable[CropData]) -> Iterator[tuple[CropData, Tensor, Tensor]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from aggregate.data.arrays import as_tensor
 from aggregate.data.loader import BatchSource, CropData, ResidentSource, StreamSource
-from pipeline.errors import NoDataError
+from pipeline.errors import InvalidInputError, NoDataError
 from pipeline.recipe import TrainSpec
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import GEOMETRY_COLUMNS
@@ -31,6 +32,7 @@ HAS_CROPS = (
     VideoStatus.NON_FINITE.value,
 )
 """Statuses that may leave valid crops."""
+ROWS_PER_READ = 1024
 RESIDENT_SHARE = 0.5
 """Of the free memory of the device that a resident selection may take."""
 
@@ -107,47 +109,93 @@ def make_source(dataset: Dataset, rows: np.ndarray, spec: TrainSpec, device: tor
     device : torch.device
     """
     selection = dataset.select(rows=rows)
-    info = dataset.feature_info(spec.crops, spec.backbone)
-    itemsize = np.dtype(info.dtype).itemsize
-    num_bytes = len(rows) * info.num_crops * (info.dim * itemsize + 4 * (len(GEOMETRY_COLUMNS) + 7))
-    if num_bytes <= RESIDENT_SHARE * free_bytes(device):
-        block = selection.features(spec.crops, spec.backbone)
-        data = _crop_data(block, group_ids(selection.videos), frame_sizes(selection.videos))
+    infos = [dataset.feature_info(*pair) for pair in spec.inputs]
+    per_crop = sum(info.dim * np.dtype(info.dtype).itemsize for info in infos) + 4 * (len(GEOMETRY_COLUMNS) + 7)
+    if len(rows) * infos[0].num_crops * per_crop <= RESIDENT_SHARE * free_bytes(device):
+        blocks = [selection.features(*pair) for pair in spec.inputs]
+        data = _crop_data(blocks, group_ids(selection.videos), frame_sizes(selection.videos), spec)
         return ResidentSource(data, frame=spec.model.geometry_frame, device=device, seed=spec.seed)
-    return stream_source(selection, spec, info.dim, device)
+    return stream_source(selection, spec, infos[0].dim, device, tuple(info.dim for info in infos[1:]))
 
 
-def stream_source(selection: Selection, spec: TrainSpec, dim: int, device: torch.device) -> StreamSource:
+def stream_source(
+    selection: Selection, spec: TrainSpec, dim: int, device: torch.device, more_dims: tuple[int, ...] = ()
+) -> StreamSource:
     """Read blocks in bounded memory; the order depends on (seed, epoch) alone."""
     groups, sizes = group_ids(selection.videos), frame_sizes(selection.videos)
 
     def open_epoch(epoch: int, batch_size: int, skip: int) -> Iterator[CropData]:
-        batches = selection.batches(
-            spec.crops, spec.backbone, batch_size=batch_size, shuffle=True, seed=spec.seed, epoch=epoch, drop_last=True,
-            start_batch=skip,
-        )  # fmt: skip
-        for block in batches:
-            at = np.searchsorted(selection.rows, block.rows)
-            yield _crop_data(block, groups[at], sizes[torch.from_numpy(at)])
+        streams = [
+            selection.batches(
+                *pair,
+                batch_size=batch_size,
+                shuffle=True,
+                seed=spec.seed,
+                epoch=epoch,
+                drop_last=True,
+                start_batch=skip,
+            )
+            for pair in spec.inputs
+        ]
+        for blocks in zip(*streams, strict=True):
+            at = np.searchsorted(selection.rows, blocks[0].rows)
+            yield _crop_data(blocks, groups[at], sizes[torch.from_numpy(at)], spec)
+
+    def in_order() -> Iterator[CropData]:
+        for begin in range(0, len(selection.rows), ROWS_PER_READ):
+            rows = selection.rows[begin : begin + ROWS_PER_READ]
+            part = selection.at(np.arange(begin, begin + len(rows)))
+            blocks = [part.features(*pair) for pair in spec.inputs]
+            yield _crop_data(blocks, groups[begin : begin + len(rows)], sizes[begin : begin + len(rows)], spec)
 
     return StreamSource(
-        open_epoch, num_videos=len(selection), input_dim=dim, frame=spec.model.geometry_frame, device=device
+        open_epoch,
+        num_videos=len(selection),
+        input_dim=dim,
+        frame=spec.model.geometry_frame,
+        device=device,
+        in_order=in_order,
+        more_dims=more_dims,
     )
 
 
-def _crop_data(block: FeatureBlock, groups: np.ndarray, sizes: Tensor) -> CropData:
-    """Wrap a block; it is copied only where its memory is the store's (read only), not where it is the batch's own."""
-    values, geometry, valid, rows, group = (
+def _crop_data(blocks: Sequence[FeatureBlock], groups: np.ndarray, sizes: Tensor, spec: TrainSpec) -> CropData:
+    """Wrap the blocks of all streams; copied only where their memory is the store's (read only).
+
+    Raises
+    ------
+    InvalidInputError
+        If the streams do not show the same boxes at the same times.
+    """
+    block = blocks[0]
+    valid = np.asarray(block.valid)
+    for pair, other in zip(spec.inputs[1:], blocks[1:], strict=True):
+        both = valid & np.asarray(other.valid) if other.valid.shape == valid.shape else None
+        if both is None or geometry_digest(block, both) != geometry_digest(other, both):
+            names = " and ".join("/".join(p) for p in (spec.inputs[0], pair))
+            raise InvalidInputError(
+                f"expected the same boxes and times in {names}, found others; streams that are trained together "
+                "are extracted from one crop set"
+            )
+        valid = both
+    values, geometry, mask, rows, group = (
         as_tensor(name, array)
         for name, array in (
             ("features", block.values),
             ("raw geometry", block.geometry),
-            ("valid", block.valid),
+            ("valid", valid),
             ("rows", block.rows),
             ("group_ids", groups),
         )
     )
-    return CropData(values, geometry, valid, rows, group, sizes)
+    more = tuple(as_tensor("features", other.values) for other in blocks[1:])
+    return CropData(values, geometry, mask, rows, group, sizes, more)
+
+
+def geometry_digest(block: FeatureBlock, valid: np.ndarray) -> str:
+    """Return a hash of rows, and of boxes and times of the valid crops."""
+    content = np.where(valid[..., None], np.asarray(block.geometry), 0).astype(np.float32) + 0.0
+    return hashlib.sha256(np.asarray(block.rows).tobytes() + content.tobytes()).hexdigest()
 
 
 def free_bytes(device: torch.device) -> int:

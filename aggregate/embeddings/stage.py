@@ -13,14 +13,16 @@ from safetensors.torch import load, save
 
 from aggregate.data.rows import choose_rows, frame_sizes
 from aggregate.embeddings.embed import Readout, embed, embedding_dim
+from aggregate.embeddings.untrained import embed_rows, fitted_readout
 from aggregate.embeddings.whitening import Whitening, fit_whitening
 from aggregate.network.saving import load_model
+from aggregate.training.verdict import doubts_about_vectors
 from pipeline.compute.devices import pick_device
 from pipeline.errors import AlreadyExistsError, NotFoundError
 from pipeline.events import Note, OnEvent, Progress, ShardFinished, StageFinished, StageStarted, ignore
 from pipeline.products import Embeddings, ProductPlan, Standing, follow, model_products, standing, standings
 from pipeline.products.embeddings import SOURCE, made_from
-from pipeline.recipe import TrainSpec
+from pipeline.readouts.fitting import FittedReadout
 from pipeline.reports import SkippedVideo, StageReport
 from pipeline.sets.ledger import RowStatus
 from pipeline.settings import Settings
@@ -78,6 +80,7 @@ def run_embed(plan: ProductPlan, store: FeatureStore, settings: Settings, on_eve
     on_event(StageStarted("embed", total, "shards", plan.summary()))
     done = skipped = num_bytes = 0
     failed: list[SkippedVideo] = []
+    doubtful: dict[str, str] = {}
     for target in targets:
         skipped += target.num_done
         if not target.todo and not target.replaces:
@@ -90,6 +93,9 @@ def run_embed(plan: ProductPlan, store: FeatureStore, settings: Settings, on_eve
                 done, num_bytes = done + 1, num_bytes + shard_bytes
             on_event(Progress("embed", min(done + worker.num_skipped, total), total))
         failed += worker.failed
+        for text in worker.doubts():
+            doubtful[target.product.name] = text
+            on_event(Note("embed", f"{target.product.name}: {text}", "warning"))
     seconds = time.monotonic() - started
     on_event(StageFinished("embed", f"{done} shards written, {skipped} skipped", seconds))
     return StageReport(
@@ -101,7 +107,7 @@ def run_embed(plan: ProductPlan, store: FeatureStore, settings: Settings, on_eve
         skipped=tuple(failed),
         fingerprint=plan.fingerprint,
         snapshot=store.dataset(plan.recipe.dataset.name).snapshot(),
-        details={"embeddings": [t.product.name for t in targets], **_rows_policy(targets)},
+        details={"embeddings": [t.product.name for t in targets], "doubts": doubtful, **_rows_policy(targets)},
     )
 
 
@@ -116,11 +122,17 @@ class _Worker:
     def __init__(self, dataset: Dataset, planned: Standing, settings: Settings, on_event: OnEvent) -> None:
         self.dataset, self.planned, self.on_event = dataset, planned, on_event
         self.target = cast(Embeddings, planned.product)
-        self.spec = cast(TrainSpec, self.target.model)
         self.device = pick_device(settings.device)
-        self.model = load_model(dataset, self.spec.name).to(self.device)
+        self.untrained: FittedReadout | None = None
+        if self.target.model is None:
+            self.untrained = fitted_readout(dataset, self.target, planned.fingerprint)
+        else:
+            self.spec = self.target.model
+            stream = self.spec.stream_of(self.target.feature_set)
+            self.model = load_model(dataset, self.spec.name, stream).to(self.device)
         self.failed: list[SkippedVideo] = []
         self.num_skipped = 0
+        self.sums: tuple[int, np.ndarray, np.ndarray] = (0, np.zeros(()), np.zeros(()))
         self.source = self.target.source_states(dataset)
         self.whitening = self._whitening() if self.target.readout == "whitened" else None
         self.writer = self._open_writer()
@@ -140,6 +152,10 @@ class _Worker:
             self.num_skipped += not written or written[0] is None
             yield written[0] if written else None
 
+    def doubts(self) -> tuple[str, ...]:
+        """Say whether the vectors written here are all the same."""
+        return doubts_about_vectors(*self.sums)
+
     def _one(self, task: ShardTask, texts: list[str], errors: list[str]) -> int | None:
         claim = self.writer.claim(task)
         if claim is None:
@@ -148,14 +164,17 @@ class _Worker:
             begin = time.monotonic()
             values, valid = self._embed(task.rows)
             finite = np.isfinite(values).all(axis=1)
+            kept = values[valid & finite].astype(np.float64)
+            count, total, squares = self.sums
+            self.sums = (count + len(kept), total + kept.sum(0), squares + np.square(kept).sum(0))
             rows = []
             for at, row in enumerate(task.rows.tolist()):
                 status, error = (texts[row], errors[row]) if row < len(texts) else (PENDING, "")
                 if valid[at] and not finite[at]:
-                    status, error = VideoStatus.NON_FINITE.value, "the model returned NaN or infinity"
+                    status, error = VideoStatus.NON_FINITE.value, "the embedding is NaN or infinity"
                 rows.append(RowStatus(row, status, error))
                 if status not in (VideoStatus.OK, PENDING) and not (valid[at] and finite[at]):
-                    name = self.dataset.by_row["video_id"][row].as_py()
+                    name = self.dataset.videos["video_id"][row].as_py()
                     self.failed.append(SkippedVideo(row=row, video_id=name, status=status, error=error))
             try:
                 self.writer.write(
@@ -175,7 +194,9 @@ class _Worker:
         return int(values.nbytes)
 
     def _embed(self, rows: np.ndarray, readout: Readout | None = None) -> tuple[np.ndarray, np.ndarray]:
-        readout = readout or self.target.spec.readout
+        if self.untrained is not None:
+            return embed_rows(self.dataset, self.untrained, rows)
+        readout = readout or cast(Readout, self.target.spec.readout)
         selection = self.dataset.select(rows=rows)
         block = selection.features(self.target.crops, self.target.feature_set)
         values, valid = embed(
@@ -195,10 +216,13 @@ class _Worker:
         assert content is not None
         if self.planned.replaces:
             self.dataset.drop_embeddings(target.name)
+        if self.untrained is not None:
+            attrs: dict[str, object] = {"readout": target.readout, "rows": "train", "model": None}
+            return self.dataset.embedding_writer(target.name, fingerprint=content, dim=self.untrained.dim, attrs=attrs)
         dim = (
             self.whitening.output_dim
             if self.whitening is not None
-            else embedding_dim(self.model, self.model.input_dim, target.spec.readout)
+            else embedding_dim(self.model, self.model.input_dim, cast(Readout, target.spec.readout))
         )
         attrs = {"readout": target.readout, "rows": self.spec.rows, "model": self.spec.name}
         return self.dataset.embedding_writer(target.name, fingerprint=content, dim=dim, attrs=attrs)

@@ -86,6 +86,9 @@ def _target_head(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequent
     )
 
 
+MIN_RELATIVE_DEVIATION = 0.05
+
+
 class ScaleModel(nn.Module):
     """SCALE (Sameni, Jenni, Favaro; ICCV 2023): a transformer over the crops of one video.
 
@@ -145,6 +148,11 @@ class ScaleModel(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.dense_target_head = _target_head(input_dim, spec.target_hidden_dim, spec.projection_dim)
         self.dense_pred_head = _prediction_head(dim, spec.head_hidden_dim, spec.projection_dim)
+        # Absent (None, and in no state dict) until a training standardises its inputs.
+        self.register_buffer("input_mean", None)
+        self.register_buffer("input_scale", None)
+        self.input_mean: Tensor | None
+        self.input_scale: Tensor | None
         self.visible_columns: Tensor
         self.register_buffer("visible_columns", visible_columns(spec.geometry), persistent=False)
 
@@ -152,6 +160,28 @@ class ScaleModel(nn.Module):
     def dim(self) -> int:
         """Width d of set token and tokens."""
         return self.spec.dim
+
+    def standardise_by(self, mean_D: Tensor, deviation_D: Tensor) -> None:
+        """Keep what inputs are standardised by: channel means and deviations of the training rows.
+
+        Channels that hardly vary are not blown up: a deviation is at least a twentieth of the typical one.
+        """
+        device = self.set_cls_token.device
+        typical = deviation_D.double().square().mean().sqrt()
+        floor = max(float(MIN_RELATIVE_DEVIATION * typical), 1e-12)
+        self.input_mean = mean_D.to(device, torch.float32)
+        self.input_scale = (1.0 / deviation_D.double().clamp_min(floor)).to(device, torch.float32)
+
+    def standardised(self, features: Tensor) -> Tensor:
+        """Return frozen features as the network reads them."""
+        if self.input_mean is None or self.input_scale is None:
+            return features
+        return (features - self.input_mean) * self.input_scale
+
+    def targets(self, features: Tensor) -> Tensor:
+        """Return what masked crops are predicted as: g_t of their (standardised) features, (..., D) -> (..., P)."""
+        projected: Tensor = self.dense_target_head(self.standardised(features))
+        return projected
 
     def forward(
         self,
@@ -197,6 +227,7 @@ class ScaleModel(nn.Module):
             features = torch.where(valid[..., None], features, 0.0)
             geometry = torch.where(valid[..., None], geometry, 0.0)
             attendable = functional.pad(valid, (1, 0), value=True)[:, None, None, :]
+        features = self.standardised(features)
         h = self.input_projection(features.to(self.input_projection.weight.dtype))
         if masked is not None:
             h = torch.where(masked[..., None], self.msk_token.to(h.dtype), h)

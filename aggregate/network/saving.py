@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from pipeline import Dataset
 
 WEIGHTS, ONLINE_WEIGHTS, CONFIG, METRICS = "model.safetensors", "online.safetensors", "config.json", "metrics.jsonl"
+
+
+def stream_files(stream: int) -> tuple[str, str]:
+    """Return the names of configuration and weights of a stream's network; those of the first are the model's own."""
+    return (CONFIG, WEIGHTS) if stream == 0 else (f"config-{stream}.json", f"model-{stream}.safetensors")
 
 
 def encode_weights(module: nn.Module) -> bytes:
@@ -44,19 +50,23 @@ def decode_model(config: bytes, weights: bytes) -> ScaleModel:
         content: Mapping[str, Any] = json.loads(config)
         model = ScaleModel(int(content["input_dim"]), ModelSpec.model_validate(content["model"]))
         tensors: dict[str, Tensor] = load(weights)
+        if "input_mean" in tensors:
+            model.standardise_by(tensors["input_mean"], torch.ones_like(tensors["input_mean"]))
         model.load_state_dict(tensors)
     except (ValueError, KeyError, TypeError, RuntimeError, ValidationError, SafetensorError) as err:
         raise CorruptDataError(f"expected a saved SCALE model, found something else: {err}; train it again") from err
     return model.eval()
 
 
-def load_model(dataset: Dataset, name: str) -> ScaleModel:
+def load_model(dataset: Dataset, name: str, stream: int = 0) -> ScaleModel:
     """Load a model of the store, in eval mode, on the CPU.
 
     Parameters
     ----------
     dataset : pipeline.Dataset
     name : str
+    stream : int
+        Whose network; a model that has one network reads every feature set with it.
 
     Raises
     ------
@@ -66,4 +76,7 @@ def load_model(dataset: Dataset, name: str) -> ScaleModel:
         If its bytes are not what was saved.
     """
     artifact = dataset.artifact("models", name)
-    return decode_model(artifact.read(CONFIG), artifact.read(WEIGHTS))
+    config, weights = stream_files(stream)
+    if weights not in artifact.files:
+        config, weights = CONFIG, WEIGHTS
+    return decode_model(artifact.read(config), artifact.read(weights))

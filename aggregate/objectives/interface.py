@@ -17,6 +17,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from aggregate.data.batch import SetBatch
+from aggregate.data.sets import Splitter
 from aggregate.network.model import ScaleModel
 
 MAIN_STREAM = "main"
@@ -74,13 +75,28 @@ class ObjectiveInput:
             return next(iter(self.online.values()))
         return self.online[MAIN_STREAM]
 
+    @property
+    def pair(self) -> tuple[EncodedSets, EncodedSets]:
+        """The first two streams."""
+        first, second = list(self.online.values())[:2]
+        return first, second
+
 
 @dataclass(frozen=True)
 class ObjectiveResult:
-    """A scalar to minimise, and detached figures to log."""
+    """A scalar to minimise, and detached figures to log.
+
+    Attributes
+    ----------
+    loss : Tensor
+    logs : mapping
+    chance : float or None
+        What the loss is where nothing is told apart; a training that ends there has learned nothing.
+    """
 
     loss: Tensor
     logs: Mapping[str, Tensor]
+    chance: float | None = None
 
 
 class Objective(nn.Module):
@@ -94,11 +110,33 @@ class Objective(nn.Module):
         Whether the trainer must keep a moving average and encode with it.
     masks : bool
         Whether crops are masked for it.
+
+    num_streams : int
+        How many feature sets of the same crops it compares.
     """
 
     needs_tokens: TokensNeeded = "none"
     needs_teacher: bool = False
     masks: bool = False
+    num_streams: int = 1
+
+    def bind(self, models: Mapping[str, ScaleModel]) -> None:
+        """Make what depends on the networks' widths (heads, prototypes). Called once, before training.
+
+        Parameters
+        ----------
+        models : mapping
+            Stream -> its network, in the order of the recipe's features.
+
+        Raises
+        ------
+        InvalidInputError
+            If a network shows what the objective asks it to find out.
+        """
+
+    def splitter(self, set_size: int) -> Splitter | None:
+        """Return how crops are dealt into sets for it; None: two disjoint random sets."""
+        return None
 
     def forward(self, inputs: ObjectiveInput) -> ObjectiveResult:
         """Score one step."""

@@ -9,6 +9,7 @@ B = videos, S = sets, V = crops a set.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -146,7 +147,7 @@ class MaskedCropModelling(Objective):
                 positive = batch.target_of_token[positive]
         query_owner = owner[index]
         if batch.num_masked:
-            predictions, targets = encoded.model.dense_pred_head(tokens), encoded.model.dense_target_head(features)
+            predictions, targets = encoded.model.dense_pred_head(tokens), encoded.model.targets(features)
         else:  # nothing is scored, so nothing is projected; zeros that keep the graph whole
             predictions, targets = tokens, encoded.set_tokens.flatten(0, 1)
         loss, accuracy = masked_crop_loss(
@@ -161,4 +162,8 @@ class MaskedCropModelling(Objective):
             own_M=None if positive is own else own,
             negatives=self.negatives,
         )
-        return ObjectiveResult(loss, {"mcm_loss": loss.detach(), "mcm_accuracy": accuracy})
+        num_choices: float = features.shape[0]
+        if self.negatives != "all":
+            num_choices = 1 + num_choices * (1 - 1 / max(num_videos, 1))
+        logs = {"mcm_loss": loss.detach(), "mcm_accuracy": accuracy}
+        return ObjectiveResult(loss, logs, math.log(max(num_choices, 1)))

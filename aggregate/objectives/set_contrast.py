@@ -8,6 +8,8 @@ Legend: B = videos, P = projection channels.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -99,7 +101,11 @@ class SetContrast(Objective):
         """Loss under `set_loss`, accuracy under `set_accuracy`. Videos with an empty set are left out."""
         z, video_ids, group_ids = project_pairs(inputs.main)
         loss, accuracy = self._loss(z[:, 0], z[:, 1], video_ids, group_ids)
-        return ObjectiveResult(loss, {f"{self.name}_loss": loss.detach(), f"{self.name}_accuracy": accuracy})
+        logs = {f"{self.name}_loss": loss.detach(), f"{self.name}_accuracy": accuracy}
+        return ObjectiveResult(loss, logs, math.log(max(self._num_choices(len(z)), 1)))
+
+    def _num_choices(self, num_videos: int) -> int:
+        return num_videos
 
     def _loss(self, first: Tensor, second: Tensor, video_ids: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
         return set_contrast_loss(
@@ -117,6 +123,9 @@ class NTXent(SetContrast):
 
     masks = False
     name = "ntxent"
+
+    def _num_choices(self, num_videos: int) -> int:
+        return 2 * num_videos - 1
 
     def _loss(self, first: Tensor, second: Tensor, video_ids: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
         return nt_xent_loss(

@@ -171,10 +171,13 @@ def pack_training(
     optimiser: torch.optim.Optimizer,
     average: nn.Module | None,
     device: torch.device,
+    others: nn.Module | None = None,
 ) -> dict[str, Tensor]:
     """Collect everything that the next step depends on as named CPU tensors."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"objective.{name}": value for name, value in objective.state_dict().items()}
+    if others is not None:
+        tensors |= {f"others.{name}": value for name, value in others.state_dict().items()}
     if average is not None:
         tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
     for index, entries in optimiser.state_dict()["state"].items():
@@ -192,10 +195,13 @@ def unpack_training(
     optimiser: torch.optim.Optimizer,
     average: nn.Module | None,
     device: torch.device,
+    others: nn.Module | None = None,
 ) -> None:
     """Put everything from :func:`pack_training` back in place."""
     model.load_state_dict(_below(tensors, "model."))
     objective.load_state_dict(_below(tensors, "objective."))
+    if others is not None:
+        others.load_state_dict(_below(tensors, "others."))
     if average is not None:
         average.load_state_dict(_below(tensors, "average."))
     entries: dict[int, dict[str, Tensor]] = {}

@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from aggregate.data.rows import choose_rows, make_source
-from aggregate.network.saving import CONFIG, METRICS, ONLINE_WEIGHTS, WEIGHTS, encode_config, encode_weights
+from aggregate.network.saving import (
+    CONFIG,
+    METRICS,
+    ONLINE_WEIGHTS,
+    WEIGHTS,
+    encode_config,
+    encode_weights,
+    stream_files,
+)
 from aggregate.training.checkpoint import CheckpointFolder, only_one
 from aggregate.training.metrics import JsonLines, MetricsSink, TensorBoard
 from aggregate.training.trainer import Trainer, TrainResult
+from aggregate.training.verdict import doubts_about_training
 from pipeline.compute.devices import pick_device
 from pipeline.errors import NotFoundError
 from pipeline.events import Note, OnEvent, StageFinished, ignore
@@ -126,8 +135,11 @@ def _train(
     if settings.tensorboard is not None:
         sinks.append(TensorBoard(settings.tensorboard / recipe.name / spec.name))
     checkpoints = CheckpointFolder(folder, {"content": one.content, "snapshot": one.snapshot, "device": device.type})
+    # Streams beyond those that the objective compares are refused by the recipe.
     result = Trainer(source, spec, device=device, checkpoints=checkpoints, metrics=sinks, on_event=on_event).fit()
     details = _save(dataset, one, spec, recipe, result, source.num_videos, device)
+    for text in details.get("doubts", ()):
+        on_event(Note("train", f"model {spec.name}: {text}", "warning"))
     checkpoints.clear()
     return details
 
@@ -161,6 +173,9 @@ def _save(
         CONFIG: encode_config(result.model),
         METRICS: "".join(json.dumps(r) + "\n" for r in result.history).encode(),
     }
+    for stream, network in enumerate(result.others, start=1):
+        config_name, weights_name = stream_files(stream)
+        files |= {config_name: encode_config(network), weights_name: encode_weights(network)}
     if result.online is not result.model:
         files[ONLINE_WEIGHTS] = encode_weights(result.online)
     details = {
@@ -170,6 +185,8 @@ def _save(
         "resumed_from": result.resumed_from,
         "device": str(device),
         "last": dict(result.history[-1]) if result.history else {},
+        "chance": result.chance,
+        "doubts": list(doubts_about_training(result.history, result.chance)),
     }
     meta = {
         "recipe": recipe.name,

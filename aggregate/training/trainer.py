@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from aggregate.data.batch import CropBatch, SetBatch, draw_mask, make_set_batch
+from aggregate.data.batch import CropBatch, SetBatch, draw_mask, in_stream, make_set_batch
 from aggregate.data.loader import BatchSource, mix_seed, num_batches
 from aggregate.data.sets import Splitter, disjoint_sets
 from aggregate.network.model import ScaleModel
@@ -27,7 +27,7 @@ from aggregate.training.diagnose import explain_non_finite
 from aggregate.training.encode import encode_sets
 from aggregate.training.metrics import MetricsSink, Record
 from aggregate.training.schedule import parameter_groups, rate_factor
-from pipeline.errors import OutOfMemoryError, TrainingError
+from pipeline.errors import InvalidInputError, OutOfMemoryError, TrainingError
 from pipeline.events import OnEvent, Progress, StageStarted, ignore
 from pipeline.recipe import TrainSpec
 
@@ -56,6 +56,10 @@ class TrainResult:
     num_steps, resumed_from : int
         Optimiser steps in all, and the step this run began at.
     seconds : float
+    others : tuple of ScaleModel
+        Networks of further streams.
+    chance : float or None
+        What the loss is where nothing is told apart, in the last step.
     """
 
     model: ScaleModel
@@ -64,6 +68,8 @@ class TrainResult:
     num_steps: int
     resumed_from: int
     seconds: float
+    others: tuple[ScaleModel, ...] = ()
+    chance: float | None = None
 
 
 class Trainer:
@@ -98,7 +104,6 @@ class Trainer:
         self.source = source
         self.spec = spec
         self.device = device
-        self.splitter = splitter or disjoint_sets(spec.set_size)
         self.checkpoints = checkpoints
         self.metrics = metrics
         self.on_event = on_event
@@ -109,14 +114,35 @@ class Trainer:
         self.record_every = max(1, self.total_steps // MAX_RECORDS)
         self._scored_by = min(self.total_steps, max(self.steps_per_epoch, SCORED_WITHIN_STEPS))
         self.history: list[Record] = []
+        self.chance: float | None = None
         with _own_rng(device, spec.seed):
-            self.model = ScaleModel(source.input_dim, spec.model).to(device)
-            self.objective = (objective or build_objective(spec.objective)).to(device)
+            self.model = self._network(0)
+            self.objective = objective or build_objective(spec.objective)
+            dims = source.input_dims
+            if len(dims) < self.objective.num_streams:
+                raise InvalidInputError(
+                    f"expected {self.objective.num_streams} feature sets of the same crops for the objective "
+                    f"{spec.objective.kind}, found {len(dims)}; name them under `features`"
+                )
+            # Networks of streams that nothing compares would be trained for nothing.
+            others = {f"stream{i}": self._network(i) for i in range(1, self.objective.num_streams)}
+            self.others = nn.ModuleDict(others)
+            self.networks = {MAIN_STREAM: self.model, **others}
+            self.objective.bind(self.networks)
+            self.objective.to(device)
+        self.splitter = splitter or self.objective.splitter(spec.set_size) or disjoint_sets(spec.set_size)
         decay = spec.ema if spec.ema is not None else TEACHER_DECAY if self.objective.needs_teacher else None
         self.decay = decay
         self.average = None if decay is None else copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimiser = torch.optim.AdamW(
-            parameter_groups([*self.model.named_parameters(), *self.objective.named_parameters()], spec.weight_decay),
+            parameter_groups(
+                [
+                    *self.model.named_parameters(),
+                    *self.objective.named_parameters(),
+                    *self.others.named_parameters(),
+                ],
+                spec.weight_decay,
+            ),
             lr=spec.learning_rate,
             fused=True,
         )
@@ -124,6 +150,12 @@ class Trainer:
         self.encoder: Callable[..., tuple[Tensor, Tensor]] = self.model
         if spec.compile == "on" or (spec.compile == "auto" and compile_wins(device, self.total_steps)):
             self.encoder = torch.compile(self.model, dynamic=True)
+
+    def _network(self, stream: int) -> ScaleModel:
+        model = ScaleModel(self.source.input_dims[stream], self.spec.model).to(self.device)
+        if self.spec.normalise == "train":
+            model.standardise_by(*self.source.channel_statistics(stream))
+        return model
 
     def fit(self) -> TrainResult:
         """Run all epochs, from the newest checkpoint where there is one.
@@ -153,7 +185,14 @@ class Trainer:
                     sink.close()
         chosen = self.model if self.average is None else self.average
         return TrainResult(
-            chosen.eval(), self.model.eval(), tuple(self.history), self.total_steps, first, time.monotonic() - started
+            chosen.eval(),
+            self.model.eval(),
+            tuple(self.history),
+            self.total_steps,
+            first,
+            time.monotonic() - started,
+            tuple(network.eval() for network in list(self.networks.values())[1:]),
+            self.chance,
         )
 
     def _run(self, first: int) -> None:
@@ -200,10 +239,12 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         logs: dict[str, Tensor] = {}
         for part in range(self.accumulate):
-            self._batch = self._make_batch(next(micro), step * self.accumulate + part)
-            result = self._score(self._batch, step)
+            crops = next(micro)
+            self._batch = self._make_batch(crops, step * self.accumulate + part)
+            result = self._score(self._batch, crops, step)
             (result.loss / self.accumulate).backward()
             total = total + result.loss.detach() / self.accumulate
+            self.chance = result.chance
             for name, value in result.logs.items():
                 logs[name] = logs.get(name, torch.zeros_like(value)) + value / self.accumulate
         if self.spec.clip_norm is not None:
@@ -221,20 +262,24 @@ class Trainer:
         ratio = self.spec.objective.hidden_share if self.objective.masks else 0.0
         return make_set_batch(crops, sets, draw_mask(sets.valid, ratio, generator), self.device)
 
-    def _score(self, batch: SetBatch, step: int) -> ObjectiveResult:
+    def _score(self, batch: SetBatch, crops: CropBatch, step: int) -> ObjectiveResult:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             encoded = encode_sets(self.model, batch, tokens=self.objective.needs_tokens, encoder=self.encoder)
+            online = {MAIN_STREAM: encoded}
+            for (name, network), pool in zip(list(self.networks.items())[1:], crops.more_features, strict=False):
+                other = in_stream(batch, pool)
+                online[name] = encode_sets(network, other, tokens=self.objective.needs_tokens)
             teacher = {}
             if self.objective.needs_teacher:
                 assert self.average is not None
                 with torch.no_grad():
                     teacher[MAIN_STREAM] = encode_sets(self.average, batch, tokens="all", masked=False)
-            inputs = ObjectiveInput({MAIN_STREAM: encoded}, teacher, step, step / self.total_steps)
+            inputs = ObjectiveInput(online, teacher, step, step / self.total_steps)
             result: ObjectiveResult = self.objective(inputs)
         return result
 
     def _parameters(self) -> list[nn.Parameter]:
-        return [*self.model.parameters(), *self.objective.parameters()]
+        return [*self.model.parameters(), *self.objective.parameters(), *self.others.parameters()]
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -280,14 +325,16 @@ class Trainer:
         if self.checkpoints is None:
             return
         self._check_weights(step, loss)
-        tensors = pack_training(self.model, self.objective, self.optimiser, self.average, self.device)
+        tensors = pack_training(self.model, self.objective, self.optimiser, self.average, self.device, self.others)
         self.checkpoints.save(step, tensors, {"history": self.history, "total_steps": self.total_steps})
 
     def _resume(self) -> int:
         found = self.checkpoints.load_latest() if self.checkpoints is not None else None
         if found is None or found.state.get("total_steps") != self.total_steps:
             return 0
-        unpack_training(found.tensors, self.model, self.objective, self.optimiser, self.average, self.device)
+        unpack_training(
+            found.tensors, self.model, self.objective, self.optimiser, self.average, self.device, self.others
+        )
         self.history = list(found.state["history"])
         return int(found.state["step"])
 

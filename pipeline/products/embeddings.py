@@ -10,7 +10,8 @@ from pipeline.errors import NotFoundError, RecipeError
 from pipeline.fingerprint import fingerprint
 from pipeline.products.features import features_ref, shard_states
 from pipeline.products.product import Kind, Product, Ref, Stored, Units
-from pipeline.recipe import EmbedSpec, Recipe, TrainSpec
+from pipeline.recipe import EmbedSpec, ReadoutSpec, Recipe, TrainSpec
+from pipeline.recipe.readouts import plain_readout
 from pipeline.sets.ledger import Ledger
 from pipeline.storage.schema import PENDING
 
@@ -27,6 +28,8 @@ class Embeddings(Product):
 
     spec: EmbedSpec
     model: TrainSpec | None
+    untrained: ReadoutSpec | None = None
+    """What a readout without a model is made of."""
 
     kind: ClassVar[Kind] = "embeddings"
     unit: ClassVar[str] = "shards"
@@ -34,7 +37,7 @@ class Embeddings(Product):
     @property
     def sources(self) -> tuple[tuple[str, str], ...]:
         """(crop set, feature set) of each stream that is read."""
-        return self.spec.inputs(self.model)
+        return self.spec.inputs(self.model) if self.untrained is None else self.untrained.feature_sets
 
     @property
     def crops(self) -> str:
@@ -62,8 +65,8 @@ class Embeddings(Product):
         ids = [ds.feature_info(*pair).fingerprint_id for pair in self.sources]
         own: dict[str, Any] = {"readout": self.spec.readout, "sets": self.spec.sets}
         if self.model is None:
-            fixed = {"name", "models", "features", "crops", "backbone"}
-            own = self.spec.model_dump(mode="json", exclude=fixed)
+            assert self.untrained is not None
+            own = {"readout": self.untrained.model_dump(mode="json"), "split": self.spec.split}
         else:
             meta = ds.artifact("models", self.model.name).meta
             made_by = {"fingerprint": meta["fingerprint"], "weights_sha256": meta["weights_sha256"]}
@@ -144,7 +147,8 @@ def embedding_products(recipe: Recipe) -> tuple[Embeddings, ...]:
     for i, spec in enumerate(recipe.embed):
         section = f"embed[{i}]"
         if not spec.needs_model:
-            found.append(Embeddings(recipe.dataset.name, spec.name or spec.readout, section, spec, None))
+            made_of = recipe.readouts.get(spec.readout) or plain_readout(spec.readout, *spec.inputs(None)[0])
+            found.append(Embeddings(recipe.dataset.name, spec.name or spec.readout, section, spec, None, made_of))
             continue
         is_shared = bool(recipe.models) and (spec.models is None or len(spec.models) > 1)
         for model in spec.models if spec.models is not None else recipe.trainings:

@@ -37,11 +37,14 @@ class Model(Product):
     def content(self, ds: Dataset) -> Mapping[str, Any]:
         """Return the training's fields and the fingerprints of its features."""
         ids = [ds.feature_info(*pair).fingerprint_id for pair in self.spec.inputs]
+        trained = self.spec.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+        if self.spec.normalise == "none":  # how models were trained before there was a choice: in no fingerprint
+            del trained["normalise"]
         return {
             "algorithm": TRAINING_VERSION,
             "dataset": self.dataset,
             "features": ids[0] if len(ids) == 1 else ids,
-            "train": self.spec.model_dump(mode="json", exclude=set(WITHOUT_EFFECT)),
+            "train": trained,
         }
 
     def snapshot(self, ds: Dataset) -> str:

@@ -131,6 +131,11 @@ class Recipe(Spec):
         for i, probe in enumerate(self.probes):
             for name in getattr(probe, "readouts", ()):
                 self._check_readout(f"probes[{i}].readouts", name)
+        for i, embed in enumerate(self.embed):
+            if not embed.needs_model:
+                self._check_readout(f"embed[{i}].readout", embed.readout)
+                if embed.readout not in self.readouts and len(embed.inputs(None)) != 1:
+                    raise ValueError(f"embed[{i}]: expected one feature set for the readout {embed.readout}; name it")
         for i, index in enumerate(self.indexes):
             self._check_readout(f"indexes[{i}].readout", index.readout)
             if (named := self.readouts.get(index.readout)) is not None and named.project != "none":

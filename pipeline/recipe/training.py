@@ -10,8 +10,8 @@ from pipeline.names import Name
 from pipeline.recipe.base import LATER, Spec
 from pipeline.recipe.objectives import ObjectiveSpec, ScaleObjective
 
-READOUTS_WITHOUT_MODEL: frozenset[str] = frozenset()
-"""Readouts of `embed` that are computed from features alone."""
+READOUTS_OF_MODELS = frozenset({"cls", "mean", "joined", "joined_normalised", "whitened"})
+"""Readouts of `embed` that a trained model makes; others are computed from features alone."""
 
 
 def split_label(label: str) -> tuple[str, str]:
@@ -100,6 +100,9 @@ class TrainSpec(Spec):
     """Feature set to train on (the backbone, plus `-<stream>` where it is not rgb)."""
     objective: ObjectiveSpec = ScaleObjective()
     model: ModelSpec = ModelSpec()
+    normalise: Literal["train", "none"] = "train"
+    """train: channels are standardised by the training rows, and the model keeps by what. none: as the released code,
+    which learns nothing from features whose common offset is large against their spread."""
     rows: Literal["train", "all"] = "train"
     """train: inductive. all: transductive; every report then says so."""
     split: str = "1"
@@ -135,6 +138,11 @@ class TrainSpec(Spec):
         """(crop set, feature set) of each stream."""
         return tuple(split_label(label) for label in self.features) or ((self.crops, self.backbone),)
 
+    def stream_of(self, feature_set: str) -> int:
+        """Return which stream's network reads a feature set; the first where none was trained on it."""
+        names = [name for _, name in self.inputs]
+        return names.index(feature_set) if feature_set in names else 0
+
 
 class EmbedSpec(Spec):
     """Which video embeddings `embed` writes back: one set for each model it reads."""
@@ -149,8 +157,11 @@ class EmbedSpec(Spec):
     """Crop set to read."""
     backbone: str | None = None
     """Feature set to read; None: those the model was trained on."""
-    readout: Literal["cls", "mean", "joined", "joined_normalised", "whitened"] = "cls"
-    """cls: set token. mean: pooled crops. joined: [mean; cls]. joined_normalised: each of norm 1. whitened: its PCA."""
+    readout: Literal["cls", "mean", "joined", "joined_normalised", "whitened", "moments", "sqrt", "std"] | Name = "cls"
+    """cls: set token. mean: pooled crops. joined: [mean; cls]. joined_normalised: each of norm 1. whitened: its PCA.
+    Without a model: moments, sqrt, std of the feature set, or one of the recipe's `readouts`."""
+    split: Annotated[str, LATER] = "1"
+    """Whose training rows a readout without a model is centred (and whitened) by."""
     sets: int = Field(1, ge=1)
     """Into how many disjoint sets the crops are dealt; their embeddings are averaged."""
 
@@ -159,7 +170,7 @@ class EmbedSpec(Spec):
     @property
     def needs_model(self) -> bool:
         """Whether a trained model makes it."""
-        return self.readout not in READOUTS_WITHOUT_MODEL
+        return self.readout in READOUTS_OF_MODELS
 
     def inputs(self, model: TrainSpec | None) -> tuple[tuple[str, str], ...]:
         """(crop set, feature set) of each stream that is read."""

@@ -120,6 +120,15 @@ def chance(result: ProbeResult) -> float | None:
     return None if result.is_multilabel or result.num_classes < 1 else 1 / result.num_classes
 
 
+def class_prior(result: ProbeResult) -> float | None:
+    """Return the accuracy of always saying the train side's most frequent class; None where it is not known."""
+    classes = result.per_class
+    num_test = sum(c.num_test for c in classes)
+    if result.is_multilabel or not num_test:
+        return None
+    return max(classes, key=lambda c: c.num_train).num_test / num_test
+
+
 def headlines(report: ProbeReport) -> list[ProbeResult]:
     """Return the results that carry the details, or the first ones where none is marked."""
     return [r for r in report.results if r.is_headline] or list(report.results[:4])
@@ -143,6 +152,9 @@ def summary(report: ProbeReport) -> str:
     guess = chance(first)
     if guess is not None:
         text += f" of {first.num_classes} classes, chance {percent(guess)}"
+        prior = class_prior(first)
+        if prior is not None and prior > guess + 0.01:
+            text += f", always the most frequent class {percent(prior)}"
     rest = f"{first.excluded} test videos could not be used" if first.excluded else "no test video was left out"
     return f"{text}. Trained on {first.num_train} videos; {rest}."
 

@@ -116,7 +116,7 @@ def test_accumulation_averages_its_parts():
     micro = list(one.source.batches(0, 4))
     losses = []
     for number, part in enumerate(micro):
-        result = one._score(one._make_batch(part, number), 0)
+        result = one._score(one._make_batch(part, number), part, 0)
         (result.loss / 2).backward()
         losses.append(float(result.loss.detach()))
     expected = {n: p.grad.clone() for n, p in one.model.named_parameters() if p.grad is not None}
@@ -253,7 +253,10 @@ def test_streamed_equals_resident_when_the_order_is_the_same():
                 data.group_ids[chosen],
             )  # fmt: skip
 
-    stream = StreamSource(open_epoch, num_videos=16, input_dim=8, frame="per_video", device=CPU)
+    halves = [data.keep(torch.arange(16) < 8), data.keep(torch.arange(16) >= 8)]
+    stream = StreamSource(
+        open_epoch, num_videos=16, input_dim=8, frame="per_video", device=CPU, in_order=lambda: halves
+    )
     assert same_weights(make_trainer(source=resident).fit().model, make_trainer(source=stream).fit().model)
     assert len(list(stream.batches(0, 8, skip=1))) == 1
 
