@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,10 @@ from pipeline.errors import NotFoundError, PipelineError
 from pipeline.status import VideoStatus
 from pipeline.storage.parquet import read_parquet
 from pipeline.storage.schema import GEOMETRY_COLUMNS, PENDING
+
+if TYPE_CHECKING:
+    from pipeline import FeatureStore
+    from probe.index.search import SearchIndex
 
 T = TypeVar("T")
 MAX_FACETS = 200
@@ -288,18 +292,37 @@ def failures(held: HeldDataset) -> list[dict[str, Any]]:
     return once(held, "failures", make)
 
 
-def neighbours(held: HeldDataset, store: Any, row: int, k: int = 12) -> list[dict[str, Any]]:
-    """Return the nearest videos of a stored one in every index: index name, stale, hits or the reason of none."""
-    from probe.index.search import describe_hits, open_index, search_stored
+def open_index(held: HeldDataset, store: FeatureStore, name: str) -> SearchIndex:
+    """Return an index, opened (and its bytes checked) once for this moment of the dataset."""
+    from probe.index import search
 
+    return once(held, ("index", name), lambda: search.open_index(store, held.dataset.name, name))
+
+
+def nearest(
+    held: HeldDataset, store: FeatureStore, row: int, index: str, k: int, among: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Return the nearest videos of a stored one: stale, hits.
+
+    Raises
+    ------
+    NotFoundError, NoDataError
+        If there is no such index, or the video has no vector.
+    """
+    from probe.index.search import hits_of, search_rows
+
+    opened = open_index(held, store, index)
+    near = search_rows(opened, held.dataset, np.array([row], np.int64), k, among)
+    hits = [hit._asdict() for hit in hits_of(held.dataset, near.rows[0], near.similarities[0])]
+    return {"index": index, "stale": opened.stale, "hits": hits}
+
+
+def neighbours(held: HeldDataset, store: FeatureStore, row: int, k: int = 12) -> list[dict[str, Any]]:
+    """Return the nearest videos of a stored one in every index, or the reason why there are none."""
     found = []
-    video_id = held.videos["video_id"][row].as_py()
     for name in held.dataset.artifacts("indexes"):
         try:
-            stale = open_index(store, held.dataset.name, name).stale
-            near = search_stored(store, held.dataset.name, name, [video_id], k)
-            hits = [h._asdict() for h in describe_hits(store, held.dataset.name, near.rows[0], near.similarities[0])]
-            found.append({"index": name, "stale": stale, "hits": hits, "error": None})
+            found.append({**nearest(held, store, row, name, k), "error": None})
         except PipelineError as error:
             found.append({"index": name, "stale": None, "hits": [], "error": str(error)})
     return found

@@ -181,10 +181,11 @@ def search_stored(
     video_id: Annotated[str, Query(max_length=4096)],
     index: str = "default",
     k: Annotated[int, Query(ge=1, le=1000)] = 10,
+    where: Where = "",
 ) -> Response:
-    """Return the nearest videos of a stored one, itself left out."""
+    """Return the nearest videos of a stored one (of those that meet a condition), itself left out."""
     with service.heavy.take():
-        return _json(service.search_id(served, held, video_id, index=index, k=k), held)
+        return _json(service.search_id(served, held, video_id, index=index, k=k, where=where), held)
 
 
 @router.post("/{store}/{dataset}/search/vector", summary="Neighbours of a vector")

@@ -192,6 +192,7 @@ def search_page(
     service: TheService,
     video_id: Text = "",
     index: Text = "",
+    where: Text = "",
     k: Annotated[int, Query(ge=1, le=200)] = 24,
 ) -> Response:
     """Show a search by id, and the place where a video file is dropped."""
@@ -201,7 +202,7 @@ def search_page(
     if video_id and index:
         try:
             with service.heavy.take():
-                found = service.search_id(served, held, video_id, index=index, k=k)
+                found = service.search_id(served, held, video_id, index=index, k=k, where=where)
         except PipelineError as error:
             problem = str(error)
     part = "_hits.html.j2" if request.headers.get("hx-request") else "search.html.j2"
@@ -214,6 +215,7 @@ def search_page(
         indexes=indexes,
         index=index,
         video_id=video_id,
+        where=where,
         found=found,
         problem=problem,
     )

@@ -84,27 +84,26 @@ class Service:
 
         return answers.once(held, "reports", make)
 
-    def search_id(self, served: ServedStore, held: HeldDataset, video_id: str, *, index: str, k: int) -> dict[str, Any]:
-        """Return the neighbours of a stored video."""
-        from probe.index.search import describe_hits, open_index, search_stored
-
-        opened = open_index(served.store, held.dataset.name, index)
-        near = search_stored(served.store, held.dataset.name, index, [video_id], k)
-        hits = describe_hits(served.store, held.dataset.name, near.rows[0], near.similarities[0])
-        return {"query": video_id, "index": index, "stale": opened.stale, "hits": [h._asdict() for h in hits]}
+    def search_id(
+        self, served: ServedStore, held: HeldDataset, video_id: str, *, index: str, k: int, where: str = ""
+    ) -> dict[str, Any]:
+        """Return the neighbours of a stored video, of those that meet a condition."""
+        among = self.rows(held, where) if where.strip() else None
+        found = answers.nearest(held, served.store, held.dataset.row_of(video_id), index, k, among)
+        return {"query": video_id, **found}
 
     def search_vector(self, served: ServedStore, held: HeldDataset, body: bytes, index: str, k: int) -> dict[str, Any]:
         """Return the neighbours of a vector given as JSON."""
-        from probe.index.search import describe_hits, open_index
+        from probe.index.search import hits_of
 
         try:
             vector = np.array(json.loads(body), np.float32)
         except (ValueError, TypeError, RecursionError, OverflowError) as error:
             raise InvalidInputError(f"expected a JSON list of numbers, found something else: {error}") from None
-        opened = open_index(served.store, held.dataset.name, index)
         with self.heavy.take():
+            opened = answers.open_index(held, served.store, index)
             near = opened.search(vector, k)
-            hits = describe_hits(served.store, held.dataset.name, near.rows[0], near.similarities[0])
+            hits = hits_of(held.dataset, near.rows[0], near.similarities[0])
         return {"query": "vector", "index": index, "stale": opened.stale, "hits": [h._asdict() for h in hits]}
 
     def search_file(self, served: ServedStore, held: HeldDataset, file: Path, index: str, k: int) -> dict[str, Any]:

@@ -287,14 +287,26 @@ def search_stored(
     """
     index = _open_checked(store, dataset, name, require_fresh, on_event)
     ds = store.dataset(dataset)
-    rows = np.array([ds.row_of(video_id) for video_id in video_ids], np.int64)
+    return search_rows(index, ds, np.array([ds.row_of(video_id) for video_id in video_ids], np.int64), k, among)
+
+
+def search_rows(
+    index: SearchIndex, ds: Dataset, rows: np.ndarray, k: int, among: np.ndarray | None = None
+) -> Neighbours:
+    """Find the nearest videos of stored rows in an opened index, each query itself left out.
+
+    Raises
+    ------
+    NoDataError
+        If a row has no vector.
+    """
     unique, inverse = np.unique(rows, return_inverse=True)
     vectors, valid = index.source.read(ds, unique)
-    for video_id, position in zip(video_ids, inverse, strict=True):
-        if not valid[position]:
-            raise NoDataError(
-                f"expected features of video {video_id}, found none in {index.source.label}; see `scale status`"
-            )
+    if not valid[inverse].all():
+        video_id = ds.videos["video_id"][int(rows[~valid[inverse]][0])].as_py()
+        raise NoDataError(
+            f"expected features of video {video_id}, found none in {index.source.label}; see `scale status`"
+        )
     found = index.search(vectors[inverse], k + 1, among)
     return without_self(found, rows, k)
 
@@ -314,11 +326,16 @@ def describe_hits(store: FeatureStore, dataset: str, rows: np.ndarray, similarit
     rows, similarities : ndarray of shape (K,)
         One line of :class:`Neighbours`; rows of -1 are left out.
     """
+    return hits_of(store.dataset(dataset), rows, similarities)
+
+
+def hits_of(ds: Dataset, rows: np.ndarray, similarities: np.ndarray) -> list[SearchHit]:
+    """Return :func:`describe_hits` of a dataset that is open."""
     kept = rows >= 0
     wanted = rows[kept]
     if len(wanted) == 0:
         return []
-    table = store.dataset(dataset).select(rows=np.unique(wanted)).videos
+    table = ds.select(rows=np.unique(wanted)).videos
     by_row = {record["row"]: record for record in table.to_pylist()}
     return [
         SearchHit(
