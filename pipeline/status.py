@@ -25,5 +25,7 @@ class VideoStatus(StrEnum):
     INTERRUPTED = "interrupted"
     """Its decoding process was killed from outside (by the system, short of memory, say): nothing is known of the file.
     The next run tries it again, unasked."""
+    REMOVED = "removed"
+    """The video was withdrawn; its row stays taken."""
     NON_FINITE = "non_finite"
     """The backbone returned NaN or infinity (or overflowed float16); those crops are masked."""

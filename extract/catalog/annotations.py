@@ -6,10 +6,11 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from extract.catalog.find_videos import ListedVideo
 from extract.catalog.manifest import Row, read_manifest
+from extract.catalog.matching import ByName, how_many
 from extract.catalog.parts import file_id
 from pipeline.errors import ManifestError
 from pipeline.recipe.dataset import (
@@ -56,7 +57,14 @@ def side_of(word: str) -> str | None:
     return _SIDES.get(word.strip().lower())
 
 
-def annotate(videos: Sequence[ListedVideo], dataset: DatasetSpec, settings: Settings) -> list[Annotation]:
+class Annotations(list[Annotation]):
+    """Annotations of a list of videos, with what there is to say about how they were found."""
+
+    notes: tuple[str, ...] = ()
+    """Rows of lists that match no video: how many, and one of them."""
+
+
+def annotate(videos: Sequence[ListedVideo], dataset: DatasetSpec, settings: Settings) -> Annotations:
     """Give every video its label(s), splits and group.
 
     Parameters
@@ -68,7 +76,7 @@ def annotate(videos: Sequence[ListedVideo], dataset: DatasetSpec, settings: Sett
 
     Returns
     -------
-    list of Annotation
+    Annotations
         In the order of `videos`. A video without a group is a group of its own.
 
     Raises
@@ -76,16 +84,18 @@ def annotate(videos: Sequence[ListedVideo], dataset: DatasetSpec, settings: Sett
     ManifestError
         If a file or column is not there, matches no video, or holds something else than train, val, test.
     """
-    label_of = _values(dataset.labels, videos, settings, what="labels")
-    group_of = _values(dataset.group, videos, settings, what="groups")
-    annotations = []
-    splits_of = _splits(dataset, videos, settings)
+    notes: list[str] = []
+    label_of = _values(dataset.labels, videos, settings, notes, what="labels")
+    group_of = _values(dataset.group, videos, settings, notes, what="groups")
+    annotations = Annotations()
+    splits_of = _splits(dataset, videos, settings, notes)
     for video in videos:
         labels = _as_labels(label_of(video), dataset.label_separator)
         group = _as_labels(group_of(video), None)
         own_group = group[0] if group else file_id(video.video_id)
         label = labels[0] if len(labels) == 1 else None
         annotations.append(Annotation(label, labels, splits_of(video, own_group), own_group))
+    annotations.notes = tuple(notes)
     return annotations
 
 
@@ -97,7 +107,7 @@ def _as_labels(value: object, separator: str | None) -> tuple[str, ...]:
 
 
 def _values(
-    source: LabelSource, videos: Sequence[ListedVideo], settings: Settings, *, what: str
+    source: LabelSource, videos: Sequence[ListedVideo], settings: Settings, notes: list[str], *, what: str
 ) -> Callable[[ListedVideo], object]:
     if isinstance(source, FolderValues):
         return lambda video: PurePosixPath(video.video_id).parent.name or None
@@ -109,9 +119,9 @@ def _values(
         _need_column(videos[0].columns if videos else {}, column, f"{what} from column {column!r} of the manifest")
         return lambda video: video.columns.get(column)
     if isinstance(source, CsvValues):
-        rows = _rows_by_id(source.path, videos, settings, what=what)
-        _need_column(next(iter(rows.values())), source.column, f"{what} in {source.path}")
-        return lambda video: rows.get(video.video_id, {}).get(source.column)
+        rows = _rows_by_id(source.path, videos, settings, notes, what=what)
+        _need_column(rows.first(), source.column, f"{what} in {source.path}")
+        return lambda video: (rows.get(video.video_id) or {}).get(source.column)
     return lambda video: None
 
 
@@ -126,7 +136,7 @@ def _compile(pattern: str, what: str) -> re.Pattern[str]:
 
 
 def _splits(
-    dataset: DatasetSpec, videos: Sequence[ListedVideo], settings: Settings
+    dataset: DatasetSpec, videos: Sequence[ListedVideo], settings: Settings, notes: list[str]
 ) -> Callable[[ListedVideo, str], dict[str, str]]:
     source = dataset.splits
     if isinstance(source, FolderSplits):
@@ -135,13 +145,13 @@ def _splits(
         seed, fraction = source.seed, source.test_fraction
         return lambda video, group: {"1": _random_side(seed, group, fraction)}
     if isinstance(source, CsvSplits):
-        rows = _rows_by_id(source.path, videos, settings, what="splits")
-        columns = _split_columns(source.columns, next(iter(rows.values())), f"splits in {source.path}")
-        return lambda video, group: _sides(rows.get(video.video_id, {}), columns, source.path, source.values)
+        rows = _rows_by_id(source.path, videos, settings, notes, what="splits")
+        columns = split_columns(source.columns, rows.first(), f"splits in {source.path}")
+        return lambda video, group: sides_of(rows.get(video.video_id) or {}, columns, source.path, source.values)
     if isinstance(source, ColumnSplits):
         first = videos[0].columns if videos else {}
-        columns = _split_columns(source.columns, first, "splits from columns of the manifest")
-        return lambda video, group: _sides(video.columns, columns, str(dataset.videos), source.values)
+        columns = split_columns(source.columns, first, "splits from columns of the manifest")
+        return lambda video, group: sides_of(video.columns, columns, str(dataset.videos), source.values)
     return lambda video, group: {}
 
 
@@ -157,7 +167,14 @@ def _random_side(seed: int, group: str, test_fraction: float) -> str:
     return "test" if int.from_bytes(digest[:8], "big") / 2**64 < test_fraction else "train"
 
 
-def _split_columns(given: dict[str, str] | None, row: Mapping[str, object], what: str) -> dict[str, str]:
+def split_columns(given: Mapping[str, str] | None, row: Mapping[str, object], what: str) -> dict[str, str]:
+    """Return split name -> column; without `given` every column whose name begins with `split`.
+
+    Raises
+    ------
+    ManifestError
+        If there is no such column.
+    """
     if given is None:
         given = {n.removeprefix("split").lstrip("_-") or "1": n for n in row if n.startswith("split")}
         if not given:
@@ -167,9 +184,16 @@ def _split_columns(given: dict[str, str] | None, row: Mapping[str, object], what
     return dict(given)
 
 
-def _sides(
-    row: Mapping[str, object], columns: Mapping[str, str], where: str, values: Mapping[str, str] | None
+def sides_of(
+    row: Mapping[str, object], columns: Mapping[str, str], where: str, values: Mapping[str, str] | None = None
 ) -> dict[str, str]:
+    """Return split name -> train, val or test of a row; a split that leaves the video out is not named.
+
+    Raises
+    ------
+    ManifestError
+        If a column holds something else.
+    """
     sides = {}
     for name, column in columns.items():
         value = row.get(column)
@@ -192,9 +216,31 @@ def _need_column(row: Mapping[str, object], column: str, what: str) -> None:
         raise ManifestError(f"{what}: expected a column {column!r}, found {found}")
 
 
-def _rows_by_id(name: str, videos: Sequence[ListedVideo], settings: Settings, *, what: str) -> dict[str, Row]:
+def _rows_by_id(
+    name: str, videos: Sequence[ListedVideo], settings: Settings, notes: list[str], *, what: str
+) -> ByName[Row]:
     """Read a table of further columns; its key column is `path` or `video_id`."""
     file = settings.resolve_input(name, what=what)
+    rows = rows_by_name(file)
+    unmatched = rows.unmatched(video.video_id for video in videos)
+    if videos and len(unmatched) == len(rows):
+        raise ManifestError(
+            f"{file}: expected paths relative to the data folder, such as {videos[0].video_id!r}, "
+            f"found {unmatched[0]!r}; none of its {len(rows)} rows belongs to a video"
+        )
+    if videos and unmatched:
+        notes.append(how_many(len(unmatched), f"of {len(rows)} rows of {what} in {name} match no video", unmatched[0]))
+    return rows
+
+
+def rows_by_name(file: Path) -> ByName[Row]:
+    """Read a table whose key column is `path` or `video_id`.
+
+    Raises
+    ------
+    ManifestError
+        If there is no such column, or a video stands in two rows that differ.
+    """
     rows = read_manifest(file)
     key = next((k for k in ("video_id", "path") if rows and k in rows[0]), None)
     if key is None:
@@ -208,9 +254,4 @@ def _rows_by_id(name: str, videos: Sequence[ListedVideo], settings: Settings, *,
         if video_id in by_id and by_id[video_id] != row:
             raise ManifestError(f"{file}: expected each {key} once, found {video_id!r} with different values")
         by_id[video_id] = row
-    if videos and not any(video.video_id in by_id for video in videos):
-        raise ManifestError(
-            f"{file}: expected paths relative to the data folder, such as {videos[0].video_id!r}, "
-            f"found {next(iter(by_id))!r}; none of its {len(by_id)} rows belongs to a video"
-        )
-    return by_id
+    return ByName(by_id)

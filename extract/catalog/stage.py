@@ -8,7 +8,6 @@ other is hashed, and other bytes under a known id are an error.
 from __future__ import annotations
 
 import os
-import reprlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from extract.catalog.annotations import Annotation
 from extract.catalog.datasets import image_fps_of, list_rows
 from extract.catalog.find_videos import ListedVideo
 from extract.catalog.inspect_videos import hash_videos, probe_videos
+from extract.catalog.matching import how_many
 from extract.catalog.parts import facts_of_part
 from extract.decoding.inspect import VideoInfo
 from pipeline.errors import VideoChangedError
@@ -31,11 +31,12 @@ from pipeline.events import Note, OnEvent, Progress, StageFinished, StageStarted
 from pipeline.products import Standing, Videos
 from pipeline.products.standing import State
 from pipeline.recipe import Recipe
-from pipeline.recipe.dataset import DatasetBase
+from pipeline.recipe.dataset import DatasetBase, DatasetSpec, NoLabels, NoSplits
 from pipeline.reports import SkippedVideo, StageReport
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import CATALOGUE_SCHEMA
+from pipeline.store.labels import LABEL_COLUMNS, RECIPE, label_difference
 
 if TYPE_CHECKING:
     from pipeline import FeatureStore
@@ -71,19 +72,28 @@ class CatalogPlan:
     """Known videos in all, those to check included."""
     num_gone: int
     """Videos of the catalogue that the recipe no longer finds."""
-    num_relabelled: int
-    """Known videos whose label, splits or group are given differently now; the catalogue keeps the old."""
+    relabelled: Mapping[int, Mapping[str, object]]
+    """Row -> label, labels, splits, group that the recipe gives differently now; taken without extracting anything."""
     relabelled_example: str = ""
+    """One of them, and how it differs."""
     image_fps: float = 30.0
     """Of folders of images."""
-    """One of them, and how it differs."""
+    num_kept_by_hand: int = 0
+    """Known videos whose labels differ from the recipe's because `scale label` gave them; they stay."""
+    notes: tuple[str, ...] = ()
+    """Rows of lists that match no video, videos without a label."""
 
     stage = "catalog"
 
     @property
     def is_empty(self) -> bool:
-        """Whether no video is new and none has been touched."""
-        return not self.new and not self.to_check
+        """Whether no video is new, none has been touched, and none has another label."""
+        return not self.new and not self.to_check and not self.relabelled
+
+    @property
+    def num_relabelled(self) -> int:
+        """Known videos whose label, splits or group are given differently now."""
+        return len(self.relabelled)
 
     @property
     def standings(self) -> tuple[Standing, ...]:
@@ -101,7 +111,7 @@ class CatalogPlan:
         if self.num_gone:
             parts.append(f"{self.num_gone} of the catalogue are not found any more")
         if self.num_relabelled:
-            parts.append(f"{self.num_relabelled} with other labels, splits or groups than the catalogue keeps")
+            parts.append(f"{self.num_relabelled} with new labels, splits or groups ({self.relabelled_example})")
         return f"dataset {self.dataset.name}: " + ", ".join(parts)
 
     def table(self) -> Sequence[Mapping[str, object]]:
@@ -140,20 +150,31 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings) -> Cat
     """
     dataset = recipe.dataset
     listed, annotations = list_rows(dataset, settings)
+    notes = list(getattr(annotations, "notes", ()))
+    bare = [video.video_id for video, note in zip(listed, annotations, strict=True) if not note.labels]
+    if bare and "label" in _declared(dataset):
+        notes.append(how_many(len(bare), f"of {len(listed)} videos without a label", bare[0]))
     catalogue = _known_videos(store, dataset.name)
+    by_hand = set(store.dataset(dataset.name).rows_labelled_by_hand()) if catalogue else set()
+    declared = _declared(dataset)
     new: list[ListedVideo] = []
     new_annotations: list[Annotation] = []
     to_check: list[KnownVideo] = []
-    num_relabelled, example = 0, ""
+    relabelled: dict[int, Mapping[str, object]] = {}
+    num_kept, example = 0, ""
     for video, annotation in zip(listed, annotations, strict=True):
         known = catalogue.pop(video.video_id, None)
         if known is None:
             new.append(video)
             new_annotations.append(annotation)
             continue
-        if difference := _relabelling(known, annotation):
-            num_relabelled += 1
-            example = example or f"{video.video_id}: {difference}"
+        wanted = {name: value for name, value in _labels(annotation).items() if name in declared}
+        if difference := label_difference(known, {**known, **wanted}):
+            if known["row"] in by_hand:
+                num_kept += 1
+            else:
+                relabelled[known["row"]] = wanted
+                example = example or f"{video.video_id}: {difference}"
         if known["sha256"] is not None and _may_have_changed(video, known):
             to_check.append(KnownVideo(known["row"], video, known["sha256"], known["bytes"]))
     return CatalogPlan(
@@ -164,9 +185,11 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings) -> Cat
         to_check=tuple(to_check),
         num_known=len(listed) - len(new),
         num_gone=len(catalogue),
-        num_relabelled=num_relabelled,
+        relabelled=relabelled,
         relabelled_example=example,
         image_fps=image_fps_of(dataset),
+        num_kept_by_hand=num_kept,
+        notes=tuple(notes),
     )
 
 
@@ -185,7 +208,7 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
     Returns
     -------
     StageReport
-        `did`: videos_new, videos_known, videos_unreadable.
+        `did`: videos_new, videos_known, videos_unreadable; videos_relabelled where there are any.
 
     Raises
     ------
@@ -225,7 +248,7 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
         appended = dataset.append_videos(_as_table(videos, infos, annotations))
         did["videos_new"] += appended.num_new
         did["videos_known"] += appended.num_known
-        added = dataset.videos["video_id"].slice(appended.first_row, appended.num_new).to_pylist()
+        added = dataset.by_row["video_id"].slice(appended.first_row, appended.num_new).to_pylist()
         row_of = {video_id: appended.first_row + k for k, video_id in enumerate(added)}
         for video, info in zip(videos, infos, strict=True):
             row = row_of.get(video.video_id)  # None: another run was faster
@@ -233,6 +256,9 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
                 on_event(VideoFailed("catalog", row, video.video_id, info.status, info.error))
                 skipped.append(SkippedVideo(row=row, video_id=video.video_id, status=info.status, error=info.error))
         did["videos_unreadable"] = len(skipped)
+    if plan.relabelled:
+        changed = dataset.change_labels(plan.relabelled, by=RECIPE)
+        did["videos_relabelled"] = changed.num_changed
     catalogued = dataset.refresh().videos
     usable = {"num_usable": catalogued["probe_error"].null_count} if len(catalogued) else {}
     if left_out := did.get("videos_interrupted"):
@@ -272,18 +298,23 @@ def _may_have_changed(video: ListedVideo, known: Mapping) -> bool:
     return found.st_size != known["bytes"] or max(found.st_ctime, found.st_mtime) >= added_at.timestamp()
 
 
-def _relabelling(known: Mapping, annotation: Annotation) -> str:
-    """Return what is given differently now than the catalogue holds it; empty where nothing is."""
-    pairs = {
-        "label": (known["label"], annotation.label),
-        "labels": (list(known["labels"] or ()), list(annotation.labels)),
-        "splits": (dict(known["splits"] or ()), dict(annotation.splits)),
-        "group": (known["group"], annotation.group),
-    }
-    for field, (kept, now) in pairs.items():
-        if kept != now:
-            return f"{field} is {reprlib.repr(kept)} in the catalogue, {reprlib.repr(now)} now"
-    return ""
+def _declared(dataset: DatasetBase) -> set[str]:
+    """Return the columns that the recipe speaks of; what it says nothing about stays as it is."""
+    if not isinstance(dataset, DatasetSpec):
+        return set(LABEL_COLUMNS)
+    columns: set[str] = set()
+    if not isinstance(dataset.labels, NoLabels):
+        columns |= {"label", "labels"}
+    if not isinstance(dataset.splits, NoSplits):
+        columns.add("splits")
+    if not isinstance(dataset.group, NoLabels):
+        columns.add("group")
+    return columns
+
+
+def _labels(annotation: Annotation) -> dict[str, object]:
+    return {"label": annotation.label, "labels": list(annotation.labels), "splits": dict(annotation.splits),
+            "group": annotation.group}  # fmt: skip
 
 
 def _check_unchanged(plan: CatalogPlan, settings: Settings) -> None:
@@ -304,14 +335,18 @@ def _check_unchanged(plan: CatalogPlan, settings: Settings) -> None:
 
 
 def _notes(plan: CatalogPlan) -> list[str]:
-    notes = []
+    notes = list(plan.notes)
     if plan.num_gone:
         notes.append(f"{plan.num_gone} videos of the catalogue are not found any more; their rows and features stay")
     if plan.num_relabelled:
         notes.append(
-            f"{plan.num_relabelled} known videos come with other labels, splits or groups than the catalogue holds "
-            f"({plan.relabelled_example}); these were not taken, for rows are never changed: start a new dataset to "
-            "use them"
+            f"{plan.num_relabelled} known videos come with other labels, splits or groups than the catalogue held "
+            f"({plan.relabelled_example}); the new ones count from now on, nothing is extracted again"
+        )
+    if plan.num_kept_by_hand:
+        notes.append(
+            f"{plan.num_kept_by_hand} videos keep what `scale label` gave them, though the recipe says otherwise; "
+            "`scale label STORE --release` gives them back to it"
         )
     return notes
 

@@ -187,7 +187,7 @@ class ShardRunner:
 
     def _open(self, shard: int, parts: Sequence[TargetShard]) -> OpenShard:
         rows = np.unique(np.concatenate([part.task.rows for part in parts]))
-        videos = self._dataset.videos.slice(int(rows[0]), int(rows[-1] - rows[0]) + 1).to_pylist()
+        videos = self._dataset.by_row.slice(int(rows[0]), int(rows[-1] - rows[0]) + 1).to_pylist()
         wanted = set(rows.tolist())
         works = [
             VideoWork(video, self._path_of(video), [p for p in parts if video["row"] in p.place])

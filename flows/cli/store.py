@@ -62,7 +62,7 @@ def info(store: StoreArgument, as_json: JsonOption = False) -> None:
         listed.append(
             {
                 "dataset": name,
-                "videos": dataset.num_rows,
+                "videos": dataset.num_videos,
                 "features": features,
                 "embeddings": dataset.embedding_sets(),
                 "models": dataset.artifacts("models"),

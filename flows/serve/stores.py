@@ -39,7 +39,7 @@ class HeldDataset:
     @cached_property
     def videos(self) -> pa.Table:
         """The catalogue."""
-        return self.dataset.videos
+        return self.dataset.by_row
 
 
 class ServedStore:

@@ -111,7 +111,7 @@ def import_features(
     )
     statuses = source.statuses or {}
     position_of = {video_id: n for n, video_id in enumerate(ids) if statuses.get(n, ("",))[0] != PENDING}
-    positions = np.array([position_of.get(video_id, -1) for video_id in ds.videos["video_id"].to_pylist()], np.int64)
+    positions = np.array([position_of.get(video_id, -1) for video_id in ds.by_row["video_id"].to_pylist()], np.int64)
     written = skipped = rows_written = rows_bad = 0
     tasks = writer.todo()
     for task in tasks:

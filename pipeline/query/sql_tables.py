@@ -115,7 +115,7 @@ def _embedding_ledger(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
 
 def _geometry(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
     """Yield the crops of one shard after another, held to their checksums; never more than that in memory."""
-    ids = dataset.videos["video_id"]
+    ids = dataset.by_row["video_id"]
     for crops in dataset.crop_sets():
         readers = [_geometry_reader(dataset, crops, feature_set) for feature_set in dataset.feature_sets(crops)]
         for shard in range(dataset.num_shards if readers else 0):
@@ -141,4 +141,6 @@ def _geometry(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
 def _geometry_reader(dataset: DatasetHandle, crops: str, feature_set: str) -> SetReader:
     """Read only the geometry of a feature set: the values stay untouched and unchecked."""
     whole = dataset._reader(crops, feature_set)
-    return SetReader(dataset.backend, replace(whole.spec, arrays=(whole.spec.array("geometry"),)), whole.ledger)
+    return SetReader(
+        dataset.backend, replace(whole.spec, arrays=(whole.spec.array("geometry"),)), whole.ledger, whole.hidden
+    )

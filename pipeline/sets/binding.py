@@ -14,6 +14,10 @@ from pipeline.errors import WrongVideoError
 class Binding(Protocol):
     """Which video the catalogue has in which row; see :class:`pipeline.store.video_rows.VideoRows`."""
 
+    @property
+    def removed_rows(self) -> np.ndarray:
+        """Rows whose videos were removed, ascending, int64."""
+
     def keys(self, start: int, stop: int) -> np.ndarray:
         """Return the keys of the rows ``[start, stop)``, uint64.
 
@@ -22,6 +26,10 @@ class Binding(Protocol):
         WrongVideoError
             If the catalogue, looked at again, has no such rows.
         """
+
+
+NOBODY = 0
+"""The key of a row whose video was removed: an entry may still name the one it was, until it is erased."""
 
 
 def video_keys(video_ids: Iterable[str]) -> np.ndarray:
@@ -46,7 +54,9 @@ def check_binding(found: np.ndarray | None, start: int, stop: int, binding: Bind
     expected = binding.keys(start, stop)
     if found is None or np.array_equal(found, expected):
         return
-    bad = (start + np.flatnonzero(found != expected)).tolist()
+    bad = (start + np.flatnonzero((found != expected) & (expected != NOBODY))).tolist()
+    if not bad:
+        return
     raise WrongVideoError(
         f"{what}: expected the results of the videos that the catalogue has in its rows, found those of other videos "
         f"in row(s) {', '.join(map(str, bad[:5]))}{' ...' if len(bad) > 5 else ''}; nothing was returned. A catalogue "

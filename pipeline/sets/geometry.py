@@ -28,6 +28,7 @@ def commit_geometry(
     task: ShardTask,
     offered: np.ndarray,
     has_values: list[bool],
+    removed: np.ndarray,
 ) -> np.ndarray:
     """Write the shard's geometry unless it is there; return it as stored.
 
@@ -37,6 +38,8 @@ def commit_geometry(
         Of all rows of the task's shard.
     has_values : list of bool
         Which of them have valid crops in this set.
+    removed : ndarray of int64
+        Places of rows whose videos were removed: what stands there goes.
 
     Raises
     ------
@@ -57,6 +60,7 @@ def commit_geometry(
         _check_conflicts(backend, spec, task, offered, conflicting)
         take = np.array(has_values, bool) | ~is_set[: len(offered)]
         final[: len(offered)][take] = offered[take]
+        final[removed] = 0
         if len(final) != len(stored) or not np.array_equal(final, stored):
             backend.put(shard_key(array.key, task.shard, layout.ndim), encode_shard(final, layout))
         return final[: len(offered)]

@@ -65,7 +65,11 @@ class DatasetHandle(Protocol):
 
     @property
     def num_rows(self) -> int:
-        """Videos."""
+        """Rows of every array: videos, and those that were removed."""
+
+    @property
+    def by_row(self) -> pa.Table:
+        """The catalogue with a line for every row in its place."""
 
     @property
     def num_shards(self) -> int:

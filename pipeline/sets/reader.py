@@ -36,10 +36,11 @@ MAX_CACHED_BYTES = 1 << 28
 class _OpenShard:
     """The arrays of one shard, and which of its rows were found good."""
 
-    def __init__(self, entry: LedgerEntry, arrays: dict[str, ShardRows]) -> None:
+    def __init__(self, entry: LedgerEntry, arrays: dict[str, ShardRows], hidden: np.ndarray) -> None:
         self.entry = entry
         self.arrays = arrays
         self.present = entry.num_valid > 0
+        self.present[hidden] = False
         self.all_present = bool(self.present.all())
         self.checked = dict(zip(arrays, np.repeat(~self.present[None], len(arrays), 0), strict=True))
         """Of each array; rows without values need no check: they read as masked zeros."""
@@ -57,12 +58,17 @@ class SetReader:
     ----------
     ledger : Ledger
         What to believe.
+    hidden : ndarray of int64, optional
+        Rows that read as if they had no values, whatever the ledger says: their videos were removed.
     """
 
-    def __init__(self, backend: StorageBackend, spec: SetSpec, ledger: Ledger) -> None:
+    def __init__(
+        self, backend: StorageBackend, spec: SetSpec, ledger: Ledger, hidden: np.ndarray | None = None
+    ) -> None:
         self.spec = spec
         self.ledger = ledger
         self._backend = backend
+        self.hidden = np.empty(0, np.int64) if hidden is None else hidden
         self._guard = ForkGuard()
         self._lock = threading.RLock()
         self._layouts: dict[str, ArrayLayout | None] = {}
@@ -219,7 +225,9 @@ class SetReader:
             entry = self.ledger.entry(shard)
             if entry is None or not entry.num_valid.any():
                 return None
-            opened = _OpenShard(entry, {a.name: self._open_array(a, entry) for a in self.spec.arrays})
+            opened = _OpenShard(
+                entry, {a.name: self._open_array(a, entry) for a in self.spec.arrays}, self._hidden_in(entry)
+            )
             self._open[shard] = opened
             self._cached_bytes += opened.num_bytes
             while len(self._open) > 1 and (
@@ -228,6 +236,11 @@ class SetReader:
                 _, dropped = self._open.popitem(last=False)
                 self._cached_bytes -= dropped.num_bytes
             return opened
+
+    def _hidden_in(self, entry: LedgerEntry) -> np.ndarray:
+        """Return which of an entry's rows are hidden, counted from its first."""
+        inside = (self.hidden >= entry.row_start) & (self.hidden < entry.row_stop)
+        return self.hidden[inside] - entry.row_start
 
     def _open_array(self, array: ArraySpec, entry: LedgerEntry) -> ShardRows:
         needed = int(np.flatnonzero(entry.num_valid > 0)[-1]) + 1

@@ -33,7 +33,7 @@ from pipeline.errors import (
     WrongVideoError,
 )
 from pipeline.sets.arrays import write_array_metadata
-from pipeline.sets.binding import Binding
+from pipeline.sets.binding import NOBODY, Binding
 from pipeline.sets.compaction import COMPACT_AFTER, compact_ledger
 from pipeline.sets.geometry import commit_geometry
 from pipeline.sets.ledger import UNDONE, Ledger, LedgerEntry, RowStatus, make_table, pending_rows
@@ -129,7 +129,7 @@ class SetWriter:
     def _task(self, shard: int, again: set[str]) -> ShardTask | None:
         start, stop = shard_range(shard, self.spec.shard_rows, self.num_rows)
         generation = self._ledger.generations.get(shard, -1) + 1
-        everything = np.arange(start, stop)
+        everything = np.setdiff1d(np.arange(start, stop), self._binding.removed_rows)
         try:
             summary = self._ledger.summary(shard)
             if summary is not None and summary.row_stop >= stop and not {*UNDONE, *again} & summary.counts.keys():
@@ -140,17 +140,46 @@ class SetWriter:
         except CorruptDataError:  # nothing in this shard can be believed any more: do it again
             return ShardTask(shard, everything, start, stop, generation, "retry")
         if entry is None:
-            return ShardTask(shard, everything, start, stop, generation, "new") if stop > start else None
+            return ShardTask(shard, everything, start, stop, generation, "new") if everything.size else None
         appended = np.arange(entry.row_stop, stop)
         redo = pending_rows(entry)
         if again:
             picked = np.fromiter((s in again for s in entry.statuses), bool, len(entry.statuses))
             redo = np.union1d(redo, entry.row_start + np.flatnonzero(picked))
-        rows = np.concatenate([redo, appended]).astype(np.int64)
+        rows = np.setdiff1d(np.concatenate([redo, appended]), self._binding.removed_rows).astype(np.int64)
         if not rows.size:
             return None
         reason = "retry" if redo.size else "appended"
         return ShardTask(shard, rows, start, max(stop, entry.row_stop), generation, reason)
+
+    def wipe(self, shard: int) -> LedgerEntry | None:
+        """Write a shard again without the rows whose videos were removed; None where it holds nothing of them.
+
+        The other rows keep their bytes, so that readers of the entry before go on. Geometry goes with the row.
+        """
+        self._guard.check()
+        self._ledger = self._ledger.refreshed()
+        entry = self._ledger.entry(shard)
+        if entry is None or not self.holds_removed(entry):
+            return None
+        task = ShardTask(
+            shard, np.empty(0, np.int64), entry.row_start, entry.row_stop, entry.generation + 1, VideoStatus.REMOVED
+        )
+        new = {a.name: np.zeros((0, *a.layout.row_shape), a.layout.dtype) for a in self.spec.arrays}
+        return self._commit(task, new, [], device="", seconds=entry.seconds, versions=entry.versions)
+
+    def holds_removed(self, entry: LedgerEntry) -> bool:
+        """Whether an entry still says anything of a row whose video was removed."""
+        removed = self._removed_places(entry.row_start, entry.row_stop)
+        keys = entry.video_keys
+        return any(entry.statuses[k] != VideoStatus.REMOVED for k in removed.tolist()) or (
+            keys is not None and bool((keys[removed] != NOBODY).any())
+        )
+
+    def _removed_places(self, start: int, stop: int) -> np.ndarray:
+        """Return the places in ``[start, stop)`` of rows whose videos were removed."""
+        removed = self._binding.removed_rows
+        return removed[(removed >= start) & (removed < stop)] - start
 
     def claim(self, task: ShardTask, ttl_s: float = 300.0) -> Claim | None:
         """Claim a shard for this worker.
@@ -204,7 +233,7 @@ class SetWriter:
             if "geometry" in merged:
                 merged["geometry"] = commit_geometry(
                     self._backend, spec, self._layouts["geometry"], task, merged["geometry"],
-                    [s.num_valid > 0 for s in statuses],
+                    [s.num_valid > 0 for s in statuses], self._removed_places(task.row_start, task.row_stop),
                 )  # fmt: skip
             digests = {}
             for name in ("values", "valid"):
@@ -273,7 +302,9 @@ class SetWriter:
         statuses: list[RowStatus | None] = [None] * n
         local = task.rows - task.row_start
         if base is not None:
-            kept = np.setdiff1d(np.arange(base.row_start, base.row_stop), task.rows)
+            kept = np.setdiff1d(
+                np.arange(base.row_start, base.row_stop), np.concatenate([task.rows, self._binding.removed_rows])
+            )
             ledger = Ledger(self._backend, self.spec.ledger, {}, binding=self._binding)
             reader = SetReader(self._backend, self.spec, ledger)
             reader.ledger.remember(base)
@@ -291,9 +322,13 @@ class SetWriter:
             rows = [replace(s, attempts=s.attempts + earlier.get(s.row, 0)) for s in rows]
         for name, array in merged.items():
             array[local] = new[name]
-        counts = new["valid"].reshape(len(local), -1).sum(axis=1)
+        counts = new["valid"].sum(axis=tuple(range(1, new["valid"].ndim)), dtype=np.int64)
         for place, status, count in zip(local.tolist(), rows, counts.tolist(), strict=True):
             statuses[place] = replace(status, status=str(status.status), num_valid=count)
+        for place in self._removed_places(task.row_start, task.row_stop).tolist():
+            statuses[place] = RowStatus(task.row_start + place, VideoStatus.REMOVED.value, attempts=0)
+            for array in merged.values():
+                array[place] = 0
         if any(status is None for status in statuses):
             raise ConflictError(
                 f"{self.spec.label}: expected rows {task.row_start}..{task.row_stop - 1} to be done or in the task, "

@@ -20,7 +20,7 @@ from pipeline.storage.shardfile import crc32c
 
 _MARK = b"crc32c:"
 _BLANK = b"00000000"
-_SEAL_KEY = "scale.seal"
+SEAL_KEY = "scale.seal"
 
 
 def seal(table: pa.Table | Sequence[pa.Table], metadata: Mapping[str, str]) -> bytes:
@@ -39,7 +39,7 @@ def seal(table: pa.Table | Sequence[pa.Table], metadata: Mapping[str, str]) -> b
     with pq.ParquetWriter(sink, groups[0].schema, compression="zstd", **apart) as writer:
         for group in groups:
             writer.write_table(group, row_group_size=max(len(group), 1))
-        writer.add_key_value_metadata({**metadata, _SEAL_KEY: (_MARK + _BLANK).decode()})
+        writer.add_key_value_metadata({**metadata, SEAL_KEY: (_MARK + _BLANK).decode()})
     data = sink.getvalue()
     place = data.rindex(_MARK + _BLANK) + len(_MARK)
     return data[:place] + f"{crc32c(data):08x}".encode() + data[place + len(_BLANK) :]

@@ -97,7 +97,7 @@ class Catalogue:
             return int(self.rows_of([video_id])[0])
         row = self._row_of.get(video_id)
         if row is None:
-            raise self._unknown(video_id)
+            raise self.unknown(video_id)
         return row
 
     def rows_of(self, video_ids: Sequence[str]) -> np.ndarray:
@@ -113,16 +113,17 @@ class Catalogue:
             wanted = pa.array(list(place), pa.string())
         except (pa.ArrowException, UnicodeError):  # no texts, or texts that no file can hold
             bad = (v for v in place if not isinstance(v, str) or not v.isprintable())
-            raise self._unknown(next(bad, None)) from None
+            raise self.unknown(next(bad, None)) from None
         found = pc.index_in(self.videos["video_id"], value_set=wanted)
         held = np.flatnonzero(found.is_valid().to_numpy())
         rows = np.full(len(place), -1, np.int64)
         rows[found.drop_null().to_numpy()] = held
         if len(held) < len(place):
-            raise self._unknown(next(video_id for video_id, k in place.items() if rows[k] < 0))
+            raise self.unknown(next(video_id for video_id, k in place.items() if rows[k] < 0))
         return rows[[place[video_id] for video_id in video_ids]]
 
-    def _unknown(self, video_id: object) -> NotFoundError:
+    def unknown(self, video_id: object) -> NotFoundError:
+        """Return the error for an id that no video has."""
         return NotFoundError(
             f"expected a video id of dataset {self._dataset}, found {video_id!r}; ids are paths relative to the "
             "data folder, see `ds.videos['video_id']`"

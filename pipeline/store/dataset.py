@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import ConflictError, CorruptDataError, InvalidInputError, NotFoundError
+from pipeline.errors import CorruptDataError, InvalidInputError, NotFoundError
+from pipeline.events import OnEvent, ignore
 from pipeline.fingerprint import check_same
 from pipeline.fingerprint import fingerprint as hash_of
 from pipeline.names import check_name
@@ -24,89 +25,27 @@ from pipeline.sets.set_files import (
     open_feature_set,
 )
 from pipeline.storage import schema
-from pipeline.storage.guard import ForkGuard
-from pipeline.storage.layout import num_shards
 from pipeline.store.appending import append_videos, mended_catalogue
 from pipeline.store.artifacts import Artifact, list_artifacts, load_artifact, save_artifact
-from pipeline.store.catalogue import AppendedVideos, Catalogue
+from pipeline.store.catalogue import AppendedVideos
+from pipeline.store.dropping import drop_feature_set
+from pipeline.store.handle import Pinned
+from pipeline.store.labels import HAND, ChangedLabels
 from pipeline.store.new_sets import drop_embedding_set, open_or_create_set
-from pipeline.store.pinned_sets import PinnedNames, PinnedSets
 from pipeline.store.progress import embedding_set_info, feature_set_info, snapshot_id, status_table
 from pipeline.store.selection import Selection, check_rows
-from pipeline.store.video_rows import VideoRows
+from pipeline.store.withdrawal import ErasedRows, commit_removal, erase_rows
 
 if TYPE_CHECKING:
     from pipeline.recipe.crops import CropPolicy, CropPolicyBase
-    from pipeline.sets.handles import StoreHandle
     from pipeline.sets.writer import EmbeddingWriter, FeatureWriter
 
 
-class Dataset:
+class Dataset(Pinned):
     """A handle that pins what it sees: the catalogue and every ledger as they stood when it was made.
 
     Made by :meth:`FeatureStore.dataset`; :meth:`refresh` gives one that sees the present.
     """
-
-    def __init__(self, store: StoreHandle, name: str, shard_rows: int) -> None:
-        self._open(store, name, shard_rows)
-
-    def _open(
-        self,
-        store: StoreHandle,
-        name: str,
-        shard_rows: int,
-        num_commits: int | None = None,
-        pinned: PinnedNames | None = None,
-    ) -> None:
-        self._store = store
-        self.backend = self._backend = store.backend
-        self._guard = ForkGuard()
-        self.name = name
-        self.shard_rows = shard_rows
-        self._pinned = Catalogue(self._backend, name, num_commits)
-        self._rows = VideoRows(self._backend, name, self._pinned)
-        self._sets = PinnedSets(self._backend, name, self._rows, pinned)
-        self._is_whole = False
-
-    def __repr__(self) -> str:
-        return f"Dataset({self.name!r}, {self.num_rows} videos, {self._store.url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        pinned = (self._pinned.num_commits, self._sets.pinned())
-        return _reopened, (self._store, self.name, self.shard_rows, *pinned)
-
-    @property
-    def _catalogue(self) -> Catalogue:
-        """The catalogue, once no ledger knows rows that it lacks: with fewer rows than there are nobody is answered."""
-        if not self._is_whole:
-            self._sets.check_catalogue(self._pinned.num_rows, self.shard_rows)
-            self._is_whole = True
-        return self._pinned
-
-    def refresh(self) -> Dataset:
-        """Return a new handle that sees the present."""
-        current: Dataset = self._store.dataset(self.name)
-        return current
-
-    @property
-    def num_rows(self) -> int:
-        """Videos."""
-        return self._catalogue.num_rows
-
-    @property
-    def num_shards(self) -> int:
-        """Shards that the videos fill."""
-        return num_shards(self.num_rows, self.shard_rows)
-
-    @property
-    def videos(self) -> pa.Table:
-        """The catalogue, CATALOGUE_SCHEMA, ordered by row."""
-        self._guard.check()
-        return self._catalogue.videos
-
-    def row_of(self, video_id: str) -> int:
-        """Return the row of a video id; NotFoundError if there is none."""
-        return self._catalogue.row_of(video_id)
 
     def append_videos(self, table: pa.Table) -> AppendedVideos:
         """Add the videos that are not there yet, as one commit; this handle then sees them.
@@ -126,6 +65,58 @@ class Dataset:
         self._check_writable()
         self._pinned, appended = append_videos(self._backend, self.name, self._pinned, table)
         return appended
+
+    def change_labels(self, changes: Mapping[int, Mapping[str, Any]], by: str = HAND) -> ChangedLabels:
+        """Give rows other labels, splits or groups, as one commit; this handle then sees them. No feature is touched.
+
+        Parameters
+        ----------
+        changes : mapping of row to mapping
+            Some of label, labels, splits (split name -> train, val or test) and group; what is not named stays.
+        by : {"hand", "recipe"}
+            What is said by hand is not taken back by the next run of a recipe.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such row or column.
+        """
+        self._check_writable()
+        return self._change_labels(check_rows(sorted(changes), self.num_rows), changes, by)
+
+    def remove_videos(self, rows: Sequence[int] | np.ndarray, *, erase: bool = False) -> int:
+        """Take videos out of every answer at once; their rows stay taken. Returns how many were in one.
+
+        Parameters
+        ----------
+        rows : sequence of int
+        erase : bool
+            Mark them for :meth:`erase_removed`, which takes them out of every byte.
+        """
+        self._check_writable()
+        num_removed = commit_removal(self._backend, self.name, check_rows(rows, self.num_rows), erase=erase)
+        self._open(self._store, self.name, self.shard_rows)
+        return num_removed
+
+    def erase_removed(self, on_event: OnEvent = ignore) -> ErasedRows:
+        """Take what :meth:`remove_videos` marked out of every byte; goes on where a killed process stopped.
+
+        Raises
+        ------
+        ConflictError
+            If a run wrote meanwhile, so that something holds a video still.
+        """
+        self._check_writable()
+        erased = erase_rows(self._backend, self.name, on_event)
+        self._open(self._store, self.name, self.shard_rows)
+        return erased
+
+    def drop_features(self, crops: str, feature_set: str) -> int:
+        """Delete a feature set whole, its ledger and unshared geometry included; return the bytes that went."""
+        self._check_writable()
+        num_bytes = drop_feature_set(self._backend, self.name, check_name(crops), check_name(feature_set))
+        self._open(self._store, self.name, self.shard_rows)
+        return num_bytes
 
     def define_crop_set(self, name: str, policy: CropPolicyBase) -> None:
         """Define a crop set; nothing happens when the same policy stands under the name already.
@@ -292,16 +283,16 @@ class Dataset:
         if params is not None:
             raise InvalidInputError("expected a condition that the params belong to, found none")
         if video_ids is not None:
-            return Selection(self, self._catalogue.rows_of(list(video_ids)))
-        return Selection(self, np.arange(self.num_rows) if rows is None else check_rows(rows, self.num_rows))
+            return Selection(self, self._rows_of(list(video_ids)))
+        return Selection(self, self._present_rows() if rows is None else check_rows(rows, self.num_rows))
 
     def status(self, crops: str, feature_set: str) -> pa.Table:
-        """Return what became of every video: STATUS_SCHEMA, by row; `pending` where no ledger entry covers it."""
-        return status_table(self._catalogue, self._ledger(crops, feature_set), self.shard_rows)
+        """Return what became of every row: STATUS_SCHEMA, by row; `pending` where no ledger entry covers it."""
+        return status_table(self.by_row, self._ledger(crops, feature_set), self.shard_rows, self._side.removed_rows)
 
     def embedding_status(self, name: str) -> pa.Table:
         """Return :meth:`status` of an embedding set."""
-        return status_table(self._catalogue, self._ledger(None, name), self.shard_rows)
+        return status_table(self.by_row, self._ledger(None, name), self.shard_rows, self._side.removed_rows)
 
     def feature_info(self, crops: str, feature_set: str) -> FeatureSetInfo:
         """Return sizes, fingerprint and progress of a feature set."""
@@ -332,7 +323,8 @@ class Dataset:
             they took). Of everything when no set is named.
         """
         self._guard.check()
-        return snapshot_id(self.name, self._catalogue, self._sets.ledgers(crops, feature_set, embedding))
+        files = [*self._catalogue.digests(), *self._side.digests()]
+        return snapshot_id(self.name, files, self._sets.ledgers(crops, feature_set, embedding))
 
     def ledger(self, crops: str | None, name: str) -> Ledger:
         """Return the ledger of a feature set, or of an embedding set (`crops` None), as it stands now."""
@@ -384,16 +376,3 @@ class Dataset:
 
     def _attributes(self, kind: str, **content: Any) -> dict[str, Any]:
         return {"kind": kind, "schema_version": schema.SCHEMA_VERSION, "written_by": self._store.version, **content}
-
-    def _check_writable(self) -> None:
-        self._guard.check()
-        if self._store.mode == "r":
-            message = f"expected a store opened for writing, found {self._store.url} opened with mode 'r'; "
-            raise ConflictError(message + "use FeatureStore.open(url, mode='a')")
-
-
-def _reopened(store: StoreHandle, name: str, shard_rows: int, num_commits: int, pinned: PinnedNames) -> Dataset:
-    """Return the handle that was pickled, in another process: it sees what the first one saw."""
-    dataset = object.__new__(Dataset)
-    dataset._open(store, name, shard_rows, num_commits, pinned)
-    return dataset

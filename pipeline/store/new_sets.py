@@ -16,6 +16,7 @@ from pipeline.storage.backend import StorageBackend
 from pipeline.storage.locks import exclusive
 from pipeline.storage.spare import is_there, spare_key
 from pipeline.store.catalogue import Catalogue
+from pipeline.store.dropping import clear_leftover_ledger
 
 
 def open_or_create_set(
@@ -49,6 +50,7 @@ def open_or_create_set(
             create_group(backend, f"{dataset}/embeddings", {})
         with exclusive(backend, spec.crop_set or spec.ledger):
             if not is_there(backend, f"{spec.group}/{schema.ZARR_JSON}"):
+                clear_leftover_ledger(backend, spec.ledger, spec.group)
                 for array in spec.arrays:
                     write_array_metadata(
                         backend, array.key, array.layout, num_rows, array.dimension_names,

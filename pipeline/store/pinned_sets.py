@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import numpy as np
+
 from pipeline.errors import CorruptDataError, NotFoundError, WrongVideoError
 from pipeline.sets.arrays import is_group
 from pipeline.sets.binding import Binding
@@ -27,14 +29,22 @@ class PinnedSets:
         What every ledger entry is held to.
     pinned : PinnedNames, optional
         What another handle saw (:meth:`pinned`); None: what is there now.
+    hidden : ndarray of int64, optional
+        Rows whose values are not served: their videos were removed.
     """
 
     def __init__(
-        self, backend: StorageBackend, dataset: str, binding: Binding, pinned: PinnedNames | None = None
+        self,
+        backend: StorageBackend,
+        dataset: str,
+        binding: Binding,
+        pinned: PinnedNames | None = None,
+        hidden: np.ndarray | None = None,
     ) -> None:
         self._backend = backend
         self._dataset = dataset
         self._binding = binding
+        self._hidden = hidden
         self._ledgers: dict[SetKey, Ledger] = {}
         self._broken: dict[SetKey, CorruptDataError] = {}
         self._readers: dict[SetKey, SetReader] = {}
@@ -127,7 +137,7 @@ class PinnedSets:
                 spec, _ = open_embedding_set(self._backend, self._dataset, name)
             else:
                 spec, _ = open_feature_set(self._backend, self._dataset, crops, name)
-            self._readers[crops, name] = SetReader(self._backend, spec, ledger)
+            self._readers[crops, name] = SetReader(self._backend, spec, ledger, self._hidden)
         return self._readers[crops, name]
 
     def ledgers(self, crops: str | None, feature_set: str | None, embedding: str | None) -> dict[SetKey, Ledger]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.sets.ledger import UNDONE, Ledger
 from pipeline.sets.set_files import EmbeddingSetInfo, FeatureSetInfo, SetSpec
+from pipeline.status import VideoStatus
 from pipeline.storage.layout import num_shards
 from pipeline.storage.schema import PENDING, STATUS_SCHEMA
 from pipeline.store.catalogue import Catalogue
@@ -19,12 +20,12 @@ SetKey = tuple[str | None, str]
 """(crop set, feature set) or (None, embedding set)."""
 
 
-def status_table(catalogue: Catalogue, ledger: Ledger, shard_rows: int) -> pa.Table:
-    """Return what became of every video: STATUS_SCHEMA, by row; `pending` where no ledger entry covers it."""
-    n = catalogue.num_rows
+def status_table(by_row: pa.Table, ledger: Ledger, shard_rows: int, removed: np.ndarray) -> pa.Table:
+    """Return what became of every row: STATUS_SCHEMA, by row; `pending` where no ledger entry covers it."""
+    n = by_row.num_rows
     columns: dict[str, Any] = {
         "row": np.arange(n),
-        "video_id": catalogue.videos["video_id"],
+        "video_id": by_row["video_id"],
         "status": np.full(n, PENDING, object),
         "error": np.full(n, "", object),
         "attempts": np.zeros(n, np.int32),
@@ -38,6 +39,7 @@ def status_table(catalogue: Catalogue, ledger: Ledger, shard_rows: int) -> pa.Ta
         for name in ("status", "error", "attempts", "seconds"):
             columns[name][covered] = entry.table[name].to_numpy(zero_copy_only=False)[:size]
         generations[covered] = entry.generation
+    columns["status"][removed], columns["error"][removed] = VideoStatus.REMOVED.value, ""
     columns["generation"] = pa.array(generations, mask=generations < 0)
     arrays = [
         column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([pa.array(column, field.type)])
@@ -89,10 +91,16 @@ def embedding_set_info(
     )
 
 
-def snapshot_id(dataset: str, catalogue: Catalogue, ledgers: Mapping[SetKey, Ledger]) -> str:
-    """Return one id for the catalogue's files and what the ledger entries in force say about the rows."""
+def snapshot_id(dataset: str, files: Iterable[str], ledgers: Mapping[SetKey, Ledger]) -> str:
+    """Return one id for the catalogue's files and what the ledger entries in force say about the rows.
+
+    Parameters
+    ----------
+    files : iterable of str
+        Digests of the commits, then a line for every side file.
+    """
     digest = hashlib.sha256(f"{dataset}\n".encode())
-    for line in catalogue.digests():
+    for line in files:
         digest.update(line.encode())
     for (crops, name), ledger in ledgers.items():
         digest.update(f"\n{crops}/{name}\n".encode())

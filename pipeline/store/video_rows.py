@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.errors import WrongVideoError
-from pipeline.sets.binding import video_keys
+from pipeline.sets.binding import NOBODY, video_keys
 from pipeline.storage.backend import StorageBackend
 from pipeline.store.catalogue import Catalogue
+from pipeline.store.removals import open_removals, tombstone_id
 
 
 class VideoRows:
@@ -17,15 +18,31 @@ class VideoRows:
     are called missing.
     """
 
-    def __init__(self, backend: StorageBackend, dataset: str, catalogue: Catalogue) -> None:
+    def __init__(
+        self, backend: StorageBackend, dataset: str, catalogue: Catalogue, removed: np.ndarray | None = None
+    ) -> None:
         self._backend = backend
         self._dataset = dataset
         self._catalogue = catalogue
+        self._removed = removed
+
+    @property
+    def removed_rows(self) -> np.ndarray:
+        """Rows whose videos were removed, ascending: they are nobody's."""
+        if self._removed is None:
+            state = open_removals(self._backend, self._dataset).state
+            self._removed = state["row"].to_numpy().astype(np.int64)
+        return self._removed
 
     def keys(self, start: int, stop: int) -> np.ndarray:
         """See :class:`pipeline.sets.binding.Binding`."""
         self.check_inside(stop, "a ledger entry")
-        return video_keys(self._catalogue.videos["video_id"].slice(start, stop - start).to_pylist())
+        ids = self._catalogue.videos["video_id"].slice(start, stop - start).to_pylist()
+        keys = video_keys(ids).copy()
+        keys[[place for place, video_id in enumerate(ids) if video_id == tombstone_id(start + place)]] = NOBODY
+        removed = self.removed_rows
+        keys[removed[(removed >= start) & (removed < stop)] - start] = NOBODY
+        return keys
 
     def check_inside(self, stop: int, who: str) -> None:
         """Raise :class:`WrongVideoError` if the catalogue, looked at again, has fewer rows than `who` knows."""

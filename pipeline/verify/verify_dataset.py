@@ -23,6 +23,7 @@ from pipeline.store.commits import commit_numbers
 from pipeline.store.video_rows import VideoRows
 from pipeline.verify.findings import Problem
 from pipeline.verify.verify_set import SetCheck
+from pipeline.verify.verify_side import check_leftover_ledgers, check_removals, check_side_files
 
 if TYPE_CHECKING:
     from pipeline.store.feature_store import FeatureStore
@@ -69,6 +70,10 @@ class DatasetCheck:
             self.problems.extend(check.problems)
             self.num_rows += check.num_rows
             self.num_bytes += check.num_bytes
+        check_side_files(self._backend, self._name, self._found, repair=self._repair)
+        if self._num_videos is not None:
+            check_removals(self._backend, self._name, self._found)
+        check_leftover_ledgers(self._backend, self._name, self._found, repair=self._repair)
         self._check_geometry()
         self._check_artifacts()
         self._check_leftovers()

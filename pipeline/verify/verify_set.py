@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
 from pipeline.sets.arrays import read_layout, write_array_metadata
-from pipeline.sets.binding import Binding
+from pipeline.sets.binding import NOBODY, Binding
 from pipeline.sets.ledger import Ledger, LedgerEntry, RowStatus, list_generations, make_table
 from pipeline.sets.ledger_names import Packs, entry_key, newest_generation
 from pipeline.sets.mapped import ShardRows, open_shard, open_shard_file
@@ -121,11 +121,12 @@ class SetCheck:
             what = f"covers rows up to {entry.row_stop}, the catalogue has {self._num_videos}"
             self._found("outside catalogue", where, what)
             return  # whose rows these are is not known: nothing of them is touched
-        present = np.flatnonzero(entry.num_valid > 0)
         bad = np.zeros(len(entry.num_valid), bool)
         keys = self._keys(entry.row_start, entry.row_stop)
-        if keys is not None and entry.video_keys is not None and (entry.video_keys != keys).any():
-            bad |= entry.video_keys != keys
+        has_owner = np.ones(len(bad), bool) if keys is None else keys != NOBODY
+        present = np.flatnonzero((entry.num_valid > 0) & has_owner)  # a removed row is checked as an erasure
+        if keys is not None and entry.video_keys is not None and ((entry.video_keys != keys) & has_owner).any():
+            bad |= (entry.video_keys != keys) & has_owner
             others = entry.row_start + np.flatnonzero(bad)
             what = f"row(s) {', '.join(map(str, others[:5].tolist()))} hold the results of other videos"
             self._found("other videos", where, what, self._dropped(), rows=len(others))

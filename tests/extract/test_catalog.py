@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -186,18 +187,52 @@ def test_files_of_a_manifest_that_are_missing_are_rows(data: Path, store: Featur
     assert report.did["videos_known"] == 2
 
 
-def test_changed_labels_and_vanished_videos_are_said(data: Path, store: FeatureStore) -> None:
+def test_changed_labels_are_taken_and_vanished_videos_said(data: Path, store: FeatureStore) -> None:
     run(data, store)
     (data / "run/a.mp4").unlink()
     events: list[Event] = []
-    plan, _ = run(data, store, events=events, labels={"from": "none"})
-    assert (plan.num_gone, plan.num_relabelled) == (1, 5)
+    plan, report = run(data, store, events=events, labels={"from": "regex", "pattern": "(.)/"})
+    assert (plan.num_gone, plan.num_relabelled, plan.is_empty) == (1, 5, False)
+    assert report.did["videos_relabelled"] == 5
     notes = [event.text for event in events if isinstance(event, Note)]
     assert "1 videos of the catalogue are not found any more" in notes[0]
     assert "5 known videos come with other labels" in notes[1]
-    assert re.search(r"\((run|jump)/[^:]+: label is '\1' in the catalogue, None now\)", notes[1])
-    assert "not taken" in notes[1]
+    assert re.search(r"\((run|jump)/[^:]+: label '\1' -> '[np]'\)", notes[1])
+    assert rows(store)["run/b.mp4"]["label"] == "n"
+    assert rows(store)["run/a.mp4"]["label"] == "run"  # the recipe no longer finds it, and says nothing of it
+    again, _ = run(data, store, labels={"from": "regex", "pattern": "(.)/"})
+    assert again.num_relabelled == 0
+    silent, _ = run(data, store, labels={"from": "none"})  # a recipe that names no labels takes none away
+    assert silent.num_relabelled == 0
+    assert rows(store)["run/b.mp4"]["label"] == "n"
+
+
+def test_labels_given_by_hand_stay_until_they_are_released(data: Path, store: FeatureStore) -> None:
+    run(data, store)
+    dataset = store.dataset("d")
+    row = dataset.row_of("run/b.mp4")
+    dataset.change_labels({row: {"label": "walk", "labels": ["walk"]}})
+    events: list[Event] = []
+    plan, _ = run(data, store, events=events)
+    assert (plan.num_kept_by_hand, plan.num_relabelled) == (1, 0)
+    assert any("--release" in event.text for event in events if isinstance(event, Note))
+    assert rows(store)["run/b.mp4"]["label"] == "walk"
+    store.dataset("d").change_labels({row: {}}, by="recipe")
+    run(data, store)
     assert rows(store)["run/b.mp4"]["label"] == "run"
+
+
+def test_what_a_list_does_not_match_is_counted_and_letters_may_be_composed_otherwise(
+    data: Path, store: FeatureStore
+) -> None:
+    (data / "run/b.mp4").rename(data / "run" / unicodedata.normalize("NFD", "löffel.mp4"))
+    (data / "labels.csv").write_text("path,label\nrun/löffel.mp4,spoon\nrun/a.mp4,x\nzzz.mp4,y\n")
+    events: list[Event] = []
+    run(data, store, events=events, videos="**/*.mp4", labels={"from": "csv", "path": "labels.csv"})
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert notes[0] == "1 of 3 rows of labels in labels.csv match no video: 'zzz.mp4'"
+    assert re.fullmatch(r"2 of 4 videos without a label, such as '.+'", notes[1])
+    assert rows(store)[unicodedata.normalize("NFD", "run/löffel.mp4")]["label"] == "spoon"
 
 
 def test_a_plan_needs_no_dataset_and_opens_no_video(data: Path, store: FeatureStore, monkeypatch) -> None:

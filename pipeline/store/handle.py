@@ -1,0 +1,158 @@
+"""What a handle of a dataset has pinned: commits, side files and ledgers as they stood when it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import ConflictError
+from pipeline.storage.guard import ForkGuard
+from pipeline.storage.layout import num_shards
+from pipeline.store.catalogue import Catalogue
+from pipeline.store.labels import HAND, ChangedLabels, label_lines
+from pipeline.store.pinned_sets import PinnedNames, PinnedSets
+from pipeline.store.rows import SideCounts, SideState
+from pipeline.store.side_files import SideFiles
+from pipeline.store.video_rows import VideoRows
+
+if TYPE_CHECKING:
+    from pipeline.sets.handles import StoreHandle
+
+
+class Pinned:
+    """The state that :class:`pipeline.store.dataset.Dataset` answers from; pickles as an address and a few numbers."""
+
+    def __init__(self, store: StoreHandle, name: str, shard_rows: int) -> None:
+        self._open(store, name, shard_rows)
+
+    def _open(
+        self,
+        store: StoreHandle,
+        name: str,
+        shard_rows: int,
+        num_commits: int | None = None,
+        pinned: PinnedNames | None = None,
+        side: SideCounts | None = None,
+    ) -> None:
+        self._store = store
+        self.backend = self._backend = store.backend
+        self._guard = ForkGuard()
+        self.name = name
+        self.shard_rows = shard_rows
+        self._pinned = Catalogue(self._backend, name, num_commits)
+        self._side = SideState(self._backend, name, side)
+        self._rows = VideoRows(self._backend, name, self._pinned, self._side.removed_rows)
+        self._sets = PinnedSets(self._backend, name, self._rows, pinned, hidden=self._side.removed_rows)
+        self._is_whole = False
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.name!r}, {self.num_videos} videos, {self._store.url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        pinned = (self._pinned.num_commits, self._sets.pinned(), self._side.counts)
+        return _reopened, (type(self), self._store, self.name, self.shard_rows, *pinned)
+
+    @property
+    def _catalogue(self) -> Catalogue:
+        """The catalogue, once no ledger knows rows that it lacks: with fewer rows than there are nobody is answered."""
+        if not self._is_whole:
+            self._sets.check_catalogue(self._pinned.num_rows, self.shard_rows)
+            self._is_whole = True
+        return self._pinned
+
+    def refresh(self) -> Self:
+        """Return a new handle that sees the present."""
+        return type(self)(self._store, self.name, self.shard_rows)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of every array: videos, and those that were removed."""
+        return self._catalogue.num_rows
+
+    @property
+    def num_videos(self) -> int:
+        """Videos."""
+        return len(self._present_rows())
+
+    @property
+    def num_shards(self) -> int:
+        """Shards that the rows fill."""
+        return num_shards(self.num_rows, self.shard_rows)
+
+    @property
+    def videos(self) -> pa.Table:
+        """The catalogue, CATALOGUE_SCHEMA, ordered by row: what counts now, without the videos that were removed."""
+        whole = self.by_row
+        return whole.take(pa.array(self._present_rows())) if len(self._side.removed_rows) else whole
+
+    @property
+    def by_row(self) -> pa.Table:
+        """The catalogue with a line for every row in its place; a removed row is a tombstone that says nothing."""
+        self._guard.check()
+        return self._side.by_row(self._catalogue)
+
+    def row_of(self, video_id: str) -> int:
+        """Return the row of a video id; NotFoundError if there is none."""
+        row = self._catalogue.row_of(video_id)
+        if row in self._side.removed_rows:
+            raise self._catalogue.unknown(video_id)
+        return row
+
+    def rows_labelled_by_hand(self) -> list[int]:
+        """Return the rows whose labels were given by hand, ascending."""
+        state = self._side.labels.state
+        rows = [row for row, by in zip(state["row"].to_pylist(), state["by"].to_pylist(), strict=True) if by == HAND]
+        return [row for row in rows if row not in self._side.removed_rows]
+
+    def preview_labels(self, changes: Mapping[int, Mapping[str, Any]]) -> ChangedLabels:
+        """Return what :meth:`Dataset.change_labels` would do; nothing is written."""
+        return label_lines(self.by_row, self._rows.keys(0, self.num_rows), changes, HAND)[1]
+
+    def _rows_of(self, video_ids: Sequence[str]) -> np.ndarray:
+        rows = self._catalogue.rows_of(video_ids)
+        gone = np.flatnonzero(np.isin(rows, self._side.removed_rows))
+        if gone.size:
+            raise self._catalogue.unknown(video_ids[int(gone[0])])
+        return rows
+
+    def _present_rows(self) -> np.ndarray:
+        return self._side.present(self._catalogue)
+
+    def _change_labels(self, rows: np.ndarray, changes: Mapping[int, Mapping[str, Any]], by: str) -> ChangedLabels:
+        done = ChangedLabels(0, 0)
+
+        def lines(seen: SideFiles) -> pa.Table:
+            nonlocal done
+            self._side = SideState(self._backend, self.name)
+            wanted = {row: changes[row] for row in rows.tolist() if row not in self._side.removed_rows}
+            keys = self._rows.keys(0, self.num_rows)
+            table, done = label_lines(self.by_row, keys, wanted, by, self.rows_labelled_by_hand())
+            return table
+
+        self._side.labels.commit(lines)
+        self._side = SideState(self._backend, self.name)
+        return done
+
+    def _check_writable(self) -> None:
+        self._guard.check()
+        if self._store.mode == "r":
+            message = f"expected a store opened for writing, found {self._store.url} opened with mode 'r'; "
+            raise ConflictError(message + "use FeatureStore.open(url, mode='a')")
+
+
+def _reopened(
+    kind: type[Pinned],
+    store: StoreHandle,
+    name: str,
+    shard_rows: int,
+    num_commits: int,
+    pinned: PinnedNames,
+    side: SideCounts,
+) -> Pinned:
+    """Return the handle that was pickled, in another process: it sees what the first one saw."""
+    handle = object.__new__(kind)
+    handle._open(store, name, shard_rows, num_commits, pinned, side)
+    return handle
