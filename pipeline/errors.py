@@ -196,7 +196,6 @@ class WorkerLostError(TransientError):
     """A worker process died while it held work."""
 
 
-EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_BAD_INPUT = 3

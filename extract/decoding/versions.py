@@ -29,14 +29,3 @@ def decoder_options(settings: Settings) -> dict[str, Any]:
     """Return what :func:`extract.decoding.opening.open_reader` is given for the decoder that the settings name."""
     name, _, device = settings.decoder.partition("-")
     return {"decoder": name, "device": device or "cpu"}
-
-
-def tool_versions() -> dict[str, str]:
-    """Return versions of what took part, for the ledger."""
-    found = {}
-    for name in ("scale-pipeline", "torch", "av", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -97,18 +97,12 @@ MAX_SHARD_ROWS = 65_536
 MAX_SHARD_BYTES = 1 << 36
 MAX_CROPS = 65_536
 MAX_DIM = 1 << 20
-MAX_NUM_ROWS = 1 << 40
 
 ZARR_JSON = "zarr.json"
 NUMBER = "(0|[1-9][0-9]{0,11})"
 """A number in a file's name as writers write it. Anything else (``007``, other alphabets' digits, a number that would
 fill the memory of who counts up to it) is none of our files."""
 _SHARD = re.compile(rf"c\.{NUMBER}(\.0)*\Z")
-
-
-def dataset_key(dataset: str) -> str:
-    """Return the folder of a dataset."""
-    return dataset
 
 
 def catalogue_prefix(dataset: str) -> str:

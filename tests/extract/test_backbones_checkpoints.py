@@ -17,12 +17,9 @@ from pipeline.recipe import PytorchVideoBackbone
 from pipeline.settings import Settings
 from tests.support.reference_networks import PySlowFastResNet, PySlowFastSlowFast, randomise
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 State = dict[str, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def save(state: object, path: Path) -> dict[str, str]:

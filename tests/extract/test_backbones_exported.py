@@ -26,12 +26,9 @@ from pipeline.fingerprint import hash_file
 from pipeline.recipe import ExportedBackbone
 from pipeline.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODEL = "models/model.json"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 class Frames(nn.Module):

@@ -9,10 +9,7 @@ from torch import Tensor, nn
 from extract.backbones.graph_fusing import fuse_convolutions
 from tests.support.reference_networks import randomise
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Net(nn.Module):

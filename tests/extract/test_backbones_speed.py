@@ -18,12 +18,9 @@ from pipeline.recipe import PytorchVideoBackbone
 from pipeline.settings import Settings
 from tests.support.reference_networks import randomise
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = (3, 3, 4, 16, 16)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

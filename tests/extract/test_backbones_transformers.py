@@ -21,17 +21,14 @@ from pipeline.recipe import TransformerBackbone
 from pipeline.settings import Settings
 from tests.support.reference_networks import Svt, VideoMae, randomise, slow_sinusoids
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None,
     reason='transformers is not installed; pip install "scale-pipeline[transformers]"',
 )
 SHALLOW: dict[str, Any] = {"num_hidden_layers": 2}
 NARROW: dict[str, Any] = {"hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 384}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def spec(kind: str, **options: Any) -> TransformerBackbone:

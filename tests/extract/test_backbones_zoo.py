@@ -17,17 +17,14 @@ from pipeline.errors import MissingDependencyError, ShapeMismatchError
 from pipeline.recipe import PytorchVideoBackbone
 from pipeline.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL: dict[str, tuple[int, int]] = {  # frames, pixels: as small as the network allows
     "slow_r50": (4, 64), "c2d_r50": (4, 64), "i3d_r50": (4, 64), "slowfast_r50": (8, 64), "x3d_xs": (4, 64),
     "x3d_s": (4, 64), "x3d_m": (4, 64), "x3d_l": (4, 64), "r2plus1d_r50": (8, 64), "csn_r101": (8, 64),
     "mvit_base_16": (2, 64), "mvit_base_16x4": (4, 64), "mvit_base_32x3": (4, 64),
 }  # fmt: skip
 QUICK = {"x3d_xs", "slow_r50", "slowfast_r50", "mvit_base_16", "mvit_base_16x4"}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def spec(model: str, seed: int = 7, **options: Any) -> PytorchVideoBackbone:
