@@ -43,6 +43,7 @@ indexes:
   - {name: default, crops: grid3x1, readout: mean}
   - {name: of-cls, crops: grid3x1, backbone: x3d_xs-tgrad, readout: cls}
 """
+PROGRAM = "import sys; from flows.cli import run; sys.exit(run(sys.argv[1:]))"
 WITHOUT_TIMES = ("created", "seconds", "num_bytes", "versions", "details", "did")
 """Of a report: what may differ between two runs of one version, too."""
 META = (
@@ -92,9 +93,8 @@ def main() -> int:
 
 def scale(checkout: Path, folder: Path, store: str, stage: str = "run") -> dict[str, Any]:
     """Run the recipe, or one stage of it, and return the last line of its JSON."""
-    program = "import sys; from flows.cli import run; sys.exit(run(sys.argv[1:]))"
     where = ["--data", str(folder / "v"), "--store", str(folder / store), "--device", "cpu", "-q", "--json"]
-    printed = run(checkout, ["-c", program, stage, str(folder / "recipe.yaml"), *where])
+    printed = run(checkout, ["-c", PROGRAM, stage, str(folder / "recipe.yaml"), *where])
     return json.loads(printed.strip().splitlines()[-1])
 
 

@@ -43,5 +43,20 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_set_name(name: str) -> str:
+    """Return `name` if it is one, or that of an older version: ``scale@2``.
+
+    Raises
+    ------
+    UnsafeNameError
+        If it is neither.
+    """
+    base, at, version = name.partition("@")
+    if at and not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+        raise UnsafeNameError(f"expected a name, or NAME@2 for an older version, found {name!r}")
+    check_name(base)
+    return name
+
+
 Name = Annotated[str, AfterValidator(check_name)]
 """A pydantic string type that :func:`check_name` accepts."""

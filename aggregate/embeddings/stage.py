@@ -18,7 +18,7 @@ from aggregate.embeddings.whitening import Whitening, fit_whitening
 from aggregate.network.saving import load_model
 from aggregate.training.verdict import doubts_about_vectors
 from pipeline.compute.devices import pick_device
-from pipeline.errors import AlreadyExistsError, NotFoundError
+from pipeline.errors import AlreadyExistsError, CorruptDataError, NotFoundError
 from pipeline.events import Note, OnEvent, Progress, ShardFinished, StageFinished, StageStarted, ignore
 from pipeline.products import Embeddings, ProductPlan, Standing, follow, model_products, standing, standings
 from pipeline.products.embeddings import SOURCE, made_from
@@ -28,6 +28,7 @@ from pipeline.sets.ledger import RowStatus
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import PENDING
+from pipeline.store.kept_embeddings import keep_embeddings
 
 if TYPE_CHECKING:
     from pipeline import Dataset, EmbeddingWriter, FeatureStore, ShardTask
@@ -214,7 +215,8 @@ class _Worker:
     def _open_writer(self) -> EmbeddingWriter:
         target, content = self.target, self.planned.content
         assert content is not None
-        if self.planned.replaces:
+        if self.planned.replaces and self._stands_otherwise():
+            self._keep_older()
             self.dataset.drop_embeddings(target.name)
         if self.untrained is not None:
             attrs: dict[str, object] = {"readout": target.readout, "rows": "train", "model": None}
@@ -226,6 +228,23 @@ class _Worker:
         )
         attrs = {"readout": target.readout, "rows": self.spec.rows, "model": self.spec.name}
         return self.dataset.embedding_writer(target.name, fingerprint=content, dim=dim, attrs=attrs)
+
+    def _stands_otherwise(self) -> bool:
+        """Whether what stands under the name now is still another one: not what a run beside this one began."""
+        try:
+            return self.dataset.refresh().embedding_info(self.target.name).fingerprint_id != self.planned.fingerprint
+        except NotFoundError:
+            return False
+
+    def _keep_older(self) -> None:
+        try:
+            kept = keep_embeddings(self.dataset, self.target.name)
+        except CorruptDataError as err:
+            text = f"the older embeddings {self.target.name} are not kept, they are damaged: {err}"
+            self.on_event(Note("embed", text, "warning"))
+            return
+        if kept is not None:
+            self.on_event(Note("embed", f"the older embeddings {self.target.name} stay as {kept}"))
 
     def _whitening(self) -> Whitening:
         """Fit on the rows the model was trained on, once; kept beside the model, so that later shards get the same."""

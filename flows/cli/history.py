@@ -98,15 +98,14 @@ def prune(
 ) -> None:
     """Remove older versions; those that something is still made of stay."""
     from pipeline.products.history import older_versions
-    from pipeline.store.artifacts import drop_version
 
     opened = FeatureStore.open(store, mode="a")
     ds = pick_dataset(opened, dataset)
     found = older_versions(ds, keep=keep)
     rows = [
         {
-            "version": one.artifact.label,
-            "saved": one.artifact.saved_at,
+            "version": one.label,
+            "saved": one.saved_at,
             "MiB": round(one.num_bytes / 2**20, 2),
             "do": f"stays: {', '.join(one.needed_by)} is made of it" if one.needed_by else "remove",
         }
@@ -119,8 +118,10 @@ def prune(
         if as_json:
             raise InvalidInputError("expected --yes with --json: nobody can be asked")
         typer.confirm(f"Remove {len(going)} versions?", abort=True)
-    freed = sum(drop_version(ds.backend, one.artifact) for one in going)
+    for one in going:
+        one.remove()
+    freed = sum(one.num_bytes for one in going)
     if as_json:
-        typer.echo(json.dumps({"removed": [one.artifact.label for one in going], "bytes": freed, "versions": rows}))
+        typer.echo(json.dumps({"removed": [one.label for one in going], "bytes": freed, "versions": rows}))
     elif going:
         console.out.print(f"removed {len(going)} versions, {freed / 2**20:.2f} MiB", markup=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InvalidInputError
 from pipeline.products.differences import Change, differences
-from pipeline.storage.schema import ARTIFACT_KINDS
-from pipeline.store.artifacts import Artifact, artifact_versions
+from pipeline.storage.schema import ARTIFACT_KINDS, embedding_set_key
+from pipeline.store.artifacts import Artifact, artifact_versions, drop_version
+from pipeline.store.kept_embeddings import older_embeddings
 from pipeline.store.runs import RunRecord, list_runs
 
 if TYPE_CHECKING:
@@ -50,13 +52,16 @@ def _whole(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Prunable:
-    """An older version, and whether it may go."""
+    """An older version of something, and whether it may go."""
 
-    artifact: Artifact
-    needed_by: tuple[str, ...]
-    """What is made of it and is still there."""
+    label: str
+    """``reports/demo@1``."""
+    saved_at: str
     num_bytes: int
     """Of files that no other version of the name has."""
+    needed_by: tuple[str, ...]
+    """What is made of it and stays."""
+    remove: Callable[[], object]
 
 
 def older_versions(ds: Dataset, *, keep: int = 1) -> tuple[Prunable, ...]:
@@ -69,16 +74,25 @@ def older_versions(ds: Dataset, *, keep: int = 1) -> tuple[Prunable, ...]:
     """
     if keep < 1:
         raise InvalidInputError(f"expected to keep at least the newest version, found {keep}")
-    versions = {
-        (kind, name): artifact_versions(ds.backend, ds.name, kind, name)
-        for kind in ARTIFACT_KINDS
-        for name in ds.artifacts(kind)
-    }
-    return tuple(
-        Prunable(one, tuple(_made_from(ds, one)), _own_bytes(one, found))
-        for found in versions.values()
-        for one in found[:-keep]
-    )
+    names = [name for name in ds.embedding_sets() if "@" not in name]
+    kept = {name: older_embeddings(ds, name) for name in names}
+    old_sets = [one for found in kept.values() for one in found[: max(0, len(found) + 1 - keep)]]
+    found = [
+        Prunable(f"embeddings/{one}", "", _set_bytes(ds, one), (), partial(ds.drop_embeddings, one)) for one in old_sets
+    ]
+    staying = [name for name in ds.embedding_sets() if name not in old_sets]
+    for kind in ARTIFACT_KINDS:
+        for name in ds.artifacts(kind):
+            versions = artifact_versions(ds.backend, ds.name, kind, name)
+            for one in versions[:-keep]:
+                needed = tuple(_made_from(ds, one, staying))
+                remove = partial(drop_version, ds.backend, one)
+                found.append(Prunable(one.label, one.saved_at, _own_bytes(one, versions), needed, remove))
+    return tuple(found)
+
+
+def _set_bytes(ds: Dataset, name: str) -> int:
+    return sum(size for _, size in ds.backend.list(embedding_set_key(ds.name, name)))
 
 
 def _own_bytes(artifact: Artifact, versions: Sequence[Artifact]) -> int:
@@ -86,13 +100,12 @@ def _own_bytes(artifact: Artifact, versions: Sequence[Artifact]) -> int:
     return sum(artifact.size(file) for file, digest in artifact.files.items() if (file, digest) not in shared)
 
 
-def _made_from(ds: Dataset, artifact: Artifact) -> list[str]:
-    """Return the embedding sets that stand and name this model's weights."""
-    if artifact.kind != "models":
-        return []
+def _made_from(ds: Dataset, artifact: Artifact, embedding_sets: Sequence[str]) -> list[str]:
+    """Return which of these embedding sets name this model's weights."""
     weights = artifact.meta.get("weights_sha256")
-    sets: Sequence[str] = ds.embedding_sets() if weights else ()
-    made_by = {name: ds.embedding_info(name).fingerprint.get("model") for name in sets}
+    if artifact.kind != "models" or not weights:
+        return []
+    made_by = {name: ds.embedding_info(name).fingerprint.get("model") for name in embedding_sets}
     return [
         f"embeddings/{name}"
         for name, model in made_by.items()

@@ -13,6 +13,7 @@ from pipeline.products.product import Ref
 from pipeline.products.report import REPORT_FILE
 from pipeline.store.artifacts import Artifact, artifact_versions
 from pipeline.store.catalogue import Catalogue
+from pipeline.store.kept_embeddings import older_embeddings
 
 if TYPE_CHECKING:
     from pipeline.store.dataset import Dataset
@@ -114,7 +115,9 @@ class _Walk:
         return Origin(str(Ref("index", f"{artifact.name}@{artifact.version}")), facts, tuple(dict.fromkeys(inputs)))
 
     def embeddings(self, name: str, made: str = "") -> Origin:
-        """`made`: fingerprint of the set that was read; where another stands under the name, the walk ends there."""
+        """`made`: fingerprint of the set that was read; it is looked for among all versions of the name."""
+        older = older_embeddings(self.ds, name)
+        name = next((one for one in older if self.ds.embedding_info(one).fingerprint_id == made), name)
         what = str(Ref("embeddings", name))
         try:
             info = self.ds.embedding_info(name)

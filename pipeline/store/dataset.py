@@ -13,7 +13,7 @@ from pipeline.errors import CorruptDataError, InvalidInputError, NotFoundError
 from pipeline.events import OnEvent, ignore
 from pipeline.fingerprint import check_same
 from pipeline.fingerprint import fingerprint as hash_of
-from pipeline.names import check_name
+from pipeline.names import check_name, check_set_name
 from pipeline.sets.ledger import Ledger
 from pipeline.sets.reader import SetReader
 from pipeline.sets.set_files import (
@@ -228,7 +228,7 @@ class Dataset(Pinned):
         self._check_writable()
         from pipeline.sets.writer import EmbeddingWriter
 
-        spec = embedding_set_spec(self.name, check_name(name), dim=dim, dtype=dtype, shard_rows=self.shard_rows)
+        spec = embedding_set_spec(self.name, check_set_name(name), dim=dim, dtype=dtype, shard_rows=self.shard_rows)
         attributes = self._attributes("embedding_set", attrs=dict(attrs or {}))
         stored = open_or_create_set(self._backend, self.name, spec, attributes, fingerprint)
         differing = check_same(stored["fingerprint"], fingerprint, what=spec.label, accept=accept)
@@ -243,7 +243,7 @@ class Dataset(Pinned):
         Embeddings are made again in seconds from features that stay; a set is never a mixture of two models.
         """
         self._check_writable()
-        drop_embedding_set(self._backend, self.name, check_name(name))
+        drop_embedding_set(self._backend, self.name, check_set_name(name))
         self._sets.forget_embedding_set(name)
 
     def select(

@@ -11,6 +11,7 @@ import yaml
 
 from flows.cli import run
 from pipeline import FeatureStore
+from pipeline.products.history import older_versions
 from tests.flows.conftest import Job, make_job
 
 
@@ -35,6 +36,10 @@ def test_before_and_after_are_both_there(capsys, twice: Job) -> None:
     ds = FeatureStore.open(twice.store).dataset("set")
     assert [ds.artifact("models", f"scale@{n}").meta["config"]["epochs"] for n in (1, 2)] == [2, 3]
     assert ds.artifact("reports", "tiny").version == 2
+    assert ds.embedding_sets() == ["scale", "scale@1"]
+    old, new = (ds.select().embeddings(name) for name in ("scale@1", "scale"))
+    assert old.valid.all()
+    assert (old.values != new.values).any()
     capsys.readouterr()
     assert run(["compare", "tiny@1", "tiny@2", "--store", str(twice.store), "--json"]) == 0
     differences = {what: (a, b) for what, a, b in last_json(capsys)["differences"]}
@@ -106,7 +111,9 @@ def test_lineage_walks_from_a_number_to_the_videos(capsys, twice: Job) -> None:
     assert lines[0].startswith("model scale@1: weights sha256 ")
     assert lines[1].startswith("  features train4/tiny: fingerprint ")
     assert run(["lineage", str(twice.store), "reports/tiny@1"]) == 0
-    assert "made again since" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "embeddings scale@1" in out
+    assert "model scale@1" in out
     for wrong, said in (("tiny", "reports/NAME"), ("reports/none", "found: tiny"), ("reports/tiny#99", "1..")):
         assert run(["lineage", str(twice.store), wrong]) == 3
         assert said in capsys.readouterr().err
@@ -116,11 +123,14 @@ def test_pruning_shows_asks_and_spares(capsys, twice: Job, tmp_path: Path) -> No
     import shutil
 
     copy = shutil.copytree(twice.store, tmp_path / "copy")
+    ds = FeatureStore.open(copy, mode="a").dataset("set")
+    needed = {one.label: one.needed_by for one in older_versions(ds, keep=2)}
+    assert needed == {}
     assert run(["prune", str(copy), "--json"]) == 3
     assert "--yes" in capsys.readouterr().err
     assert run(["prune", str(copy), "--yes", "--json"]) == 0
     done = last_json(capsys)
-    assert sorted(done["removed"]) == ["models/scale@1", "reports/tiny@1"]
+    assert sorted(done["removed"]) == ["embeddings/scale@1", "models/scale@1", "reports/tiny@1"]
     assert done["bytes"] > 0
     ds = FeatureStore.open(copy).dataset("set")
     assert ds.artifact("reports", "tiny").version == 2
