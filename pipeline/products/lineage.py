@@ -109,10 +109,11 @@ class _Walk:
             inputs.append(self.embeddings(source["embedding"], str(content.get("embeddings", ""))))
         if source.get("feature_set"):
             inputs.append(self.features(source["crops"], source["feature_set"], str(content.get("features", ""))))
-        for part in (source.get("spec") or {}).get("of", ()):
-            made = (content.get("features") or {}).get(f"{part['crops']}/{part['backbone']}", "")
-            inputs.append(self.features(part["crops"], part["backbone"], made))
-        return Origin(str(Ref("index", f"{artifact.name}@{artifact.version}")), facts, tuple(dict.fromkeys(inputs)))
+        parts = (source.get("spec") or {}).get("of", ())
+        for crops, feature_set in dict.fromkeys((part["crops"], part["backbone"]) for part in parts):
+            made = (content.get("features") or {}).get(f"{crops}/{feature_set}", "")
+            inputs.append(self.features(crops, feature_set, made))
+        return Origin(str(Ref("index", f"{artifact.name}@{artifact.version}")), facts, tuple(inputs))
 
     def embeddings(self, name: str, made: str = "") -> Origin:
         """`made`: fingerprint of the set that was read; it is looked for among all versions of the name."""

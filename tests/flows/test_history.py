@@ -114,6 +114,8 @@ def test_lineage_walks_from_a_number_to_the_videos(capsys, twice: Job) -> None:
     out = capsys.readouterr().out
     assert "embeddings scale@1" in out
     assert "model scale@1" in out
+    assert run(["lineage", str(twice.store), "indexes/default"]) == 0
+    assert "\n  features grid/tiny: fingerprint " in capsys.readouterr().out
     for wrong, said in (("tiny", "reports/NAME"), ("reports/none", "found: tiny"), ("reports/tiny#99", "1..")):
         assert run(["lineage", str(twice.store), wrong]) == 3
         assert said in capsys.readouterr().err
