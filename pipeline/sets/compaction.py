@@ -29,7 +29,7 @@ from pipeline.storage.schema import pack_copy_key, pack_key
 
 MIN_LOOSE = 64
 """Fewer entries are not worth a pack."""
-COMPACT_AFTER = 1024
+COMPACT_AFTER = 256
 """A writer compacts when so many entries lie in files of their own."""
 MERGE_FACTOR = 2
 """A pack goes into the next one unless it is more than so many times as large."""

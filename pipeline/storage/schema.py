@@ -120,6 +120,16 @@ def catalogue_copy_key(dataset: str, number: int) -> str:
     return f"{dataset}/catalog/_copies/videos-{number}.parquet"
 
 
+def catalogue_packs_key(dataset: str) -> str:
+    """Return the folder of what is made of many catalogue commits."""
+    return f"{dataset}/catalog/packs"
+
+
+def id_index_key(dataset: str, number: int) -> str:
+    """Return the key of a file of the index of video ids: a cache."""
+    return f"{dataset}/catalog/packs/ids-{number}.parquet"
+
+
 def crop_set_key(dataset: str, crops: str) -> str:
     """Return the folder of a crop set."""
     return f"{dataset}/crops/{crops}"

@@ -23,7 +23,7 @@ def append_videos(
     """
     known = {"this handle": pinned.num_rows, **known_rows(backend, dataset)}
     present = mended_catalogue(backend, dataset)
-    present.commits.take_over(pinned.commits)
+    present.take_over(pinned)
     rows = VideoRows(backend, dataset, present)
     for who, stop in known.items():
         rows.check_inside(stop, who)

@@ -33,9 +33,12 @@ from pipeline.storage.schema import (
 )
 from pipeline.storage.sealed import seal
 from pipeline.store.commits import Commits, count_commits
+from pipeline.store.known_ids import KnownIds
 
 MAX_SCANS = 16
 """Lookups of one video that scan the ids (1 ms for 250,000); then a dict of all of them is made (80 ms) and kept."""
+MAX_DICT_ROWS = 1 << 20
+"""A larger catalogue is not held in memory for the sake of lookups; the index answers in milliseconds."""
 _OFFERED = tuple(n for n in CATALOGUE_SCHEMA.names if n not in ("row", "added_at"))
 
 
@@ -66,6 +69,7 @@ class Catalogue:
         self._dataset = dataset
         self.num_commits = count_commits(backend, dataset) if num_commits is None else num_commits
         self.commits = Commits(backend, dataset, self.num_commits)
+        self.ids = KnownIds(backend, dataset, self.commits)
         self._num_scans = 0
 
     @cached_property
@@ -84,6 +88,12 @@ class Catalogue:
     def _row_of(self) -> dict[str, int]:
         return {video_id: row for row, video_id in enumerate(self.videos["video_id"].to_pylist())}
 
+    def part(self, start: int, stop: int) -> pa.Table:
+        """Return the rows ``[start, stop)``, without reading the others."""
+        if "videos" in self.__dict__:
+            return self.videos.slice(start, stop - start)
+        return self.commits.part(start, stop)
+
     def row_of(self, video_id: str) -> int:
         """Return the row of a video.
 
@@ -92,7 +102,7 @@ class Catalogue:
         NotFoundError
             If no video has this id.
         """
-        if "_row_of" not in self.__dict__ and self._num_scans < MAX_SCANS:
+        if "_row_of" not in self.__dict__ and (self._num_scans < MAX_SCANS or self.num_rows > MAX_DICT_ROWS):
             self._num_scans += 1
             return int(self.rows_of([video_id])[0])
         row = self._row_of.get(video_id)
@@ -114,11 +124,13 @@ class Catalogue:
         except (pa.ArrowException, UnicodeError):  # no texts, or texts that no file can hold
             bad = (v for v in place if not isinstance(v, str) or not v.isprintable())
             raise self.unknown(next(bad, None)) from None
-        found = pc.index_in(self.videos["video_id"], value_set=wanted)
-        held = np.flatnonzero(found.is_valid().to_numpy())
-        rows = np.full(len(place), -1, np.int64)
-        rows[found.drop_null().to_numpy()] = held
-        if len(held) < len(place):
+        if "videos" in self.__dict__:
+            found = pc.index_in(self.videos["video_id"], value_set=wanted)
+            rows = np.full(len(place), -1, np.int64)
+            rows[found.drop_null().to_numpy()] = np.flatnonzero(found.is_valid().to_numpy())
+        else:
+            rows = self.ids.rows_of(list(place))
+        if (rows < 0).any():
             raise self.unknown(next(video_id for video_id, k in place.items() if rows[k] < 0))
         return rows[[place[video_id] for video_id in video_ids]]
 
@@ -128,6 +140,11 @@ class Catalogue:
             f"expected a video id of dataset {self._dataset}, found {video_id!r}; ids are paths relative to the "
             "data folder, see `ds.videos['video_id']`"
         )
+
+    def take_over(self, other: Catalogue) -> None:
+        """Keep what another handle of the same dataset has read."""
+        self.commits.take_over(other.commits)
+        self.ids = KnownIds(self._backend, self._dataset, self.commits, before=other.ids)
 
     def digests(self) -> list[str]:
         """Return the sha256 of each commit's file."""
@@ -159,7 +176,7 @@ class Catalogue:
                 continue
             self._backend.put(catalogue_copy_key(self._dataset, seen.num_commits), data)
             after = Catalogue(self._backend, self._dataset, seen.num_commits + 1)
-            after.commits.take_over(seen.commits)
+            after.take_over(seen)
             return after, AppendedVideos(new.num_rows, num_known, first, first + new.num_rows)
 
     def _footer(self, first_row: int) -> dict[str, str]:
@@ -170,9 +187,11 @@ class Catalogue:
 
     def _new_of(self, offered: pa.Table) -> tuple[pa.Table, int]:
         """Return the offered videos that are new, and how many are known."""
-        known = dict(zip(self.videos["video_id"].to_pylist(), self.videos["sha256"].to_pylist(), strict=True))
-        keep, changed, num_known = [], [], 0
         ids, hashes = offered["video_id"].to_pylist(), offered["sha256"].to_pylist()
+        different = list(dict.fromkeys(ids))
+        is_known, sha256s = self.ids.known(different)
+        known = {v: sha for v, sha, is_there in zip(different, sha256s, is_known.tolist(), strict=True) if is_there}
+        keep, changed, num_known = [], [], 0
         for i, (video_id, sha256) in enumerate(zip(ids, hashes, strict=True)):
             if video_id not in known:
                 keep.append(i)

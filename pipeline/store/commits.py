@@ -148,6 +148,7 @@ class Commits:
         self._dataset = dataset
         self.count = count
         self._read: dict[int, Commit] = {}
+        self._spans: dict[int, tuple[int, int]] = {}
 
     def __getitem__(self, number: int) -> Commit:
         """Return one commit.
@@ -177,9 +178,63 @@ class Commits:
             found.append(commit)
         return found
 
+    def passing(self, number: int) -> Commit:
+        """Return one commit, and keep it in memory only if it was before, or is the last."""
+        kept = number in self._read or number == self.count - 1
+        commit = self[number]
+        if not kept:
+            del self._read[number]
+        return commit
+
+    def holding(self, row: int) -> int:
+        """Return the number of the commit that holds a row, looking at as few as possible; `count` beyond the last.
+
+        Raises
+        ------
+        CorruptDataError
+            If none does: commits do not follow one another.
+        """
+        low, high = 0, self.count - 1
+        if high < 0 or row >= self[high].stop:
+            return self.count
+        start, stop = 0, self[high].stop
+        while low <= high:  # commits are often of one size: guess by proportion
+            guess = min(high, max(low, low + (row - start) * (high - low + 1) // max(stop - start, 1)))
+            first, last = self._span(guess)
+            if first <= row < last:
+                return guess
+            if row < first:
+                high, stop = guess - 1, first
+            else:
+                low, start = guess + 1, last
+        return self._held_by_none(row)
+
+    def _span(self, number: int) -> tuple[int, int]:
+        if number not in self._spans:
+            commit = self.passing(number)
+            self._spans[number] = (commit.first_row, commit.stop)
+        return self._spans[number]
+
+    def _held_by_none(self, row: int) -> int:
+        self.chain()  # says which commit is wrong
+        raise CorruptDataError(f"dataset {self._dataset}: expected a catalogue commit that holds row {row}, found none")
+
+    def part(self, start: int, stop: int) -> pa.Table:
+        """Return the rows ``[start, stop)``, from the commits that hold them, each held to the one after it."""
+        pieces = []
+        number, row = self.holding(start), start
+        while row < stop and number < self.count:
+            commit = self.passing(number)
+            if number + 1 < self.count and not self.passing(number + 1).follows(commit):
+                return pa.concat_tables([c.table for c in self.chain()]).slice(start, stop - start)
+            pieces.append(commit.table.slice(row - commit.first_row, stop - row))
+            row, number = commit.stop, number + 1
+        return pa.concat_tables(pieces) if pieces else CATALOGUE_SCHEMA.empty_table()
+
     def take_over(self, other: Commits) -> None:
         """Keep what another handle of the same dataset has read."""
         self._read.update({n: commit for n, commit in other._read.items() if n < self.count})
+        self._spans.update({n: span for n, span in other._spans.items() if n < self.count})
 
     def _choose(self, number: int, candidates: list[Commit], reasons: list[str]) -> Commit:
         """Return the candidate that fits between its neighbours."""

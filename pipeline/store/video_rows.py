@@ -37,7 +37,7 @@ class VideoRows:
     def keys(self, start: int, stop: int) -> np.ndarray:
         """See :class:`pipeline.sets.binding.Binding`."""
         self.check_inside(stop, "a ledger entry")
-        ids = self._catalogue.videos["video_id"].slice(start, stop - start).to_pylist()
+        ids = self._catalogue.part(start, stop)["video_id"].to_pylist()
         keys = video_keys(ids).copy()
         keys[[place for place, video_id in enumerate(ids) if video_id == tombstone_id(start + place)]] = NOBODY
         removed = self.removed_rows
