@@ -24,6 +24,9 @@ from pipeline.storage.sealed import unseal
 
 _FILE = re.compile(rf"(?:\A|/)videos-{NUMBER}\.parquet\Z")
 
+NUM_PASSED = 4
+"""Commits that are kept when they are read in passing: shards follow one another, and many lie in one commit."""
+
 
 @dataclass(frozen=True)
 class Commit:
@@ -149,6 +152,7 @@ class Commits:
         self.count = count
         self._read: dict[int, Commit] = {}
         self._spans: dict[int, tuple[int, int]] = {}
+        self._passed: dict[int, Commit] = {}
 
     def __getitem__(self, number: int) -> Commit:
         """Return one commit.
@@ -179,11 +183,16 @@ class Commits:
         return found
 
     def passing(self, number: int) -> Commit:
-        """Return one commit, and keep it in memory only if it was before, or is the last."""
+        """Return one commit; of those that are read in passing the last few are kept in memory."""
+        if number in self._passed:
+            return self._passed[number]
         kept = number in self._read or number == self.count - 1
         commit = self[number]
         if not kept:
             del self._read[number]
+            self._passed[number] = commit
+            while len(self._passed) > NUM_PASSED:
+                del self._passed[next(iter(self._passed))]
         return commit
 
     def holding(self, row: int) -> int:
