@@ -26,6 +26,7 @@ from pipeline.storage.spare import REPLACED
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.erase_artifacts import Traces, erase_from_indexes, erase_from_reports
 from pipeline.store.erase_tables import erase_from_commits, erase_from_side_files
+from pipeline.store.id_index import drop_index
 from pipeline.store.labels import open_labels
 from pipeline.store.removals import REMOVED_SCHEMA, open_removals, tombstone_id
 from pipeline.store.side_files import SideFiles
@@ -99,6 +100,7 @@ def erase_rows(backend: StorageBackend, dataset: str, on_event: OnEvent = ignore
     # The catalogue last: until here it says whose traces to look for.
     erase_from_side_files(backend, dataset, open_labels(backend, dataset), rows)
     erase_from_commits(backend, dataset, rows)
+    drop_index(backend, dataset)  # hashes of ids; the next compaction makes it again
     if left := list(leftovers(backend, dataset, rows)):
         raise ConflictError(
             f"expected nothing of {len(rows)} removed videos in dataset {dataset}, found {left[0]}"
