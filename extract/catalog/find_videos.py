@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from extract.catalog.manifest import is_manifest, read_manifest
 from extract.catalog.parts import END, START, bounds_of, file_id, part_id
+from extract.catalog.passed_over import UNFINISHED, PassedOver, is_store, with_its_spaces
 from extract.decoding.image_sequence import IMAGE_SUFFIXES, is_image_sequence
 from pipeline.errors import ManifestError, NoDataError
 from pipeline.recipe.dataset import DatasetSpec
@@ -41,7 +42,7 @@ class ListedVideo:
         return Path(os.path.abspath(self.path)).as_uri()
 
 
-def list_videos(dataset: DatasetSpec, settings: Settings) -> tuple[ListedVideo, ...]:
+def list_videos(dataset: DatasetSpec, settings: Settings, notes: list[str] | None = None) -> tuple[ListedVideo, ...]:
     """Return the videos that a recipe names, ordered by id.
 
     Parameters
@@ -49,6 +50,8 @@ def list_videos(dataset: DatasetSpec, settings: Settings) -> tuple[ListedVideo, 
     dataset : DatasetSpec
     settings : Settings
         `data` is the folder that paths are relative to; the working folder without it.
+    notes : list of str, optional
+        Takes what was passed over, and why.
 
     Raises
     ------
@@ -63,7 +66,10 @@ def list_videos(dataset: DatasetSpec, settings: Settings) -> tuple[ListedVideo, 
     root = settings.data or Path.cwd()
     if not os.path.isdir(root):
         raise NoDataError(f"expected the data folder {root}, found no such folder; give another with --data")
-    paths = dict.fromkeys(path for pattern in patterns for path in _glob(*_split_absolute(root, pattern)))
+    passed = PassedOver()
+    paths = dict.fromkeys(path for pattern in patterns for path in _glob(*_split_absolute(root, pattern), passed))
+    if notes is not None:
+        notes += passed.notes()
     sequences = {path for path in paths if os.path.isdir(path)}
     found: dict[str, ListedVideo] = {}
     for path in paths:
@@ -130,9 +136,9 @@ def _from_manifest(name: str, dataset: DatasetSpec, settings: Settings) -> tuple
         given = str(row["path"] or "").strip()
         if not given:
             raise ManifestError(f"{file}: expected a path in line {number}, found an empty one")
-        path = root / given
-        if not os.path.exists(path) and os.path.exists(file.parent / given):
-            path = file.parent / given
+        path = with_its_spaces(root / given)
+        if not os.path.exists(path) and os.path.exists(beside := with_its_spaces(file.parent / given)):
+            path = beside
         video_id = path_id(path, root) if Path(given).is_absolute() else _tidy(given)
         start_s, end_s = bounds_of(row, f"{file}, line {number}")
         if start_s is not None:
@@ -172,44 +178,55 @@ def _split_absolute(root: Path, pattern: str) -> tuple[Path, str]:
     return Path("/"), path.relative_to("/").as_posix()
 
 
-def _glob(base: Path, pattern: str) -> Iterator[Path]:
+def _glob(base: Path, pattern: str, passed: PassedOver) -> Iterator[Path]:
     """Match one pattern: ``*``, ``?``, ``[..]`` and ``{a,b}`` within a name, ``**`` over folders, links followed."""
     braces = _BRACES.search(pattern)
     if braces:
         for choice in braces[1].split(","):
-            yield from _glob(base, pattern[: braces.start()] + choice + pattern[braces.end() :])
+            yield from _glob(base, pattern[: braces.start()] + choice + pattern[braces.end() :], passed)
         return
-    for path in _match(base, pattern.split("/"), ()):
+    for path in _match(base, pattern.split("/"), (), passed):
         if not os.path.isdir(path) or is_image_sequence(path):
             yield path
         elif pattern.rsplit("/", 1)[-1] not in ("*", "**"):
             yield path  # a folder named like a video: a row that says so
 
 
-def _match(folder: Path, parts: list[str], above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+def _match(folder: Path, parts: list[str], above: tuple[tuple[int, int], ...], passed: PassedOver) -> Iterator[Path]:
     head, rest = parts[0], parts[1:]
     if head == "**":
-        yield from _match(folder, rest or ["*"], above)
+        yield from _match(folder, rest or ["*"], above, passed)
         for entry in _entries(folder):
+            if _is_dir(entry) and is_store(Path(entry.path)):
+                passed.add("a feature store below the data folder", folder / entry.name)
+                continue
             if not entry.name.startswith(".") and _is_dir(entry):
                 stat = entry.stat()
                 identity = (stat.st_dev, stat.st_ino)
                 if identity not in above:  # a link back to a folder above would never end
-                    yield from _match(folder / entry.name, parts, (*above, identity))
+                    yield from _match(folder / entry.name, parts, (*above, identity), passed)
         return
     if not _MAGIC.search(head):
         path = folder / head
         if rest and os.path.isdir(path):
-            yield from _match(path, rest, above)
+            yield from _match(path, rest, above, passed)
         elif not rest and os.path.lexists(path):
             yield path
         return
     for entry in _entries(folder):
-        if fnmatch.fnmatchcase(entry.name, head) and (head.startswith(".") or not entry.name.startswith(".")):
-            if not rest:
+        is_hidden = entry.name.startswith(".") and not head.startswith(".")
+        if (fnmatch.fnmatchcase(entry.name, head) or entry.name == head) and not is_hidden:
+            if rest:
+                if _is_dir(entry):
+                    yield from _match(folder / entry.name, rest, above, passed)
+            elif entry.name.lower().endswith(UNFINISHED) and not head.lower().endswith(UNFINISHED):
+                passed.add("an unfinished download", folder / entry.name)
+            elif is_store(folder / entry.name):
+                passed.add("a feature store below the data folder", folder / entry.name)
+            else:
                 yield folder / entry.name
-            elif _is_dir(entry):
-                yield from _match(folder / entry.name, rest, above)
+        elif not rest and not is_hidden and fnmatch.fnmatchcase(entry.name.lower(), head.lower()):
+            passed.add("a name that differs from the pattern in upper and lower case", folder / entry.name)
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
@@ -232,7 +249,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _why_nothing(root: Path, patterns: list[str]) -> str:
     there: dict[str, int] = {}
-    for number, path in enumerate(_match(root, ["**"], ())):
+    for number, path in enumerate(_match(root, ["**"], (), PassedOver())):
         if number >= 10_000:
             break
         if not os.path.isdir(path):

@@ -146,14 +146,36 @@ def open_container(path: Path) -> InputContainer:
 
 
 def _refuse_playlists(path: Path) -> None:
-    """Refuse what would make FFmpeg open other files, whatever its name."""
+    """Refuse what would make FFmpeg open other files or the members of an archive, whatever its name."""
     try:
         with open(path, "rb") as file:
-            start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
+            head = file.read(1024)
     except OSError as error:
         raise VideoError(f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    for place, mark, kind in _ARCHIVES:
+        if head[place : place + len(mark)] == mark:
+            raise VideoError(f"expected a video, found {kind}; unpack it, its members are videos of their own")
+    if start[:1] in (b"{", b"[") and _is_json(start):
+        raise VideoError("expected a video, found a JSON text")
     if start.startswith((b"#EXTM3U", b"ffconcat")) or b"<MPD" in start or b"<SmoothStreamingMedia" in start:
         raise VideoError("expected a video, found a playlist (it would make the decoder open other files)")
+
+
+_ARCHIVES = (
+    (257, b"ustar", "a tar archive"),
+    (0, b"PK\x03\x04", "a zip archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"BZh", "a bzip2 archive"),
+    (0, b"\xfd7zXZ\x00", "an xz archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (0, b"Rar!\x1a\x07", "a rar archive"),
+)
+"""Place, mark and name of what FFmpeg takes for a film of its first members, or for none."""
+
+
+def _is_json(start: bytes) -> bool:
+    return all(sign.isprintable() or sign.isspace() for sign in start.decode("utf-8", "ignore"))
 
 
 def is_animated_webp(path: Path) -> bool:

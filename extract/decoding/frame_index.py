@@ -65,6 +65,16 @@ class PacketTable:
             return "fewer packets than the header says"
         return None
 
+    def why_cut(self, format_names: str) -> str | None:
+        """Say that a file was cut between two packets; None where nothing tells so.
+
+        An MP4 lists every frame that it holds; other headers count frames that were never there.
+        """
+        found = len(self.pts) + self.num_discarded
+        if "mp4" in format_names.split(",") and self.num_header_frames > found:
+            return f"the file ends there, its header lists {self.num_header_frames} frames"
+        return None
+
 
 @dataclass(frozen=True)
 class FrameIndex:

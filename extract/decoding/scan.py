@@ -240,7 +240,7 @@ def _count_frames(frames: FrameStream, packets: PacketTable, fps_hint: float) ->
     found = survey(frames)
     if not len(found.pts):
         raise VideoError(_why_no_frame(packets, frames.early_end, False))
-    error = found.early_end or packets.error
+    error = found.early_end or packets.error or packets.why_cut(frames.container.format.name)
     if error:
         error = f"decoding stops after {len(found.pts)} frames: {error}"
     damage = found.damage()

@@ -12,5 +12,8 @@ from pipeline.settings import Settings
 @list_rows.register
 def list_files(dataset: DatasetSpec, settings: Settings) -> tuple[tuple[ListedVideo, ...], list[Annotation]]:
     """Return the rows of globs or a manifest."""
-    listed = list_videos(dataset, settings)
-    return listed, annotate(listed, dataset, settings)
+    passed_over: list[str] = []
+    listed = list_videos(dataset, settings, passed_over)
+    annotations = annotate(listed, dataset, settings)
+    annotations.notes = (*passed_over, *annotations.notes)
+    return listed, annotations
