@@ -213,12 +213,11 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
     Raises
     ------
     VideoChangedError
-        If a known id has other bytes; nothing is appended then.
+        If a known id has other bytes; the others are appended first.
     """
     started = time.monotonic()
     on_event(StageStarted("catalog", len(plan.new), "videos", plan.summary()))
     dataset = store.create_dataset(plan.dataset.name, shard_rows=plan.dataset.shard_rows)
-    _check_unchanged(plan, settings)
     for note in _notes(plan):
         on_event(Note("catalog", note, level="warning"))
     did = {"videos_new": 0, "videos_known": plan.num_known, "videos_unreadable": 0}
@@ -259,6 +258,7 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
     if plan.relabelled:
         changed = dataset.change_labels(plan.relabelled, by=RECIPE)
         did["videos_relabelled"] = changed.num_changed
+    _check_unchanged(plan, settings)  # last: one odd file does not keep others out
     catalogued = dataset.refresh().videos
     usable = {"num_usable": catalogued["probe_error"].null_count} if len(catalogued) else {}
     if left_out := did.get("videos_interrupted"):

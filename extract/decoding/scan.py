@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +161,25 @@ def scan_video(path: Path, *, threads: int = 1) -> VideoScan:
     return scan
 
 
+MAX_RECENT_SCANS = 4
+_recent: OrderedDict[tuple[str, int, int, int], VideoScan] = OrderedDict()
+"""What was found in the files looked through last: rows that are parts of one file follow each other."""
+
+
 def open_scanned(path: Path, *, threads: int = 1) -> tuple[VideoScan, FrameStream]:
+    """Look through a video, or remember what was found in it a moment ago; see :func:`look_through`."""
+    about = path.stat()
+    key = (str(path), about.st_size, about.st_mtime_ns, about.st_ino)
+    if (known := _recent.get(key)) is not None:
+        return known, FrameStream(path, threads=threads)
+    scan, frames = look_through(path, threads=threads)
+    _recent[key] = scan
+    if len(_recent) > MAX_RECENT_SCANS:
+        _recent.popitem(last=False)
+    return scan, frames
+
+
+def look_through(path: Path, *, threads: int = 1) -> tuple[VideoScan, FrameStream]:
     """Demultiplex a video, decode its first frames, and all of them where packets cannot be taken for frames.
 
     Parameters

@@ -150,7 +150,8 @@ def test_other_bytes_under_a_known_id_are_an_error_that_names_both(data: Path, s
     assert "'run/a.mp4' (row " in message
     assert old[:16] in message
     assert str(path) in message
-    assert len(rows(store)) == 6  # nothing was appended
+    assert len(rows(store)) == 7  # one odd file keeps no other out
+    assert rows(store)["run/a.mp4"]["sha256"] == old
 
 
 def test_a_touched_video_with_the_same_bytes_is_known(data: Path, store: FeatureStore) -> None:

@@ -13,6 +13,7 @@ from extract.catalog import inspect_videos
 from extract.catalog.find_videos import resolve_video
 from extract.catalog.parts import facts_of_part, file_id, part_id, read_seconds
 from extract.crops.draw import draw_crops, facts_of
+from extract.decoding import scan
 from extract.decoding.frame_picking import RowPart, pick_row_frames, predecessors
 from extract.decoding.inspect import VideoInfo, inspect_video
 from extract.decoding.opening import open_reader
@@ -163,3 +164,21 @@ def test_times_that_mean_nothing_are_refused(tmp_path: Path, content: str) -> No
 def test_a_file_that_cannot_be_read_keeps_the_bounds_asked_for() -> None:
     facts = facts_of_part(VideoInfo(error="missing: no such file"), 1.0, 2.0)
     assert (facts["start_s"], facts["end_s"], facts["duration_s"]) == (1.0, 2.0, None)
+
+
+def test_a_file_is_demultiplexed_once_for_its_parts_and_again_when_it_changed(tmp_path: Path, monkeypatch) -> None:
+    looked: list[Path] = []
+    original = scan.look_through
+    monkeypatch.setattr(
+        scan, "look_through", lambda path, **options: (looked.append(path), original(path, **options))[1]
+    )
+    path = write_video(tmp_path / "a.mp4", numbered_frames(20))
+    for _ in range(3):
+        with open_reader(path) as reader:
+            assert reader.num_frames == 20
+            assert len(reader.read(np.arange(5, 9)).indices) == 4
+    assert looked == [path]
+    write_video(path, numbered_frames(25))
+    with open_reader(path) as reader:
+        assert reader.num_frames == 25
+    assert looked == [path, path]
