@@ -37,13 +37,14 @@ class CompactReport:
 
     def summary(self) -> str:
         """One line."""
-        indexed = f"{self.num_indexed} video ids went into an index"
-        if not self.num_packs:
-            return indexed if self.num_indexed else f"nothing to compact in {self.num_ledgers} set(s)"
-        merged = f", {self.num_merged} smaller packs among them" if self.num_merged else ""
-        return (
-            f"{self.num_entries} ledger entries of {self.num_ledgers} set(s) went into {self.num_packs} packs{merged}"
-        )
+        did = []
+        if self.num_packs:
+            merged = f", {self.num_merged} smaller packs among them" if self.num_merged else ""
+            entries = f"{self.num_entries} ledger entries of {self.num_ledgers} set(s)"
+            did.append(f"{entries} went into {self.num_packs} packs{merged}")
+        if self.num_indexed:
+            did.append(f"{self.num_indexed} video ids went into an index")
+        return "; ".join(did) or f"nothing to compact in {self.num_ledgers} set(s)"
 
 
 def compact_store(

@@ -111,7 +111,7 @@ def test_appends_know_what_is_there_with_and_without_an_index(store: FeatureStor
 def test_a_handle_that_pinned_less_than_the_index_knows_sees_no_more(store: FeatureStore) -> None:
     pinned = store.dataset("toy")
     store.dataset("toy").append_videos(video_table(95))
-    compact_store(store, min_ids=1)
+    assert compact_store(store, min_ids=1).summary() == "95 video ids went into an index"
     with pytest.raises(NotFoundError):
         pinned.row_of(video_table(95)["video_id"].to_pylist()[92])
     assert pinned.row_of(ids()[89]) == 89
