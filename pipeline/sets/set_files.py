@@ -146,6 +146,11 @@ def check_sizes(num_crops: int, dim: int, dtype: str) -> None:
 def open_feature_set(backend: StorageBackend, dataset: str, crops: str, name: str) -> tuple[SetSpec, dict[str, Any]]:
     """Return a stored feature set's spec and attributes, everything it says about itself checked."""
     attributes = read_group(backend, schema.feature_set_key(dataset, crops, name), "feature_set")
+    return feature_set_of(attributes, dataset, crops, name), attributes
+
+
+def feature_set_of(attributes: dict[str, Any], dataset: str, crops: str, name: str) -> SetSpec:
+    """Return the spec that a feature set's attributes tell of; CorruptDataError where they contradict themselves."""
     try:
         spec = feature_set_spec(
             dataset, crops, name, num_crops=int(attributes["num_crops"]), dim=int(attributes["dim"]),
@@ -154,12 +159,17 @@ def open_feature_set(backend: StorageBackend, dataset: str, crops: str, name: st
     except (KeyError, TypeError, ValueError) as err:
         raise CorruptDataError(f"feature set {crops}/{name}: expected its sizes, found: {err}") from err
     _check_fingerprint(attributes, spec.label)
-    return spec, attributes
+    return spec
 
 
 def open_embedding_set(backend: StorageBackend, dataset: str, name: str) -> tuple[SetSpec, dict[str, Any]]:
     """Return a stored embedding set's spec and attributes."""
     attributes = read_group(backend, schema.embedding_set_key(dataset, name), "embedding_set")
+    return embedding_set_of(attributes, dataset, name), attributes
+
+
+def embedding_set_of(attributes: dict[str, Any], dataset: str, name: str) -> SetSpec:
+    """Return the spec that an embedding set's attributes tell of; as :func:`feature_set_of`."""
     try:
         spec = embedding_set_spec(
             dataset, name, dim=int(attributes["dim"]), dtype=str(attributes["dtype"]),
@@ -168,7 +178,7 @@ def open_embedding_set(backend: StorageBackend, dataset: str, name: str) -> tupl
     except (KeyError, TypeError, ValueError) as err:
         raise CorruptDataError(f"embedding set {name}: expected its sizes, found: {err}") from err
     _check_fingerprint(attributes, spec.label)
-    return spec, attributes
+    return spec
 
 
 def _check_fingerprint(attributes: dict[str, Any], label: str) -> None:

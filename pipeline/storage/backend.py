@@ -72,8 +72,11 @@ class StorageBackend(Protocol):
     def folders(self, prefix: str = "") -> Names:
         """Return the sorted names of the folders directly in the folder `prefix`."""
 
-    def leftovers(self, prefix: str = "") -> Listing:
+    def leftovers(self, prefix: str = "", *, recursive: bool = True) -> Listing:
         """Return (key, size in bytes) of temporary files that killed writers left."""
+
+    def links(self, prefix: str = "") -> Names:
+        """Return the keys of symbolic links that lead out of the store, sorted."""
 
     def local_path(self, key: str) -> Path | None:
         """Return the file of a key for mapping (it need not exist), or None where there are no files."""

@@ -87,8 +87,12 @@ class HttpBackend:
         """Return the sorted names of the folders directly in a folder."""
         return [str(name) for name in self._listed(prefix, False)["folders"]]
 
-    def leftovers(self, prefix: str = "") -> Listing:
+    def leftovers(self, prefix: str = "", *, recursive: bool = True) -> Listing:
         """Return nothing: a reader far away need not know what killed writers left."""
+        return []
+
+    def links(self, prefix: str = "") -> Names:
+        """Return nothing: what is a link is refused where the store lies."""
         return []
 
     def local_path(self, key: str) -> Path | None:

@@ -218,9 +218,19 @@ class LocalBackend:
         except OSError as err:
             raise reworded(err, f"list {prefix} in", self.url) from err
 
-    def leftovers(self, prefix: str = "") -> Listing:
+    def leftovers(self, prefix: str = "", *, recursive: bool = True) -> Listing:
         """See :class:`StorageBackend`."""
-        return sorted((key, size) for key, size in self._walk(prefix, recursive=True) if key.endswith(PARTIAL_SUFFIX))
+        return sorted((key, size) for key, size in self._walk(prefix, recursive) if key.endswith(PARTIAL_SUFFIX))
+
+    def links(self, prefix: str = "") -> Names:
+        """See :class:`StorageBackend`."""
+        found = []
+        for folder, folders, files in os.walk(self._folder(prefix)):  # does not follow links
+            for name in (*folders, *files):
+                path = Path(folder, name)
+                if path.is_symlink() and not os.path.realpath(path).startswith(f"{self.root}{os.sep}"):
+                    found.append(path.relative_to(self.root).as_posix())
+        return sorted(found)
 
     def local_path(self, key: str) -> Path:
         """See :class:`StorageBackend`."""
@@ -233,16 +243,17 @@ class LocalBackend:
         return DurableLocalStore(self, read_only=read_only)
 
     def _walk(self, prefix: str, recursive: bool) -> Iterator[tuple[str, int]]:
-        pending = [self._folder(prefix)]
+        pending = [str(self._folder(prefix))]
+        start = len(str(self.root).rstrip(os.sep)) + 1
         while pending:
             try:
                 with os.scandir(pending.pop()) as entries:
                     for entry in entries:
                         if entry.is_dir(follow_symlinks=False):
                             if recursive:
-                                pending.append(Path(entry.path))
+                                pending.append(entry.path)
                         elif entry.is_file():
-                            yield Path(entry.path).relative_to(self.root).as_posix(), entry.stat().st_size
+                            yield entry.path[start:], entry.stat().st_size
             except (FileNotFoundError, NotADirectoryError):  # removed meanwhile, or never there
                 continue
             except OSError as err:

@@ -237,8 +237,13 @@ class ObjectBackend:
         found = self._call("list", prefix, lambda: obstore.list_with_delimiter(self._client(), prefix or None))
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"])
 
-    def leftovers(self, prefix: str = "") -> Listing:
+    def leftovers(self, prefix: str = "", *, recursive: bool = True) -> Listing:
         """See :class:`pipeline.storage.backend.StorageBackend`. None: an unfinished upload is no object."""
+        check_prefix(prefix)
+        return []
+
+    def links(self, prefix: str = "") -> Names:
+        """See :class:`pipeline.storage.backend.StorageBackend`. There are none."""
         check_prefix(prefix)
         return []
 

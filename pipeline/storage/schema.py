@@ -15,6 +15,9 @@ SCHEMA_VERSION = 2
 
 STORE_KIND = "scale-feature-store"
 
+BACKUP_MARK = "_backup.json"
+"""In the root of a backup: of which store it is a copy, and since when."""
+
 GEOMETRY_COLUMNS = (
     "start_s", "end_s", "top_px", "left_px", "bottom_px", "right_px", "flip", "stride", "start_frame",
 )  # fmt: skip

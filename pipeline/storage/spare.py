@@ -95,8 +95,8 @@ def mend(backend: StorageBackend, key: str, parse: Callable[[bytes], object]) ->
     return bool(wrong)
 
 
-def set_aside(backend: StorageBackend, key: str) -> str:
-    """Move the bytes of a key under ``_replaced``, so that no repair destroys anything; return where they are.
+def keep(backend: StorageBackend, key: str) -> str:
+    """Copy the bytes of a key under ``_replaced``, so that no repair destroys anything; return where they are.
 
     A link is removed (what it leads to stays); where there is nothing, nothing happens and ``""`` is returned.
     """
@@ -112,5 +112,12 @@ def set_aside(backend: StorageBackend, key: str) -> str:
     kept = f"{dataset}/{REPLACED}/{name}" if slash else f"{REPLACED}/{name}"
     if not backend.exists(kept):
         backend.put(kept, data)
-    backend.delete(key)
+    return kept
+
+
+def set_aside(backend: StorageBackend, key: str) -> str:
+    """Move the bytes of a key under ``_replaced``; see :func:`keep`."""
+    kept = keep(backend, key)
+    if kept:
+        backend.delete(key)
     return kept

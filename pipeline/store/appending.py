@@ -5,6 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.litter import sweep
+from pipeline.storage.schema import catalogue_prefix
 from pipeline.store.catalogue import AppendedVideos, Catalogue
 from pipeline.store.commits import mend_commits
 from pipeline.store.known_rows import known_rows
@@ -33,4 +35,6 @@ def append_videos(
 def mended_catalogue(backend: StorageBackend, dataset: str) -> Catalogue:
     """Return the catalogue as it stands now, for a writer: a file or copy that a dead writer left out is written."""
     mend_commits(backend, dataset)
+    for folder in ("", dataset, catalogue_prefix(dataset)):
+        sweep(backend, folder, recursive=False)
     return Catalogue(backend, dataset)

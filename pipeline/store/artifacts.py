@@ -28,7 +28,8 @@ from pipeline.storage.shardfile import crc32c
 from pipeline.storage.spare import read_spared, spare_key
 
 META = "meta.json"
-_OLDER = re.compile(r"meta-([1-9][0-9]*)\.json\Z")
+OLDER = re.compile(r"meta-([1-9][0-9]*)\.json\Z")
+"""Descriptions of older versions."""
 _CONTENT_ID = re.compile(r"[0-9a-f]{6,64}\Z")
 
 
@@ -138,7 +139,7 @@ def _save(
     hashes: dict[str, str] = {}
     for file, content in files.items():
         check_name(file)
-        if file == META or _OLDER.match(file):
+        if file == META or OLDER.match(file):
             raise UnsafeNameError(f"expected a file name other than {META}, found {file}; the store writes such files")
         data = content if isinstance(content, bytes | bytearray | memoryview) else Path(content).read_bytes()
         hashes[file] = hashlib.sha256(data).hexdigest()
@@ -168,7 +169,7 @@ def _keep_newest(backend: StorageBackend, folder: str) -> int:
 
 def _older(backend: StorageBackend, folder: str) -> list[int]:
     keys = (key.removeprefix(f"{folder}/") for key, _ in backend.list(folder, recursive=False))
-    return sorted(int(match[1]) for key in keys if (match := _OLDER.match(key)))
+    return sorted(int(match[1]) for key in keys if (match := OLDER.match(key)))
 
 
 def _sweep(backend: StorageBackend, folder: str) -> None:
@@ -313,7 +314,12 @@ def _is_there(backend: StorageBackend, folder: str) -> bool:
 
 
 def _has_files(backend: StorageBackend, folder: str, files: Mapping[str, str]) -> bool:
-    return all(backend.exists(f"{folder}/{stored_name(f, h)}") for f, h in files.items())
+    return all(backend.exists(key) for key in stored_files(folder, files))
+
+
+def stored_files(folder: str, files: Mapping[str, str]) -> dict[str, str]:
+    """Return key -> sha256 of the files that an artifact's description lists."""
+    return {f"{folder}/{stored_name(file, digest)}": digest for file, digest in files.items()}
 
 
 def list_artifacts(backend: StorageBackend, dataset: str, kind: str) -> list[str]:

@@ -25,11 +25,13 @@ from pipeline.errors import (
     VideoChangedError,
 )
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import (
     CATALOGUE_SCHEMA,
     SCHEMA_VERSION,
     catalogue_copy_key,
     catalogue_key,
+    catalogue_prefix,
 )
 from pipeline.storage.sealed import seal
 from pipeline.store.commits import Commits, count_commits
@@ -164,7 +166,11 @@ class Catalogue:
                 seen._footer(first),
             )
             try:
-                self._backend.create(catalogue_key(self._dataset, seen.num_commits), data)
+                with exclusive(
+                    self._backend, catalogue_prefix(self._dataset)
+                ):  # for who asks whether the copy is missing
+                    self._backend.create(catalogue_key(self._dataset, seen.num_commits), data)
+                    self._backend.put(catalogue_copy_key(self._dataset, seen.num_commits), data)
             except AlreadyExistsError as err:
                 number = seen.num_commits
                 seen = Catalogue(self._backend, self._dataset)
@@ -174,7 +180,6 @@ class Catalogue:
                         "something else of that name (a folder?); remove it"
                     ) from err
                 continue
-            self._backend.put(catalogue_copy_key(self._dataset, seen.num_commits), data)
             after = Catalogue(self._backend, self._dataset, seen.num_commits + 1)
             after.take_over(seen)
             return after, AppendedVideos(new.num_rows, num_known, first, first + new.num_rows)

@@ -172,15 +172,15 @@ class Commits:
 
     def chain(self) -> list[Commit]:
         """Return all commits, each held to the one before it."""
-        found: list[Commit] = []
-        for number in range(self.count):
-            commit = self[number]
-            before = found[-1] if found else None
-            if not commit.follows(before):
-                commit = self._choose(number, *read_candidates(self._backend, self._dataset, number))
-                self._read[number] = commit
-            found.append(commit)
-        return found
+        return [self.chain_to(number) for number in range(self.count)]
+
+    def chain_to(self, number: int) -> Commit:
+        """Return one commit, held to the one before it, which is read for that."""
+        commit = self[number]
+        if not commit.follows(self[number - 1] if number else None):
+            commit = self._choose(number, *read_candidates(self._backend, self._dataset, number))
+            self._read[number] = commit
+        return commit
 
     def passing(self, number: int) -> Commit:
         """Return one commit; of those that are read in passing the last few are kept in memory."""

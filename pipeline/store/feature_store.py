@@ -17,7 +17,7 @@ from pipeline.storage.backend import StorageBackend
 from pipeline.storage.guard import ForkGuard
 from pipeline.storage.layout import check_shard_rows
 from pipeline.storage.opening import open_backend
-from pipeline.storage.schema import SCHEMA_VERSION, STORE_KIND, ZARR_JSON
+from pipeline.storage.schema import BACKUP_MARK, SCHEMA_VERSION, STORE_KIND, ZARR_JSON
 from pipeline.store.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -113,6 +113,11 @@ class FeatureStore:
             ) from None
         if mode == "a":
             check_writable_schema(attributes.get("schema_version"), backend.url)
+            if backend.exists(BACKUP_MARK):
+                raise ConflictError(
+                    f"expected a store to work in at {backend.url}, found a backup, which the next backup would "
+                    f"undo; copy it, or delete its {BACKUP_MARK}"
+                )
         return cls(backend, mode)
 
     @classmethod
@@ -170,6 +175,15 @@ class FeatureStore:
                 f"set `shard_rows: {dataset.shard_rows}` in the recipe, or use another dataset name"
             )
         return dataset
+
+    def dataset_name(self, name: str) -> str:
+        """Return the name of a dataset that is there, whole or not; NotFoundError lists those that are."""
+        if not is_group(self.backend, check_name(name), "dataset"):
+            raise NotFoundError(
+                f"expected a dataset of {self.url} ({', '.join(self.datasets()) or 'there is none yet'}), "
+                f"found {name!r}"
+            )
+        return name
 
     def dataset(self, name: str) -> Dataset:
         """Return a handle that pins the dataset as it stands now.

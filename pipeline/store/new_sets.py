@@ -13,6 +13,7 @@ from pipeline.sets.arrays import create_group, group_key, mend_group, read_group
 from pipeline.sets.set_files import SetSpec
 from pipeline.storage import schema
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.litter import sweep
 from pipeline.storage.locks import exclusive
 from pipeline.storage.spare import is_there, spare_key
 from pipeline.store.catalogue import Catalogue
@@ -43,11 +44,12 @@ def open_or_create_set(
     kind = attributes["kind"]
     num_rows = Catalogue(backend, dataset).num_rows
     content = json.loads(canonical_json(dict(fingerprint)))
+    if spec.crop_set is None:
+        create_group(backend, f"{dataset}/embeddings", {})
+    sweep(backend, spec.group, spec.ledger)
     try:
         stored = read_group(backend, spec.group, kind)
     except NotFoundError:
-        if spec.crop_set is None:
-            create_group(backend, f"{dataset}/embeddings", {})
         with exclusive(backend, spec.crop_set or spec.ledger):
             if not is_there(backend, f"{spec.group}/{schema.ZARR_JSON}"):
                 clear_leftover_ledger(backend, spec.ledger, spec.group)

@@ -44,11 +44,15 @@ class VideoRows:
         keys[removed[(removed >= start) & (removed < stop)] - start] = NOBODY
         return keys
 
-    def check_inside(self, stop: int, who: str) -> None:
-        """Raise :class:`WrongVideoError` if the catalogue, looked at again, has fewer rows than `who` knows."""
+    def covers(self, stop: int) -> bool:
+        """Whether the catalogue, looked at again where that is needed, reaches row `stop`."""
         if stop > self._catalogue.num_rows:
             self._catalogue = Catalogue(self._backend, self._dataset)
-        if stop > self._catalogue.num_rows:
+        return stop <= self._catalogue.num_rows
+
+    def check_inside(self, stop: int, who: str) -> None:
+        """Raise :class:`WrongVideoError` if the catalogue, looked at again, has fewer rows than `who` knows."""
+        if not self.covers(stop):
             raise WrongVideoError(
                 f"dataset {self._dataset}: expected a catalogue of at least {stop} videos, as {who} knows row "
                 f"{stop - 1}, found {self._catalogue.num_rows}; catalogue files are missing. Restore "

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.errors import NotFoundError, UnsafeNameError
+from pipeline.storage.backend import BytesLike, StorageBackend
+from pipeline.storage.spare import keep, set_aside
+
 
 class Problem(BaseModel):
     """One thing that is wrong, and what was done about it."""
@@ -13,8 +17,9 @@ class Problem(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
-    """partial file, damaged catalogue, damaged ledger, missing shard, torn shard, wrong checksum, non-finite,
-    wrong count, interrupted write, orphan, outside catalogue, damaged metadata, damaged artifact."""
+    """partial file, damaged catalogue, damaged ledger, missing shard, torn shard, wrong checksum, non-finite, wrong
+    count, interrupted write, orphan, outside catalogue, other videos, damaged metadata, damaged copy, damaged
+    artifact, link."""
     where: str
     """Key in the store."""
     what: str
@@ -60,3 +65,43 @@ class VerifyReport(BaseModel):
             {"kind": p.kind, "where": p.where, "rows": p.rows, "repaired": p.repaired or "no", "what": p.what}
             for p in self.problems
         ]
+
+
+class Findings:
+    """The problems found so far, and the one place where a repair changes bytes: what it replaces is kept.
+
+    Parameters
+    ----------
+    repair : bool
+        Whether anything may be changed.
+    """
+
+    def __init__(self, backend: StorageBackend, *, repair: bool) -> None:
+        self.backend = backend
+        self.repair = repair
+        self.problems: list[Problem] = []
+
+    def add(self, kind: str, where: str, what: str, repaired: str = "", rows: int = 0) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(kind=kind, where=where, what=what, repaired=repaired, rows=rows))
+
+    def put(self, key: str, data: BytesLike) -> str:
+        """Write the right bytes over wrong ones; say where those are now."""
+        kept = keep(self.backend, key)
+        self.backend.put(key, data)
+        return f"; what stood there is now {kept}" if kept else ""
+
+    def drop(self, key: str) -> str:
+        """Take a file out of the store; say where it is now."""
+        kept = set_aside(self.backend, key)
+        return f"set aside as {kept}" if kept else "removed"
+
+
+def read_or_say(backend: StorageBackend, key: str) -> tuple[bytes | None, str]:
+    """Return the bytes of a key, or None and why there are none. A storage that does not answer raises."""
+    try:
+        return backend.read(key), ""
+    except NotFoundError:
+        return None, "expected this file, found none"
+    except UnsafeNameError as err:
+        return None, str(err)

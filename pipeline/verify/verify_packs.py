@@ -9,6 +9,7 @@ from pipeline.sets.ledger_pack import check_pack
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import pack_copy_key, pack_key
+from pipeline.storage.spare import keep
 from pipeline.verify.findings import Problem
 
 
@@ -33,8 +34,9 @@ def check_packs(backend: StorageBackend, ledger: str, *, repair: bool) -> Iterat
             for key, what in problems.items():
                 fixed = ""
                 if good and repair:
+                    kept = keep(backend, key)
                     backend.put(key, backend.read(next(iter(good))))
-                    fixed = "restored from its copy"
+                    fixed = "restored from its copy" + (f"; what stood there is now {kept}" if kept else "")
                 hint = "" if good else "; there is no good copy, restore it from a backup"
                 yield Problem(kind="damaged ledger", where=key, what=what + hint, repaired=fixed)
     Packs(backend, ledger)

@@ -8,78 +8,61 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
-from pipeline.sets.arrays import read_layout, write_array_metadata
-from pipeline.sets.binding import NOBODY, Binding
+from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError, UnsafeNameError
+from pipeline.sets.binding import NOBODY
 from pipeline.sets.ledger import Ledger, LedgerEntry, RowStatus, list_generations, make_table
 from pipeline.sets.ledger_names import Packs, entry_key, newest_generation
 from pipeline.sets.mapped import ShardRows, open_shard, open_shard_file
-from pipeline.sets.set_files import ArraySpec, SetSpec, stored_layout
-from pipeline.storage.backend import StorageBackend
+from pipeline.sets.set_files import ArraySpec, SetSpec
 from pipeline.storage.claims import Claims
 from pipeline.storage.layout import ArrayLayout
 from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import PENDING, packs_key, previous_key, shard_key, shard_of
 from pipeline.storage.shardfile import encode_shard, row_checksums
-from pipeline.verify.findings import Problem
+from pipeline.store.video_rows import VideoRows
+from pipeline.verify.findings import Findings
+from pipeline.verify.verify_arrays import MAX_TRIED, bad_rows, check_array
 from pipeline.verify.verify_packs import check_packs
 
 
 class SetCheck:
     """The check of one set; see :class:`pipeline.verify.verify_dataset.DatasetCheck`."""
 
-    def __init__(
-        self, backend: StorageBackend, spec: SetSpec, *, num_videos: int | None, binding: Binding | None, repair: bool
-    ) -> None:
-        self._backend = backend
+    def __init__(self, findings: Findings, spec: SetSpec, *, num_videos: int | None, binding: VideoRows | None) -> None:
+        self._findings = findings
+        self._backend = findings.backend
         self._spec = spec
         self._num_videos = num_videos
         self._binding = binding
-        self._repair = repair
-        self.problems: list[Problem] = []
+        self._repair = findings.repair
+        self._found = findings.add
         self.num_rows = self.num_bytes = 0
         self._layouts: dict[str, ArrayLayout | None] = {}
 
     def run(self) -> Iterator[None]:
         """Check the arrays' metadata, then every shard; yields after each."""
         try:
-            self.problems.extend(check_packs(self._backend, self._spec.ledger, repair=self._repair))
+            self._findings.problems.extend(check_packs(self._backend, self._spec.ledger, repair=self._repair))
             generations = list_generations(self._backend, self._spec.ledger)
             self._packs = Packs(self._backend, self._spec.ledger)
         except CorruptDataError as err:
             self._found("damaged ledger", packs_key(self._spec.ledger), str(err))
             return
-        if not self._check_metadata():
-            return
+        tried: list[LedgerEntry] = []
+        needed = 0
+        for shard, all_ in generations.items():
+            entry = self._entry(shard, all_[-1])
+            if entry is not None:
+                needed = max(needed, entry.row_stop)
+                tried += [entry] if entry.num_valid.any() and len(tried) < MAX_TRIED else []
+        for array in self._spec.arrays:
+            layout = check_array(self._findings, self._spec, array, tried, needed, self._binding)
+            self._layouts[array.name] = layout
         self._aside = {key for key, _ in self._backend.list(f"{self._spec.ledger}/_previous", recursive=False)}
         for shard, seen in generations.items():
             self._check_shard(shard, seen)
             yield
         self._check_orphans()
-
-    def _found(self, kind: str, where: str, what: str, repaired: str = "", rows: int = 0) -> None:
-        self.problems.append(Problem(kind=kind, where=where, what=what, repaired=repaired, rows=rows))
-
-    def _check_metadata(self) -> bool:
-        """Check ``zarr.json`` of every array; make it again where it is damaged."""
-        for array in self._spec.arrays:
-            try:
-                self._layouts[array.name] = stored_layout(self._backend, self._spec, array)
-            except CorruptDataError as err:
-                fixed = ""
-                if self._repair:
-                    with exclusive(self._backend, self._spec.crop_set or self._spec.ledger):
-                        self._rewrite_metadata(array)
-                    self._layouts[array.name] = stored_layout(self._backend, self._spec, array)
-                    fixed = "written again"
-                self._found("damaged metadata", array.key, str(err), fixed)
-                if not self._repair:
-                    return False
-        return True
-
-    def _rewrite_metadata(self, array: ArraySpec) -> None:
-        rows = self._num_videos or 0
-        write_array_metadata(self._backend, array.key, array.layout, rows, array.dimension_names, replace_other=True)
 
     def _check_shard(self, shard: int, seen: Sequence[int]) -> None:
         ledger = self._spec.ledger
@@ -97,9 +80,8 @@ class SetCheck:
             for older in generations[:-1]:  # history; checked so that nothing in the store is rotten
                 if self._entry(shard, older) is None:
                     key = entry_key(self._spec.ledger, shard, older)
-                    if self._repair:
-                        self._backend.delete(key)
-                    self._found("damaged ledger", key, "history that fails its seal", "deleted" if self._repair else "")
+                    fixed = self._findings.drop(key) if self._repair else ""
+                    self._found("damaged ledger", key, "history that fails its seal", fixed)
             self._sweep_previous(entry)
 
     def _is_there(self, shard: int, generation: int) -> bool:
@@ -111,13 +93,13 @@ class SetCheck:
         try:
             names = {shard: generation}
             return Ledger(self._backend, self._spec.ledger, names, binding=None, packs=self._packs).entry(shard)
-        except (CorruptDataError, SnapshotChangedError):
+        except (CorruptDataError, SnapshotChangedError, UnsafeNameError):
             return None
 
     def _check_entry(self, entry: LedgerEntry) -> None:
         self.num_rows += entry.row_stop - entry.row_start
         where = entry_key(self._spec.ledger, entry.shard, entry.generation)
-        if self._num_videos is not None and entry.row_stop > self._num_videos:
+        if self._binding is not None and not self._binding.covers(entry.row_stop):
             what = f"covers rows up to {entry.row_stop}, the catalogue has {self._num_videos}"
             self._found("outside catalogue", where, what)
             return  # whose rows these are is not known: nothing of them is touched
@@ -153,12 +135,12 @@ class SetCheck:
         kind, what = "wrong checksum", ""
         try:
             rows = open_shard(self._backend, array.key, self._layouts[array.name], entry.shard, array.layout)
-            mismatching = _mismatching(rows, entry, array.name, present)
+            mismatching = bad_rows(rows, entry, array.name, present)
             if rows.num_rows <= present[-1]:
                 kind = "torn shard"
         except NotFoundError:
             kind, what, mismatching = "missing shard", "expected a shard, found none", present
-        except CorruptDataError as err:
+        except (CorruptDataError, UnsafeNameError) as err:
             kind, what, mismatching = "torn shard", str(err), present
         layout = self._layouts[array.name]
         if layout is not None:
@@ -183,10 +165,10 @@ class SetCheck:
             rows = open_shard_file(self._backend, key, self._layouts[array.name] or array.layout)
         except (NotFoundError, CorruptDataError):
             return None
-        if _mismatching(rows, entry, array.name, present).size:
+        if bad_rows(rows, entry, array.name, present).size:
             return None
         if self._repair:
-            self._backend.put(shard_key(array.key, entry.shard, array.layout.ndim), self._backend.read(key))
+            self._findings.put(shard_key(array.key, entry.shard, array.layout.ndim), self._backend.read(key))
         return rows
 
     def _check_values(self, entry: LedgerEntry, opened: dict[str, ShardRows], local: np.ndarray) -> np.ndarray:
@@ -229,8 +211,7 @@ class SetCheck:
             # Chunks were packed tightly before they were aligned: a file of either kind is mended as what it was.
             ways = [encode_shard(rows, layout, step) for step in (layout.chunk_step, layout.chunk_bytes)]
             data = next((d for d in ways if hashlib.sha256(d).hexdigest() == expected), ways[0])
-            self._backend.put(key, data)
-            fixed = "written again from its rows"
+            fixed = f"written again from its rows{self._findings.put(key, data)}"
         what = "rows are good, but the file holds other bytes too: a killed append, or damage between the rows"
         self._found("interrupted write", key, what, fixed)
 
@@ -271,7 +252,7 @@ class SetCheck:
                 for array in self._spec.arrays:
                     try:
                         rows = open_shard(self._backend, array.key, self._layouts[array.name], shard, array.layout)
-                        bad[_mismatching(rows, base, array.name, present)] = True
+                        bad[bad_rows(rows, base, array.name, present)] = True
                         opened[array.name] = rows
                     except (NotFoundError, CorruptDataError):
                         bad[present] = True
@@ -280,10 +261,10 @@ class SetCheck:
                     statuses[k] = RowStatus(base.row_start + k, PENDING, "its ledger entry was damaged", attempts=0)
                 again = replace(base, generation=generations[-1])
                 self._commit(again, statuses, opened, np.flatnonzero((base.num_valid > 0) & ~bad))
-            self._backend.delete(where)
+            self._findings.drop(where)
         elif self._repair and self._num_videos is not None:  # no video of the catalogue lies in that shard
-            self._backend.delete(where)
-            self._found("damaged ledger", where, "an entry that fails its seal, of a shard without videos", "deleted")
+            fixed = self._findings.drop(where)
+            self._found("damaged ledger", where, "an entry that fails its seal, of a shard without videos", fixed)
             return
         fixed = "replaced; the next run redoes the rows" if self._repair else ""
         self._found("damaged ledger", where, "the entry fails its seal", fixed, rows=max(lost, 0))
@@ -303,7 +284,7 @@ class SetCheck:
             for k in keep.tolist():
                 rows[k] = opened[array.name].row(k)
             data = encode_shard(rows, layout)
-            self._backend.put(shard_key(array.key, entry.shard, layout.ndim), data)
+            self._findings.put(shard_key(array.key, entry.shard, layout.ndim), data)
             digests[array.name] = hashlib.sha256(data).hexdigest()
             checksums[array.name] = row_checksums(rows)
         keys = self._keys(entry.row_start, entry.row_stop)
@@ -316,8 +297,7 @@ class SetCheck:
 
     def _keys(self, start: int, stop: int) -> np.ndarray | None:
         """Return the keys of the catalogue's videos in these rows."""
-        inside = self._num_videos is not None and stop <= self._num_videos
-        return self._binding.keys(start, stop) if self._binding is not None and inside else None
+        return self._binding.keys(start, stop) if self._binding is not None and self._binding.covers(stop) else None
 
     def _sweep_previous(self, entry: LedgerEntry) -> None:
         """Remove what was set aside for generations that have been replaced."""
@@ -326,7 +306,7 @@ class SetCheck:
                 name, _, rest = key.rpartition("/")[2].partition("-")
                 shard, _, generation = rest.partition("-")
                 if (name, shard) == (array.name, str(entry.shard)) and generation.isdigit() and self._repair:
-                    self._backend.delete(key)
+                    self._findings.drop(key)
 
     def _check_orphans(self) -> None:
         """Shards that no entry knows: a writer was killed before its commit. Garbage that the next run overwrites."""
@@ -344,26 +324,8 @@ class SetCheck:
                     with exclusive(self._backend, self._spec.ledger):
                         self._packs = Packs(self._backend, self._spec.ledger, self._packs)
                         if newest_generation(self._backend, self._spec.ledger, shard, self._packs, expected=-1) < 0:
-                            self._backend.delete(key)
-                            fixed = "deleted"
+                            fixed = self._findings.drop(key)
                 self._found("orphan", key, "a shard without a ledger entry: its writer was killed", fixed)
-            _, rows = read_layout(self._backend, array.key)
-            last = Ledger(self._backend, self._spec.ledger, binding=None, packs=self._packs)
-            newest_first = sorted(last.generations.items(), reverse=True)
-            stop = next((e.row_stop for s, g in newest_first if (e := self._entry(s, g))), 0)
-            if rows < stop:
-                if self._repair:
-                    with exclusive(self._backend, self._spec.ledger):
-                        write_array_metadata(self._backend, array.key, array.layout, stop, array.dimension_names)
-                fixed = "extended" if self._repair else ""
-                self._found("damaged metadata", array.key, f"shape ends at row {rows}, the ledger at {stop}", fixed)
-
-
-def _mismatching(rows: ShardRows, entry: LedgerEntry, name: str, local: np.ndarray) -> np.ndarray:
-    """Return those of the rows whose bytes differ from what the entry vouches for."""
-    there = local[local < rows.num_rows]
-    found = row_checksums([rows.row(k) for k in there.tolist()])
-    return np.concatenate([there[found != entry.checksums(name)[there]], local[local >= rows.num_rows]])
 
 
 def _statuses(entry: LedgerEntry) -> list[RowStatus]:

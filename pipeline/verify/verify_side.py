@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.errors import CorruptDataError, FormatError, NotFoundError
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.spare import keep
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.dropping import clear_leftover_ledger, leftover_ledgers
 from pipeline.store.labels import LABELS, open_labels
@@ -55,6 +56,7 @@ def _check_file(
         except NotFoundError:
             what = "expected a file, found none"
         if repair:
+            keep(backend, key)
             backend.put(key, good)
         found("damaged catalogue", key, what, "restored from its copy" if repair else "")
 

@@ -1,4 +1,4 @@
-"""The store against a dict: append, extract, die, resume, retry, verify, damage, read an old snapshot, in any order."""
+"""The store against a dict: append, extract, die, retry, verify, damage, delete, swap and restore, in any order."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.num_rows = 0
         self.pinned: list[tuple[object, int, dict[int, tuple[str, np.ndarray, np.ndarray]]]] = []
         self.tries = 0
+        self.committed: dict[int, list[tuple[str, np.ndarray, np.ndarray]]] = {}
+        self.versions: dict[Path, list[bytes]] = {}
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
@@ -68,6 +70,8 @@ class StoreMachine(RuleBasedStateMachine):
             }
             before = dict(self.model)
             self.maybe = made
+            for row, state in made.items():
+                self.committed.setdefault(row, []).append(state)
             lines = [RowStatus(r, s) for r, s in zip(rows.tolist(), status, strict=True)]
             writer.write(task, values, valid, make_geometry(rows, V), lines)
             self.model = {**before, **made}
@@ -140,6 +144,49 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = {r: made for r, made in self.model.items() if status[r] != "pending"}
         self.pinned = []
 
+    @precondition(lambda self: self.model)
+    @rule(seed=st.integers(0, 10_000), way=st.sampled_from(["delete", "swap", "restore"]))
+    def lose_a_file(self, seed: int, way: str) -> None:
+        """Whatever becomes of one file: answers are states that were committed once, or errors; repair mends it."""
+        rng = random.Random(seed)
+        files = sorted(p for p in (self.folder / "s").rglob("*") if p.is_file() and "_claims" not in p.parts)
+        path = rng.choice(files)
+        if way == "delete":
+            path.unlink()
+        elif way == "swap":
+            other = rng.choice([p for p in files if p.suffix == path.suffix])
+            one, two = path.read_bytes(), other.read_bytes()
+            path.write_bytes(two)
+            other.write_bytes(one)
+        else:
+            path.write_bytes(rng.choice(self.versions.get(path, [path.read_bytes()])))
+        with suppress(PipelineError):
+            self.take_what_was_committed()
+        assert verify_store(self.open(), repair=True).is_clean
+        self.take_what_was_committed()
+        self.pinned = []
+
+    def take_what_was_committed(self) -> None:
+        """Hold every answer to the states of its row; what is pending by now, or an older state, is the model's too."""
+        ds = FeatureStore.open(self.folder / "s").dataset("toy")
+        assert ds.videos["video_id"].to_pylist() == [f"videos/{i:06d}.mp4" for i in range(self.num_rows)]
+        block, status = ds.select().features("c", "f"), ds.status("c", "f")["status"].to_pylist()
+        found = {}
+        for row, text in enumerate(status):
+            if text == "pending":
+                assert not block.valid[row].any()
+                continue
+            same = [
+                state
+                for state in self.committed[row]
+                if state[0] == text
+                and np.array_equal(state[1], block.values[row])
+                and np.array_equal(state[2], block.valid[row])
+            ]
+            assert same, f"row {row} is {text} with values that were never committed"
+            found[row] = same[-1]
+        self.model = found
+
     def compare(self, ds: object, num_rows: int, model: dict[int, tuple[str, np.ndarray, np.ndarray]]) -> None:
         block = ds.select().features("c", "f")  # type: ignore[attr-defined]
         status = ds.status("c", "f")["status"].to_pylist()  # type: ignore[attr-defined]
@@ -153,6 +200,9 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def the_present_is_the_model(self) -> None:
         if hasattr(self, "folder"):
+            for path in (self.folder / "s").rglob("*"):
+                if path.is_file() and path.read_bytes() not in self.versions.setdefault(path, []):
+                    self.versions[path].append(path.read_bytes())
             self.compare(FeatureStore.open(self.folder / "s").dataset("toy"), self.num_rows, self.model)
 
     @invariant()
