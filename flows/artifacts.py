@@ -104,6 +104,8 @@ def probe_readout(probe: Mapping[str, Any], probes: Sequence[Mapping[str, Any]])
 
 def probe_setting(probe: Mapping[str, Any]) -> str:
     """Return what tells a number from its neighbours: ``k=20 T=0.07 centring=train``."""
+    if (probe.get("k_used") or probe.get("k") or 0) < (probe.get("k") or 0):  # as many neighbours as there are
+        probe = {**probe, "k": probe["k_used"]}
     names = {"k": "k", "temperature": "T", "centring": "centring", "selection": "", "fraction": "labels"}
     shown = {key: probe[key] for key in names if probe.get(key) and (key, probe[key]) != ("fraction", 1.0)}
     return " ".join(f"{names[key]}={value}" if names[key] else str(value) for key, value in shown.items())

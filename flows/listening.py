@@ -56,11 +56,10 @@ class RunListener:
             self._num_failures += 1
             if self._num_failures <= MAX_FAILURES_LOGGED:
                 self._log.warning(
-                    "row %d %s: %s: %s",
+                    "row %d %s: %s",
                     event.row,
                     on_one_line(event.video_id),
-                    event.status,
-                    on_one_line(event.error),
+                    on_one_line(event.reason),
                 )
         elif isinstance(event, events.Note):
             self._log.log(30 if event.level == "warning" else 20, "%s", printable(event.text))

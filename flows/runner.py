@@ -43,6 +43,12 @@ class RunReport:
         return paths[-1] if paths else None
 
     @property
+    def report_snapshot(self) -> str | None:
+        """The state of the store that the HTML report was made of."""
+        found = [report.snapshot for report in self.stages if report.details.get("report")]
+        return found[-1] if found else None
+
+    @property
     def is_partial(self) -> bool:
         """Whether some stage left work undone that should have been done."""
         return any(report.is_partial for report in self.stages)

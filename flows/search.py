@@ -87,7 +87,7 @@ def search_video(
     opened = open_index(store, dataset, index)
     vectors = query_vector(video, opened, store.dataset(dataset), settings, on_event)
     found = opened.search(vectors, k, _rows(store, dataset, where))
-    return _result(store, dataset, str(video), opened, found, tuple(video_thumbnails(video)))
+    return _result(store, dataset, str(video), opened, found, tuple(video_thumbnails(video)), settings)
 
 
 def search_by_id(
@@ -108,7 +108,7 @@ def search_by_id(
     found = search_stored(store, dataset, index, [video_id], k, among=_rows(store, dataset, where))
     held = store.dataset(dataset)
     frames = catalogue_thumbnails(held.videos, settings)(held.row_of(video_id))
-    return _result(store, dataset, video_id, opened, found, tuple(frames))
+    return _result(store, dataset, video_id, opened, found, tuple(frames), settings)
 
 
 def _rows(store: FeatureStore, dataset: str, where: Condition | None) -> Any:
@@ -116,9 +116,26 @@ def _rows(store: FeatureStore, dataset: str, where: Condition | None) -> Any:
 
 
 def _result(
-    store: FeatureStore, dataset: str, query: str, opened: Any, found: Any, frames: tuple[bytes, ...]
+    store: FeatureStore,
+    dataset: str,
+    query: str,
+    opened: Any,
+    found: Any,
+    frames: tuple[bytes, ...],
+    settings: Settings,
 ) -> SearchResult:
     from probe.index.search import describe_hits
 
-    hits = describe_hits(store, dataset, found.rows[0], found.similarities[0])
+    hits = [
+        hit._replace(uri=_present_address(hit, settings))
+        for hit in describe_hits(store, dataset, found.rows[0], found.similarities[0])
+    ]
     return SearchResult(query, tuple(hits), opened.meta, opened.stale, frames)
+
+
+def _present_address(hit: Any, settings: Settings) -> str:
+    """Return where a found video lies now: below the data folder, if it moved there, else where it was catalogued."""
+    from extract.catalog.find_videos import resolve_video
+
+    place = Path(str(resolve_video(hit.video_id, hit.uri, settings)))
+    return place.as_uri() if place.is_absolute() and place.exists() else hit.uri

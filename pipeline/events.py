@@ -65,6 +65,11 @@ class VideoFailed(Event):
     status: str
     error: str
 
+    @property
+    def reason(self) -> str:
+        """Status and error in words; an error that begins with its status says it once."""
+        return self.error if self.error.startswith(f"{self.status}:") else f"{self.status}: {self.error}"
+
 
 @dataclass(frozen=True, slots=True)
 class Note(Event):

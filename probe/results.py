@@ -147,6 +147,8 @@ class ProbeResult(Frozen):
         """Return the object that the JSON line of ``scale run --json`` holds for this number."""
         chosen = ("probe", "readout", "k", "temperature", "top1", "interval", "used", "excluded")
         more = (
+            "k_used",
+            "split",
             "protocol",
             "centring",
             "crops",

@@ -125,7 +125,7 @@ class EventPrinter:
     def _fail(self, event: events.VideoFailed) -> None:
         self._failures[event.status] += 1
         if sum(self._failures.values()) <= MAX_FAILURES_SHOWN:
-            err.print(f"{event.stage:8} {event.video_id}: {event.status}: {event.error}", style="yellow", markup=False)
+            err.print(f"{event.stage:8} {event.video_id}: {event.reason}", style="yellow", markup=False)
         elif sum(self._failures.values()) == MAX_FAILURES_SHOWN + 1:
             err.print(f"{event.stage:8} ... more videos with a status; `scale status STORE` lists them", style="yellow")
 
@@ -172,6 +172,7 @@ def print_probes(probes: Sequence[Mapping[str, Any]]) -> None:
         {
             "probe": p.get("probe"),
             "features": p.get("feature_set") or p.get("features") or "",
+            "split": p.get("split") or "",
             "readout": probe_readout(p, probes),
             "setting": probe_setting(p),
             "top-1 %": f"{100 * p['top1']:.1f}" if p.get("top1") is not None else "-",

@@ -164,7 +164,7 @@ def execute(
             console.print_probes(report.probes)
         if report.report_path:
             console.out.print(f"report   {report.report_path}", markup=False)
-        console.out.print(f"snapshot {report.snapshot}", markup=False)
+        console.out.print(f"snapshot {report.report_snapshot or report.snapshot}", markup=False)
         console.out.print(_closing_line(report), markup=False)
     for stage in report.stages:
         if stage.undone:

@@ -21,7 +21,7 @@ from flows.cli.options import (
     split_list,
 )
 from flows.cli.picking import DatasetOption, FeaturesOption, WhereOption, pick_dataset, pick_features
-from pipeline import FeatureStore
+from pipeline import Dataset, FeatureStore
 from pipeline.errors import EXIT_FAILURE, InvalidInputError, NoDataError
 
 LIMIT_SHOWN = 40
@@ -98,6 +98,7 @@ def status(
     failures: list[dict[str, Any]] = []
     for name in names:
         held = opened.dataset(name)
+        failures.extend(_unread(name, held))
         wanted = (
             [pick_features(held, features)]
             if features
@@ -130,6 +131,18 @@ def status(
         console.print_table(failures[:LIMIT_SHOWN], title=f"Videos with a status ({len(failures)})")
         if len(failures) > LIMIT_SHOWN:
             console.out.print(f"... {len(failures) - LIMIT_SHOWN} more; --json lists all")
+
+
+def _unread(name: str, held: Dataset) -> list[dict[str, Any]]:
+    """Return the videos that could not be looked into when they were catalogued, before any feature set exists."""
+    if any(held.feature_sets(crops) for crops in held.crop_sets()):
+        return []
+    videos = held.videos.select(["video_id", "probe_error"]).to_pylist()
+    return [
+        {"features": f"{name} (catalogue)", "video": video["video_id"], "status": "unreadable", "attempts": 1,
+         "error": video["probe_error"]}
+        for video in videos if video["probe_error"]
+    ]  # fmt: skip
 
 
 def verify(

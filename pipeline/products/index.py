@@ -132,9 +132,12 @@ class Index(Product):
     def stored(self, ds: Dataset) -> Stored | None:
         """Return the index of this name."""
         try:
-            meta = ds.artifact("indexes", self.name).meta
+            artifact = ds.artifact("indexes", self.name)
         except NotFoundError:
             return None
+        if not artifact.is_whole():  # its files are gone or cut: as good as none
+            return None
+        meta = artifact.meta
         known = meta.get("content")
         if known is None:  # of before: what its vectors were named, not what those were made of
             named = {k: v for k, v in (meta.get("source") or {}).items() if k != "dataset" and v is not None}

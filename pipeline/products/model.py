@@ -55,9 +55,12 @@ class Model(Product):
     def stored(self, ds: Dataset) -> Stored | None:
         """Return the model of this name."""
         try:
-            meta = ds.artifact("models", self.name).meta
+            artifact = ds.artifact("models", self.name)
         except NotFoundError:
             return None
+        if not artifact.is_whole():  # its files are gone or cut: as good as none
+            return None
+        meta = artifact.meta
         known = meta.get("fingerprint_content") or {"train": meta.get("config", {})}
         return Stored(str(meta.get("fingerprint", "")), str(meta.get("snapshot", "")), known)
 

@@ -103,6 +103,8 @@ class Report(Product):
         """Return the report of this name."""
         try:
             artifact = ds.artifact("reports", self.name)
+            if not artifact.is_whole():  # its files are gone or cut: as good as none
+                return None
             content = artifact.meta.get("content")
             if content is None:
                 recipe = json.loads(artifact.read(REPORT_FILE))["recipe_content"]
@@ -129,6 +131,7 @@ class Report(Product):
         return [
             {
                 "probe": m.spec.kind,
+                "split": m.spec.split,
                 "crops": m.spec.crops,
                 "features": m.feature_set,
                 "embeddings": ", ".join(e.name for e in m.embeddings) or "-",

@@ -75,6 +75,17 @@ class Artifact:
             raise self._damaged(file)
         return data
 
+    def is_whole(self) -> bool:
+        """Whether every file is there and what was saved; in an object store, whether it is there."""
+        for file, digest in self.files.items():
+            path = self._backend.local_path(self._key(file))
+            if path is None:
+                if not self._backend.exists(self._key(file)):
+                    return False
+            elif not path.is_file() or hash_file(path) != digest:
+                return False
+        return True
+
     def size(self, file: str) -> int:
         """Return the bytes of a file as it is stored; 0 where it is gone."""
         try:

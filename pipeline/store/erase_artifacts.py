@@ -18,7 +18,7 @@ from pipeline.errors import CorruptDataError, NotFoundError
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.locks import exclusive
 from pipeline.storage.parquet import read_parquet
-from pipeline.storage.spare import spare_key
+from pipeline.storage.spare import SUFFIX, spare_key
 from pipeline.store.artifacts import (
     META,
     Artifact,
@@ -169,10 +169,10 @@ def _holds(data: bytes, key: str, traces: Traces) -> bool:
 def _drop(backend: StorageBackend, folder: str) -> bool:
     """Delete an artifact; its description first, so that nobody finds half of it."""
     listed = [key for key, _ in backend.list(folder) if "_lock/" not in key]
-    copy = spare_key(f"{folder}/{META}")
-    if not listed and not backend.exists(copy):
+    copies = [key for key, _ in backend.list(spare_key(folder).removesuffix(SUFFIX))]
+    if not listed and not copies:
         return False
     with exclusive(backend, folder):
-        for key in (copy, f"{folder}/{META}", *listed):
+        for key in (*copies, f"{folder}/{META}", *listed):
             backend.delete(key)
     return True
