@@ -13,7 +13,7 @@ from extract.backbones.kinds import info_of, network_of
 from extract.backbones.weights import resolve_weights
 from pipeline.errors import ShapeMismatchError
 from pipeline.events import OnEvent, ignore
-from pipeline.recipe import BackboneSpec, RandomWeights, WeightsFile
+from pipeline.recipe import BackboneSpec, NamedWeights, RandomWeights, WeightsFile
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,8 +99,18 @@ def _compile_where_it_pays(num_crops: int, on_event: OnEvent) -> Callable[[Backb
     return compile_for
 
 
+def _of_the_name(weights: WeightsFile | NamedWeights | RandomWeights) -> WeightsFile | RandomWeights:
+    """Return the file that a name stands for on this machine; what is no name as it is."""
+    if not isinstance(weights, NamedWeights):
+        return weights
+    from extract.backbones.weights_lock import locked
+
+    entry = locked(weights.name)
+    return WeightsFile(path=str(entry.path), sha256=entry.sha256, network=weights.network)
+
+
 def _describe(spec: BackboneSpec, settings: Settings) -> tuple[BackboneInfo, Path | None]:
-    weights: WeightsFile | RandomWeights = spec.weights
+    weights: WeightsFile | RandomWeights = _of_the_name(spec.weights)
     path = None
     if isinstance(weights, WeightsFile):
         path = resolve_weights(weights, settings, what=f"the {spec.kind} backbone {getattr(spec, 'model', '')}".strip())

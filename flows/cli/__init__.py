@@ -12,7 +12,22 @@ from types import FrameType
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
-from flows.cli import asking, care, console, demo, history, init, labels, ops, removal, search, serve, stages, store
+from flows.cli import (
+    asking,
+    care,
+    console,
+    demo,
+    history,
+    init,
+    labels,
+    ops,
+    removal,
+    search,
+    serve,
+    stages,
+    store,
+    weights,
+)
 from pipeline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, PipelineError, exit_code
 from pipeline.outside import from_outside
 
@@ -38,6 +53,7 @@ store.register(app)
 asking.register(app)
 labels.register(app)
 removal.register(app)
+weights.register(app)
 care.register(app)
 history.register(app)
 search.register(app)

@@ -51,11 +51,18 @@ def run(
     device: DeviceOption = None,
     workers: WorkersOption = None,
     dask: DaskOption = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Fetch weights that the recipe names and this machine lacks.")
+    ] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a whole recipe."""
+    if fetch and not dry_run:
+        from flows.cli.weights import fetch_named
+
+        fetch_named(load(recipe), quiet=quiet or as_json)
     where = {"store": store, "data": data, "weights": weights, "device": device, "workers": workers, "dask": dask}
     settings = make_settings(recipe, **where)
     execute(recipe, settings, stages=None, dry_run=dry_run, as_json=as_json, quiet=quiet)

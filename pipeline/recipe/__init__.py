@@ -3,6 +3,7 @@
 from pipeline.recipe.backbones import (
     BackboneSpec,
     ExportedBackbone,
+    NamedWeights,
     PytorchVideoBackbone,
     RandomWeights,
     Stream,
@@ -45,6 +46,7 @@ __all__ = [
     "LinearProbe",
     "LocalGlobalPolicy",
     "ModelSpec",
+    "NamedWeights",
     "ObjectiveBase",
     "ObjectiveSpec",
     "ProbeSpec",

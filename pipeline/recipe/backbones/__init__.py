@@ -2,7 +2,15 @@
 
 from typing import Annotated
 
-from pipeline.recipe.backbones.base import BackboneBase, RandomWeights, Stream, Weights, WeightsFile, feature_set_name
+from pipeline.recipe.backbones.base import (
+    BackboneBase,
+    NamedWeights,
+    RandomWeights,
+    Stream,
+    Weights,
+    WeightsFile,
+    feature_set_name,
+)
 from pipeline.recipe.backbones.exported import ExportedBackbone
 from pipeline.recipe.backbones.pytorchvideo import PytorchVideoBackbone
 from pipeline.recipe.backbones.transformers import TransformerBackbone
@@ -16,6 +24,7 @@ __all__ = [
     "BackboneBase",
     "BackboneSpec",
     "ExportedBackbone",
+    "NamedWeights",
     "PytorchVideoBackbone",
     "RandomWeights",
     "Stream",

@@ -22,6 +22,14 @@ class WeightsFile(Spec):
     """Which copy a self-supervised checkpoint is read from (`backbone.` or `backbone_hist.`)."""
 
 
+class NamedWeights(Spec):
+    """Weights by the name under which `scale weights fetch` or `add` locked their hash on this machine."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    network: Literal["online", "momentum"] = "online"
+    """As for a file."""
+
+
 class RandomWeights(Spec):
     """Untrained weights from a seed. Reports say so."""
 
@@ -29,12 +37,17 @@ class RandomWeights(Spec):
 
 
 def _weights_kind(given: Any) -> str:
-    is_random = "random" in given if isinstance(given, dict) else isinstance(given, RandomWeights)
-    return "random" if is_random else "file"
+    for kind, key, spec in (("random", "random", RandomWeights), ("named", "name", NamedWeights)):
+        if key in given if isinstance(given, dict) else isinstance(given, spec):
+            return kind
+    return "file"
 
 
 Weights = Annotated[
-    Annotated[WeightsFile, Tag("file")] | Annotated[RandomWeights, Tag("random")], Discriminator(_weights_kind)
+    Annotated[WeightsFile, Tag("file")]
+    | Annotated[NamedWeights, Tag("named")]
+    | Annotated[RandomWeights, Tag("random")],
+    Discriminator(_weights_kind),
 ]
 
 
@@ -64,7 +77,7 @@ class BackboneBase(Spec):
             """Name of the kind."""
 
         @property
-        def weights(self) -> WeightsFile | RandomWeights:
+        def weights(self) -> WeightsFile | NamedWeights | RandomWeights:
             """Where its weights come from."""
 
 
