@@ -115,7 +115,7 @@ def test_a_server_that_never_ends_is_an_error_and_what_came_is_kept(server: Serv
 
 def test_other_bytes_and_no_weights_are_refused(server: Server) -> None:
     server.content = b"<html>please log in</html>"
-    with pytest.raises(WeightsError, match="checkpoint"):
+    with pytest.raises(WeightsError, match="weights tiny from"):
         fetching.fetch(ONE)
     server.content = DATA
     lock("tiny", Locked("tiny.pyth", "0" * 64, 1, ONE.address))
