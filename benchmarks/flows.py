@@ -33,7 +33,7 @@ from tests.support.services import BIN
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "flows" / "recipes" / "jhmdb12_mobilenet.yaml"
-DEPLOYMENT = "pipeline/nightly-append"
+DEPLOYMENT = "pipeline/everything"
 
 
 def some_of_each_class(rows: list[Row], per_class: int) -> list[Row]:

@@ -5,41 +5,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipeline.errors import SetupError, StorageError
+from flows.deployments import (
+    PREFECT_YAML,
+    RECIPE_VARIABLE,
+    ROOT,
+    Wanted,
+    content_to_deploy,
+    describe,
+    read_wanted,
+    recipe_to_deploy,
+)
+from pipeline.errors import CredentialsError, SetupError, StorageError
 
-ROOT = Path(__file__).resolve().parent.parent
-PREFECT_YAML = ROOT / "flows" / "prefect.yaml"
 ZOMBIE_AUTOMATION = "crash-flow-runs-without-heartbeat"
 HEARTBEATS_MISSED = 3
 """A run is called dead after this many missed heartbeats: with Prefect's default of 180 s, nine minutes."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the deployment file asks for."""
-
-    pools: dict[str, set[str]]
-    """Work pool -> its queues."""
-    deployments: tuple[str, ...]
-
-
-def read_wanted(path: Path = PREFECT_YAML) -> Wanted:
-    """Return the pools, queues and deployments that the file names."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    pools: dict[str, set[str]] = {}
-    for deployment in content["deployments"]:
-        pool = deployment["work_pool"]
-        pools.setdefault(pool["name"], set()).add(pool.get("work_queue_name", "default"))
-    return Wanted(pools, tuple(d["name"] for d in content["deployments"]))
 
 
 def deploy_all(*, on_line: Callable[[str], None], wait_s: float = 60.0) -> dict[str, Any]:
@@ -55,12 +44,16 @@ def deploy_all(*, on_line: Callable[[str], None], wait_s: float = 60.0) -> dict[
     Returns
     -------
     dict
-        ``deployments`` (name -> id) and ``pools``.
+        ``deployments`` (name -> id), ``table`` (what each runs, on what, when) and ``pools``.
 
     Raises
     ------
+    RecipeError
+        If `SCALE_RECIPE` names a recipe that is not there, or does not validate.
     SetupError
         If no server is configured, or it refuses what was asked.
+    CredentialsError
+        If it does not accept PREFECT_API_AUTH_STRING.
     StorageError
         If the server does not answer within `wait_s`.
     """
@@ -70,12 +63,43 @@ def deploy_all(*, on_line: Callable[[str], None], wait_s: float = 60.0) -> dict[
             f"expected PREFECT_API_URL to name a Prefect server, found {address or 'nothing'}; start one "
             "(`make up`, or `prefect server start`) and export PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
-    wanted = read_wanted()
+    wanted, recipe = read_wanted(), recipe_to_deploy()
     wait_for_server(wait_s, on_line)
+    check_password()
     _ensure_pools(wanted, on_line)
     _ensure_zombie_automation(on_line)
-    _deploy(on_line)
-    return {"deployments": _read_deployments(), "pools": sorted(wanted.pools)}
+    paused = _paused_schedules(wanted)
+    _deploy(content_to_deploy(recipe, paused), on_line)
+    if recipe is None:
+        on_line(
+            f"no recipe, no schedule: {RECIPE_VARIABLE} is empty. Set it to your recipe (in .env, or export it), then "
+            "run `scale deploy` again; until then each run by hand is given its recipe"
+        )
+    for name, slug in paused:
+        on_line(f"the schedule {slug} of {name} stays paused")
+    rows = [describe(deployment) for deployment in _read_deployments(wanted)]
+    return {
+        "deployments": {row["deployment"]: row["id"] for row in rows},
+        "table": rows,
+        "pools": sorted(wanted.pools),
+    }
+
+
+def check_password() -> None:
+    """Raise CredentialsError unless the server accepts PREFECT_API_AUTH_STRING; its health tells anybody."""
+    from prefect import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pools(limit=1)
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code not in (401, 403):
+                raise
+            raise CredentialsError(
+                f"expected the Prefect server at {os.environ['PREFECT_API_URL']} to accept PREFECT_API_AUTH_STRING, it "
+                "was refused; set it to the server's user:password (PREFECT_AUTH in .env)"
+            ) from error
 
 
 def wait_for_server(wait_s: float, on_line: Callable[[str], None] = lambda line: None) -> None:
@@ -166,21 +190,32 @@ def _ensure_zombie_automation(on_line: Callable[[str], None]) -> None:
             on_line(f"made automation {ZOMBIE_AUTOMATION}")
 
 
-def _deploy(on_line: Callable[[str], None]) -> None:
-    # The deployment file reads SCALE_HOME (the checkout, or the image's folder) and SCALE_RECIPE.
-    environment = {"SCALE_HOME": str(ROOT), "SCALE_RECIPE": "demo", **os.environ}
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_YAML)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def _deploy(content: dict[str, Any], on_line: Callable[[str], None]) -> None:
+    # The deployment file reads SCALE_HOME: the checkout, or the image's folder.
+    environment = {"SCALE_HOME": str(ROOT), **os.environ}
+    with tempfile.TemporaryDirectory(prefix="scale-deploy-") as folder:
+        file = Path(folder) / "prefect.yaml"
+        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise SetupError("expected the server to take the deployments, found:\n" + "\n".join(lines[-12:]))
     on_line(f"deployed {PREFECT_YAML.relative_to(ROOT)}")
 
 
-def _read_deployments() -> dict[str, str]:
+def _read_deployments(wanted: Wanted) -> list[Any]:
     from prefect import get_client
 
-    wanted = set(read_wanted().deployments)
     with get_client(sync_client=True) as client:
-        found = client.read_deployments()
-        return {d.name: str(d.id) for d in found if d.name in wanted}
+        found = {d.name: d for d in client.read_deployments()}
+    return [found[name] for name in wanted.deployments if name in found]
+
+
+def _paused_schedules(wanted: Wanted) -> list[tuple[str, str]]:
+    return [
+        (deployment.name, schedule.slug)
+        for deployment in _read_deployments(wanted)
+        for schedule in deployment.schedules
+        if not schedule.active and schedule.slug
+    ]

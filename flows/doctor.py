@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -132,14 +133,21 @@ def _check_prefect(settings: Settings) -> Iterator[Finding]:
             "only flows need it: make up, then export PREFECT_API_URL",
         )
         return
-    request = urllib.request.Request(f"{url.rstrip('/')}/health")  # noqa: S310  (the operator's own address)
+    # Its health is told to anybody; this is not.
+    request = urllib.request.Request(  # noqa: S310  (the operator's own address)
+        f"{url.rstrip('/')}/work_pools/filter", data=b"{}", headers={"Content-Type": "application/json"}
+    )
     if auth := os.environ.get("PREFECT_API_AUTH_STRING"):
         import base64
 
         request.add_header("Authorization", "Basic " + base64.b64encode(auth.encode()).decode())
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
-            yield Finding("prefect api", "ok", f"{url} answers {answer.status}")
+            yield Finding("prefect api", "ok", f"{url} answers {answer.status} and accepts the password")
+    except urllib.error.HTTPError as error:
+        found = "refuses the password" if error.code in (401, 403) else f"answers {error.code}"
+        fix = "set PREFECT_API_AUTH_STRING to the server's user:password (PREFECT_AUTH in .env)"
+        yield Finding("prefect api", "fail", f"{url} {found}", fix)
     except (OSError, ValueError) as error:
         fix = "start it (make up), or check PREFECT_API_URL and PREFECT_API_AUTH_STRING"
         yield Finding("prefect api", "fail", f"{url}: {error}", fix)

@@ -10,10 +10,10 @@ from typing import Any
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
+from flows.heartbeat import Heartbeat, without_stage
 from pipeline import events
 from pipeline.printable import on_one_line, printable
 
-LOG_EVERY_S = 30.0
 UPDATE_EVERY_S = 5.0
 MAX_FAILURES_LOGGED = 20
 
@@ -22,14 +22,15 @@ class RunListener:
     """Receives the events of one stage inside a flow or task run; pass it as ``on_event``.
 
     Progress goes to one artifact that is updated at most every 5 s, and to the
-    log at most every 30 s: a stage may emit thousands of events a second.
+    log once a minute: a stage may emit thousands of events a second.
     """
 
     def __init__(self, title: str) -> None:
         self._title = title
         self._log: Logger | LoggerAdapter[Any] = get_run_logger()
         self._artifact_id: Any = None
-        self._last_update = self._last_log = 0.0
+        self._last_update = 0.0
+        self._heartbeat = Heartbeat()
         self._num_failures = 0
 
     def __enter__(self) -> RunListener:
@@ -44,7 +45,9 @@ class RunListener:
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
         if isinstance(event, events.StageStarted):
-            self._log.info("%s: %d %s. %s", event.stage, event.total, event.unit, event.detail)
+            self._heartbeat.start(event)
+            detail = without_stage(event.stage, event.detail) or f"{event.total} {event.unit}"
+            self._log.info("%s: %s", event.stage, detail)
             if event.total > 0:
                 self._artifact_id = create_progress_artifact(progress=0.0, description=self._title)
         elif isinstance(event, events.Progress):
@@ -64,15 +67,13 @@ class RunListener:
         elif isinstance(event, events.Note):
             self._log.log(30 if event.level == "warning" else 20, "%s", printable(event.text))
         elif isinstance(event, events.StageFinished):
-            self._log.info("%s: %s (%.1f s)", event.stage, event.summary, event.seconds)
+            self._log.info("%s: %s (%.1f s)", event.stage, without_stage(event.stage, event.summary), event.seconds)
             self._set_progress(100.0)
 
     def _progress(self, event: events.Progress) -> None:
         now = time.monotonic()
-        if now - self._last_log >= LOG_EVERY_S:
-            self._last_log = now
-            values = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())
-            self._log.info("%s: %d of %d. %s", event.stage, event.done, event.total, values)
+        if line := self._heartbeat.line(event):
+            self._log.info("%s: %s", event.stage, line)
         if now - self._last_update >= UPDATE_EVERY_S and event.total:
             self._last_update = now
             self._set_progress(100.0 * event.done / event.total)

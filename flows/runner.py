@@ -114,6 +114,20 @@ def plan_recipe(
     return plans
 
 
+def unmet(name: str, recipe: Recipe, store: FeatureStore, settings: Settings) -> str:
+    """Return what a stage still waits for that no other stage of this run makes; empty where it can run.
+
+    Parameters
+    ----------
+    name : str
+        The stage.
+    recipe, store, settings
+        As for :func:`run_recipe`.
+    """
+    plan = STAGES[name].plan(recipe, store, settings)
+    return next((f"{one.product.name}: {one.why}" for one in plan.standings if one.content is None), "")
+
+
 def run_recipe(
     recipe: Recipe,
     store: FeatureStore,

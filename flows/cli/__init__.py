@@ -7,7 +7,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
 from types import FrameType
+from typing import Annotated
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
@@ -43,9 +45,28 @@ Exit codes: 0 done, 1 failure, 2 wrong usage, 3 bad input, 4 done in part (or no
 """
 
 app = typer.Typer(
-    name="scale", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="scale", help=HELP, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        console.out.print(f"scale {version('scale-pipeline')}", markup=False)
+        raise Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command itself; its help is that of the application."""
+
+
 demo.register(app)
 init.register(app)
 stages.register(app)
@@ -64,6 +85,9 @@ serve.register(app)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with the code that says how it went."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal or pipe of a few letters shows the others written out
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     terminated = False
 
     def terminate(number: int, frame: FrameType | None) -> None:

@@ -18,6 +18,12 @@ from pipeline.errors import InvalidInputError
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Write here instead: .parquet .csv .jsonl, with features .parquet .npz .h5")
 ]
+SpreadsheetOption = Annotated[
+    bool,
+    typer.Option(
+        "--spreadsheet", help="For --out FILE.csv: texts that a spreadsheet would run as formulas begin with a quote."
+    ),
+]
 ParamOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -85,6 +91,7 @@ def query(
     dataset: DatasetOption = None,
     features: FeaturesOption = None,
     out: OutOption = None,
+    spreadsheet: SpreadsheetOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Select videos, optionally with their features."""
@@ -100,7 +107,7 @@ def query(
         print_arrow(table, as_json, shown=(*CATALOGUE_COLUMNS_SHOWN, *(() if chosen is None else ("status", "error"))))
         return
     if chosen is None:
-        write_table(selection.videos, out)
+        write_table(_for(selection.videos, spreadsheet), out)
         console.err.print(f"wrote {len(selection)} videos to {out}", markup=False)
         return
     write_features(selection, out, *chosen)
@@ -124,6 +131,7 @@ def sql(
     ],
     params: ParamOption = None,
     out: OutOption = None,
+    spreadsheet: SpreadsheetOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a read-only SQL query."""
@@ -131,10 +139,16 @@ def sql(
     if out is not None:
         from pipeline.exchange.export import write_table
 
-        write_table(table, out)
+        write_table(_for(table, spreadsheet), out)
         console.err.print(f"wrote {table.num_rows} rows to {out}", markup=False)
         return
     print_arrow(table, as_json)
+
+
+def _for(table: Any, spreadsheet: bool) -> Any:
+    from pipeline.query.results import without_formulas
+
+    return without_formulas(table) if spreadsheet else table
 
 
 def print_arrow(table: Any, as_json: bool, shown: Sequence[str] | None = None) -> None:

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.artifacts import probe_readout, probe_setting
+from flows.heartbeat import Heartbeat, shown_values, speed, without_stage
 from pipeline import events
 from pipeline.printable import json_printable, on_one_line, printable
 
@@ -55,7 +56,7 @@ MAX_FAILURES_SHOWN = 5
 
 
 class EventPrinter:
-    """Show the events of a run: a bar with rate and time left on a terminal, plain lines elsewhere.
+    """Show the events of a run: a bar with rate and time left on a terminal; elsewhere a line a stage and a minute.
 
     Use as a context manager, and pass it as ``on_event``.
     """
@@ -80,6 +81,7 @@ class EventPrinter:
         )
         self._tasks: dict[str, TaskID] = {}
         self._failures: Counter[str] = Counter()
+        self._heartbeat = Heartbeat()
 
     def __enter__(self) -> EventPrinter:
         self._progress.start()
@@ -100,7 +102,7 @@ class EventPrinter:
             self._fail(event)
         elif isinstance(event, events.Note):
             style = "yellow" if event.level == "warning" else "dim"
-            err.print(f"{event.stage:8} {event.text}", style=style, markup=False)
+            err.print(f"{event.stage:8} {without_stage(event.stage, event.text)}", style=style, markup=False)
         elif isinstance(event, events.StageFinished):
             self._finish(event)
 
@@ -110,16 +112,20 @@ class EventPrinter:
             self._tasks[event.stage] = self._progress.add_task(
                 event.detail, total=event.total, stage=event.stage, unit=event.unit, values="", rate=""
             )
-        elif event.detail:
-            err.print(f"{event.stage:8} {event.detail}", markup=False)
+        else:
+            self._heartbeat.start(event)
+            if event.detail:
+                err.print(f"{event.stage:8} {without_stage(event.stage, event.detail)}", markup=False)
 
     def _advance(self, event: events.Progress) -> None:
         task_id = self._tasks.get(event.stage)
         if task_id is None:
+            if not self._is_terminal and (line := self._heartbeat.line(event)):
+                err.print(f"{event.stage:8} {line}", markup=False)
             return
-        values = "  ".join(f"{name} {value:.4g}" for name, value in event.values.items())
-        speed = self._progress.tasks[self._progress.task_ids.index(task_id)].speed
-        rate = f"{speed:.1f}/s" if speed else ""
+        values = "  ".join(f"{name} {value:.4g}" for name, value in shown_values(event).items())
+        found = self._progress.tasks[self._progress.task_ids.index(task_id)].speed
+        rate = speed(found) if found else ""
         self._progress.update(task_id, completed=event.done, total=event.total, values=values, rate=rate)
 
     def _fail(self, event: events.VideoFailed) -> None:
@@ -134,7 +140,7 @@ class EventPrinter:
         if task_id is not None:
             self._progress.remove_task(task_id)
         err.print(f"[green]✓[/] {event.stage:8}", end=" ")
-        err.print(f"{event.summary} ({event.seconds:.1f} s)", markup=False)
+        err.print(f"{without_stage(event.stage, event.summary)} ({event.seconds:.1f} s)", markup=False)
 
 
 def print_table(rows: Iterable[Mapping[str, object]], *, title: str | None = None, empty: str = "nothing") -> None:

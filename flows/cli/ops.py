@@ -86,5 +86,4 @@ def deploy(as_json: JsonOption = False) -> None:
     if as_json:
         console.print_json(done)
     else:
-        rows = [{"deployment": name, "id": identity} for name, identity in done["deployments"].items()]
-        console.print_table(rows, title="Deployments")
+        console.print_table(done["table"], title="Deployments")

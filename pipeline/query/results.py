@@ -27,6 +27,27 @@ def plain_answer(table: pa.Table) -> pa.Table:
     return pa.table(columns, names=distinct_names(table.column_names))
 
 
+_FORMULA_BEGINS = tuple("=+-@\t\r")
+
+
+def without_formulas(table: pa.Table) -> pa.Table:
+    """Return a table whose texts no spreadsheet takes for a formula: such cells and headers begin with ``'``.
+
+    A file name or a label may come from a stranger, and ``=HYPERLINK(...)`` in a CSV file runs in whoever opens it.
+    """
+    columns = []
+    for column in table.columns:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            texts = [_as_text_cell(text) for text in column.to_pylist()]
+            column = pa.chunked_array([pa.array(texts, column.type)])
+        columns.append(column)
+    return pa.table(columns, names=[_as_text_cell(name) or "" for name in table.column_names])
+
+
+def _as_text_cell(text: str | None) -> str | None:
+    return f"'{text}" if text is not None and text.startswith(_FORMULA_BEGINS) else text
+
+
 def distinct_names(names: Iterable[str]) -> list[str]:
     """Return the names, those that came before with ``_1``, ``_2`` ...; upper and lower case count as the same."""
     listed = list(names)

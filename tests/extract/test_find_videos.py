@@ -3,9 +3,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import strategies as st
 
 from extract.catalog.find_videos import list_videos, resolve_video
 from extract.decoding.inspect import inspect_video
@@ -188,3 +190,20 @@ def test_manifests_that_are_not_there_or_not_tables(tree: Path) -> None:
     (tree / "headed.csv").write_text("path,label\n")
     with pytest.raises(NoDataError, match="one video a row"):
         find(tree, "headed.csv")
+
+
+TOKENS = st.sampled_from(
+    [b"path", b"label", b",", b"\n", b'"', b"a.mp4", b"../x", b"/etc/passwd", b"\0", b"\xff", b"\xef\xbb\xbf",
+     b"start_s", b"end_s", b"1e999", b"-1", b"nan", b"x" * 5000, b"y/" * 3000, b"\t", b"\r"]
+)  # fmt: skip
+
+
+@hypothesis.settings(max_examples=60, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(tokens=st.lists(TOKENS, max_size=12), headed=st.booleans())
+def test_any_manifest_is_listed_or_refused(tree: Path, tokens: list[bytes], headed: bool) -> None:
+    (tree / "fuzz.csv").write_bytes((b"path,label\n" if headed else b"") + b"".join(tokens))
+    try:
+        found: object = list_videos(DatasetSpec(name="d", videos="fuzz.csv"), Settings(data=tree))
+    except (ManifestError, NoDataError) as error:
+        found = str(error)
+    assert found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -180,6 +181,45 @@ def test_every_command_has_help_that_says_what_it_does(capsys) -> None:
         assert code == 0
         assert command.help
         assert "Usage" in out
+
+
+def test_it_says_its_version_and_completes(capsys) -> None:
+    code, out, _ = scale(capsys, "--version")
+    assert code == 0
+    assert re.fullmatch(r"scale \d+\.\d+\.\d+\S*\n", out)
+    assert "--show-completion" in scale(capsys, "--help")[1]
+
+
+@pytest.mark.parametrize("setting", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"COLUMNS": "20"}])
+def test_any_terminal_is_written_to_without_a_crash(job: Job, setting: dict[str, str]) -> None:
+    (job.data / "a" / "Gr\u00f6\u00dfe\x1b[31m.mp4").write_text("no video")
+    done = subprocess.run(
+        [sys.executable, "-c", "from flows.entry import main; main()", "catalog", str(job.recipe), "--data",
+         str(job.data), "--store", str(job.store)],
+        capture_output=True, check=False, env={**os.environ, **setting},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"\x1b[31m" not in done.stderr + done.stdout
+    assert b"Traceback" not in done.stderr
+
+
+INTERRUPTED_WHILE_LOADING = """
+import sys
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "flows.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+from flows.entry import main
+main()
+"""
+
+
+def test_ctrl_c_while_it_is_being_loaded_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_WHILE_LOADING], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "error: interrupted before anything was begun.\n")
 
 
 @pytest.mark.parametrize(

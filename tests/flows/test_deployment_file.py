@@ -11,6 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())
 COMPOSE_FILES = ("docker-compose.yml", "docker-compose.scaled.yml")
+S3 = yaml.safe_load((ROOT / "docker-compose.s3.yml").read_text())
 COMPOSE, SCALED = (yaml.safe_load((ROOT / file).read_text()) for file in COMPOSE_FILES)
 
 
@@ -58,13 +59,14 @@ def test_ports_are_bound_to_loopback():
 
 
 def test_no_secret_has_a_default():
-    text = "".join((ROOT / file).read_text() for file in COMPOSE_FILES)
+    text = "".join((ROOT / file).read_text() for file in (*COMPOSE_FILES, "docker-compose.s3.yml"))
     for match in re.finditer(r"\$\{([A-Z0-9_]*(?:PASSWORD|AUTH|SECRET)[A-Z0-9_]*)([^}]*)\}", text):
         assert match.group(2).startswith(":?") or match.group(2) in (":-", ""), match.group(0)
 
 
 def test_services_have_health_checks_and_named_volumes():
-    for name in ("postgres", "prefect-server", "dask-scheduler", "s3"):
+    assert "healthcheck" in S3["services"]["s3"]
+    for name in ("postgres", "prefect-server", "dask-scheduler"):
         assert "healthcheck" in COMPOSE["services"][name], name
     for name in ("redis", "prefect-api"):
         assert "healthcheck" in SCALED["services"][name], name

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.flows.conftest import Job
 from tests.support.browser import Browser
 from tests.support.clips import hold_back, link_clips, read_clips
 from tests.support.prefect_world import HEARTBEAT_S, SECRETS, World
-from tests.support.services import wait_until
+from tests.support.services import BIN, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.xdist_group("services"), pytest.mark.timeout(600)]
 
@@ -31,7 +32,7 @@ def running(world: World, job: Job) -> Iterator[tuple[World, Any]]:
     if not world.is_deployed:
         world.deploy(job)
     world.start_worker(job)
-    yield world, world.deployment("pipeline/nightly-append")
+    yield world, world.deployment("pipeline/everything")
     world.kill_worker(job)
 
 
@@ -94,6 +95,54 @@ def test_deploying_twice_changes_nothing(world: World, job: Job) -> None:
     assert world.deploy(job) == world.deploy(job)
 
 
+@pytest.mark.timeout(1800)  # every deployment asks the server ten times over
+def test_what_people_paused_stays_paused_and_the_table_shows_what_runs_on_what(world: World, job: Job) -> None:
+    world.deploy(job)
+    nightly = world.deployment("pipeline/nightly-append")
+    (schedule,) = [s for s in nightly.schedules if s.slug == "nightly"]
+    assert schedule.active
+    with world.client() as client:
+        client.update_deployment_schedule(nightly.id, schedule.id, active=False)
+    table = world.deploy(job)
+    (kept,) = [s for s in world.deployment("pipeline/nightly-append").schedules if s.slug == "nightly"]
+    assert not kept.active
+    assert "(paused)" in table
+    with world.client() as client:
+        client.update_deployment_schedule(nightly.id, kept.id, active=True)
+    assert "(paused)" not in world.deploy(job)
+
+
+@pytest.mark.timeout(1800)
+def test_deploying_with_a_wrong_password_or_without_a_recipe(world: World, job: Job) -> None:
+    environment = {**world.services.environment, **world.client_environment("bootstrap", job)}
+
+    def scale(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([str(BIN / "scale"), *arguments], env=environment | more, cwd=world.folder,
+                              capture_output=True, text=True, check=False)  # fmt: skip
+
+    refused = scale("deploy", PREFECT_API_AUTH_STRING="scale:wrong")
+    assert refused.returncode == 3, refused.stderr
+    assert "to accept PREFECT_API_AUTH_STRING, it was refused" in " ".join(refused.stderr.split())
+    assert "Traceback" not in refused.stderr
+    looked = scale("doctor", str(job.store), "--json", PREFECT_API_AUTH_STRING="scale:wrong")
+    (finding,) = [f for f in json.loads(looked.stdout) if f["check"] == "prefect api"]
+    assert (finding["result"], "refuses the password" in finding["found"]) == ("fail", True)
+    gone = scale("deploy", SCALE_RECIPE="/nowhere/mine.yaml")
+    assert gone.returncode == 3
+    assert "expected a recipe file at /nowhere/mine.yaml" in " ".join(gone.stderr.split())
+    try:
+        none = scale("deploy", SCALE_RECIPE="")
+        assert none.returncode == 0, none.stderr
+        assert "no recipe, no schedule" in none.stderr
+        assert world.deployment("pipeline/nightly-append").schedules == []
+    finally:
+        table = scale("deploy", "--json").stdout
+    rows = {row["deployment"]: row for row in json.loads(table)["table"]}
+    assert rows["nightly-append"]["recipe"] == str(job.recipe)
+    assert rows["nightly-append"]["schedule"] == "0 2 * * *"
+    assert rows["nightly-append"]["store"].startswith(str(job.store))
+
+
 def own_weights(job: Job, folder: Path) -> Path:
     """Give the job's recipe a weights file of its own, which a test may take away."""
     content = yaml.safe_load(job.recipe.read_text())
@@ -117,7 +166,7 @@ def test_real_clips_by_schedule_and_the_next_run_extracts_only_new_ones(
     # Nothing else computes for this run, so that it may use every core.
     world.start_worker(job, SCALE_WEIGHTS=str(shared_data / "weights"), OMP_NUM_THREADS=str(os.cpu_count()))
     try:
-        deployment = world.deployment("pipeline/nightly-append")
+        deployment = world.deployment("pipeline/everything")
         world.wait_for(world.run_by_schedule(deployment).id, "Completed", timeout_s=1200)
         before = ledger_entries(job)
         assert len(before) == 12  # 192 clips, in shards of 32, in two crop sets

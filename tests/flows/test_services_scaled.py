@@ -25,7 +25,7 @@ def test_a_schedule_starts_the_pipeline_and_the_next_one_extracts_only_new_video
     scaled.deploy(job)
     scaled.start_worker(job)
     try:
-        deployment = scaled.deployment("pipeline/nightly-append")
+        deployment = scaled.deployment("pipeline/everything")
         first = scaled.run_by_schedule(deployment)
         scaled.wait_for(first.id, "Completed", timeout_s=180)
         dataset = FeatureStore.open(str(job.store)).dataset("set")

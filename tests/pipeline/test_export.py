@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline import FeatureStore
 from pipeline.errors import InvalidInputError, NoDataError, NotFoundError
 from pipeline.exchange.export import write_features, write_npz, write_table
+from pipeline.query.results import without_formulas
 from tests.support.toy_stores import CROPS, FEATURES, extract, make_store, videos
 
 
@@ -124,3 +126,13 @@ def test_sql_tables_of_a_store(tmp_path: Path) -> None:
     empty.create_dataset("d")
     for name in ("videos", "ledger", "geometry"):
         assert empty.sql(f"SELECT * FROM d.{name}").num_rows == 0
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x","y")'])
+def test_a_cell_that_begins_a_formula_can_be_written_as_text(tmp_path, text):
+    table = pa.table({text: [text, "plain", None], "n": [1, -2, 3]})
+    safe = without_formulas(table)
+    assert safe.column_names == [f"'{text}", "n"]
+    assert safe[0].to_pylist() == [f"'{text}", "plain", None]
+    assert safe[1].to_pylist() == [1, -2, 3]
+    assert write_table(safe, tmp_path / "t.csv").read_text().startswith("\"'")

@@ -1,0 +1,55 @@
+"""What a log says while nobody looks: a line a minute, one rate, no stage twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from flows.heartbeat import Heartbeat, duration, shown_values, speed, without_stage
+from pipeline.events import Progress, StageStarted
+
+
+def test_a_line_a_minute_with_rate_and_time_left() -> None:
+    now = 100.0
+    beat = Heartbeat(clock=lambda: now)
+    beat.start(StageStarted("extract", 1000, "videos"))
+    said = []
+    for second in range(200):
+        now = 100.0 + second
+        said.append(beat.line(Progress("extract", second * 2, 1000, {"videos_per_s": 9.9, "loss": 0.5})))
+    lines = [line for line in said if line]
+    assert lines[0] == "120 of 1000 videos, 2.0/s, 7 min left, loss 0.5"
+    assert len(lines) == 3
+
+
+def test_the_next_stage_begins_anew() -> None:
+    now = 0.0
+    beat = Heartbeat(clock=lambda: now)
+    now = 90.0
+    beat.start(StageStarted("train", 10, "epochs"))
+    assert beat.line(Progress("train", 1, 10)) is None
+    now = 150.0
+    assert beat.line(Progress("train", 1, 10)) == "1 of 10 epochs, 1.0/min, 9 min left"
+
+
+def test_no_rate_no_promise() -> None:
+    now = 0.0
+    beat = Heartbeat(clock=lambda: now)
+    beat.start(StageStarted("probe", 0, "probes"))
+    now = 61.0
+    assert beat.line(Progress("probe", 0, 0)) == "0 of 0 probes, 0.0/h"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4, "4 s"), (89, "89 s"), (600, "10 min"), (12_000, "3 h 20 min"), (187_200, "2 d 4 h")]
+)
+def test_times_are_said_as_people_say_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_slow_rates_have_numbers_too() -> None:
+    assert [speed(rate) for rate in (12.34, 0.5, 0.001)] == ["12.3/s", "30.0/min", "3.6/h"]
+
+
+def test_one_rate_and_one_prefix() -> None:
+    assert shown_values(Progress("extract", 1, 2, {"videos_per_s": 3.0, "loss": 1.0})) == {"loss": 1.0}
+    assert without_stage("extract", "extract: nothing to do") == "nothing to do"
