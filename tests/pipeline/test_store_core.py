@@ -278,8 +278,8 @@ def test_embeddings_and_artifacts(tmp_path: Path) -> None:
     ds.save_artifact("models", "m", {"weights.bin": b"new"}, {"v": 2})
     assert ds.artifact("models", "m").read("weights.bin") == b"new"
     assert ds.artifact("models", "m").meta == {"v": 2}
-    with pytest.raises(NotFoundError):
-        held.read("weights.bin")
+    assert held.read("weights.bin") == b"old"  # versions stay until they are pruned
+    assert ds.artifact("models", "m@1").read("extra.bin") == b"x"
     path = ds.artifact("models", "m").local_path("weights.bin")
     path.write_bytes(b"bad")
     with pytest.raises(CorruptDataError):
