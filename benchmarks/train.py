@@ -137,7 +137,7 @@ def compare(
         "ours": f"{1e3 * median['ours']:.3g} ms",
         "plain": f"{1e3 * median['plain']:.3g} ms",
         "ours / plain": f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})",
-        "data side / step": f"{100 * median['data'] / (median['data'] + median['ours']):.1f} %",
+        "data side / step": f"{100 * median['data'] / (median['data'] + median['ours']):.2g} %",
         "difference of losses": f"{abs(losses[0] - losses[1]):.1e}",
     }
 

@@ -67,8 +67,21 @@ def from_outside(error: BaseException) -> PipelineError | None:
     return None
 
 
+_BY_KIND: tuple[tuple[type[OSError], int], ...] = (
+    (FileNotFoundError, errno.ENOENT), (NotADirectoryError, errno.ENOTDIR), (IsADirectoryError, errno.EISDIR),
+    (FileExistsError, errno.EEXIST), (PermissionError, errno.EACCES),
+)  # fmt: skip
+
+
+def _number(error: OSError) -> int | None:
+    """Return the error's number; that of its kind where a library raised it without one."""
+    return (
+        error.errno if error.errno is not None else next((n for kind, n in _BY_KIND if isinstance(error, kind)), None)
+    )
+
+
 def _from_system(error: OSError, text: str) -> PipelineError:
-    number, reason = error.errno, (error.strerror or text).lower()
+    number, reason = _number(error), (error.strerror or text).lower()
     if number in _FORBIDDEN:
         return SetupError(
             f"expected to be allowed to use{_where(error) or ' a file'}, found: {reason}; change its owner or mode, or "

@@ -51,7 +51,8 @@ def adding(kind: str, folder: Path) -> Iterator[str]:
 
 def test_an_objective_from_outside_trains_a_model_and_is_read_back_from_its_recipe(tmp_path):
     with adding("An objective", tmp_path / "site"):
-        assert OBJECTIVES.names == ("scale", "mcm", "set", "ntxent", "pull")
+        assert {"scale", "ntxent"} < set(OBJECTIVES.names)
+        assert "pull" in OBJECTIVES.names
         recipe()  # of the house's own kinds: nothing from outside is imported
         assert "pulling" not in sys.modules
         chosen = recipe(objective={"kind": "pull", "weight": 2.0})

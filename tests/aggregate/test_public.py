@@ -16,8 +16,8 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(aggregate.__path__, "aggr
 
 def test_the_public_names():
     assert aggregate.__all__ == [
-        "MODEL_COLUMNS", "ScaleModel", "TrainResult", "Whitening", "derive_geometry", "embed", "fit_whitening",
-        "load_reference_state_dict", "make_spec", "pick_device", "train",
+        "MODEL_COLUMNS", "FeatureDataset", "ScaleModel", "TrainResult", "Whitening", "derive_geometry", "embed",
+        "fit_whitening", "load_reference_state_dict", "make_spec", "pick_device", "train",
     ]  # fmt: skip
     assert all(getattr(aggregate, name).__doc__ for name in aggregate.__all__ if name != "MODEL_COLUMNS")
 

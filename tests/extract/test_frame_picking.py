@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from extract.crops.draw import draw_crops
 from extract.crops.policies.base import VideoFacts
-from extract.decoding.frame_picking import pick_frames, predecessors
+from extract.decoding.frame_picking import RowPart, pick_frames, predecessors
 from extract.decoding.opening import open_reader
 from extract.run.video_job import CropRequest, VideoJob, read_video
 from pipeline.recipe import CropPolicy
@@ -74,7 +74,9 @@ def test_groups_of_a_large_video_give_every_crop_its_frames(tmp_path, max_bytes)
     drawn = draw_crops(policy, "v.mp4", VideoFacts(3.0, 90, 30.0, 80, 48))
     request = CropRequest("c", policy, np.arange(9), drawn.geometry, (0, 1, 2, 3), with_previous=True)
     parts = []
-    outcome = read_video(VideoJob(0, "v.mp4", str(path), 3.0, (request,)), open_reader, parts.append, max_bytes)
+    outcome = read_video(
+        VideoJob(0, "v.mp4", str(path), RowPart(3.0), (request,)), open_reader, parts.append, max_bytes
+    )
     assert (outcome.status, outcome.error) == ("ok", None)
     expected = pick_frames(drawn.geometry, policy, np.arange(90) / 30, 3.0)
     seen = {}
@@ -89,7 +91,7 @@ def test_groups_of_a_large_video_give_every_crop_its_frames(tmp_path, max_bytes)
 
 
 def test_a_bad_file_comes_back_with_a_status(tmp_path):
-    job = VideoJob(0, "x", str(tmp_path / "x"), 1.0, ())
+    job = VideoJob(0, "x", str(tmp_path / "x"), RowPart(1.0), ())
     assert read_video(job, open_reader, lambda part: None).status == "missing"
     (tmp_path / "x").write_text("nothing")
     found = read_video(job, open_reader, lambda part: None)

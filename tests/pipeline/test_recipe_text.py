@@ -96,14 +96,14 @@ def test_texts_that_stand_for_more_than_a_recipe(tmp_path: Path, text: str, said
         ("seed: 2", "seed: 2020-02-31", "line 6: dataset.splits.seed: expected a whole number, found '2020-02-31'"),
         ("shard_rows: 3", "shard_rows: [1]", "line 7: dataset.shard_rows: expected a whole number, found [1]"),
         ("shard_rows: 3", "shard_rows: 0", "line 7: dataset.shard_rows: expected a number of at least 1, found 0"),
-        ("kind: linear", "kind: linaer", "line 17: probes.1: expected `kind` out of knn, linear, mlp, attentive, "
-         "retrieval, found 'linaer'; did you mean linear?"),
+        ("kind: linear", "kind: linaer", "line 17: probes.1: expected `kind` out of knn, retrieval, linear, mlp, "
+         "attentive, found 'linaer'; did you mean linear?"),
         ("from: folder", "from: foldr", "expected `from` out of none, folder, column, regex, csv, found 'foldr'; did "
          "you mean folder?"),
         ("videos:", "vidoes:", "line 4: dataset.vidoes: unknown key; did you mean videos?"),
         ("temporal:", "temporl:", "line 9: crops.grid.temporl: unknown key; did you mean temporal?"),
         ("k: [", "neighbours: [", "known here: crops, backbone"),
-        ("readout: cls", "readout: clss", "expected one of cls, mean, joined"),
+        ("readout: cls", "readout: clss", "'clss'; define it under `readouts`"),
         ("{random: 0}", "{path: a.pth}", "backbones.tiny.weights.sha256: expected a value, found none; add this key"),
         ("{random: 0}", "{random: -1}", "backbones.tiny.weights.random: expected a number of at least 0, found -1"),
         ("short_side_px: [64, 80]", "short_side_px: big", "expected a whole number or expected a list, found 'big'"),

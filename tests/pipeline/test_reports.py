@@ -13,7 +13,7 @@ BAD = SkippedVideo(row=0, video_id="a", status="unreadable", error="no video str
         ({}, ""),
         ({"did": {"videos_failed": 3, "videos_ok": 0}, "skipped": (BAD,)}, ""),  # a night's few new ones
         ({"did": {"shards_failed": 2}}, "2 shards failed; run again"),
-        ({"details": {"statuses": {"interrupted": 4, "unreadable": 1}}}, "4 videos were lost with their workers"),
+        ({"did": {"videos_interrupted": 4}}, "4 videos were lost with their workers"),
         ({"details": {"num_usable": 0}, "skipped": (BAD,)}, "not one video can be used: no video stream"),
         ({"details": {"num_usable": 0}}, "not one video can be used; see `scale status`"),
         ({"details": {"num_usable": 1}, "skipped": (BAD,)}, ""),
