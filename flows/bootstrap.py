@@ -69,7 +69,9 @@ def deploy_all(*, on_line: Callable[[str], None], wait_s: float = 60.0) -> dict[
     _ensure_pools(wanted, on_line)
     _ensure_zombie_automation(on_line)
     paused = _paused_schedules(wanted)
-    _deploy(content_to_deploy(recipe, paused), on_line)
+    content = content_to_deploy(recipe, paused)
+    _deploy(content, on_line)
+    _remove_schedules(wanted, content, on_line)
     if recipe is None:
         on_line(
             f"no recipe, no schedule: {RECIPE_VARIABLE} is empty. Set it to your recipe (in .env, or export it), then "
@@ -210,6 +212,23 @@ def _read_deployments(wanted: Wanted) -> list[Any]:
     with get_client(sync_client=True) as client:
         found = {d.name: d for d in client.read_deployments()}
     return [found[name] for name in wanted.deployments if name in found]
+
+
+def _remove_schedules(wanted: Wanted, content: dict[str, Any], on_line: Callable[[str], None]) -> None:
+    """Remove schedules that the file does not name any more: Prefect keeps those of a deployment that has none now."""
+    from prefect import get_client
+
+    named = {
+        (deployment["name"], schedule.get("slug"))
+        for deployment in content["deployments"]
+        for schedule in deployment.get("schedules") or ()
+    }
+    with get_client(sync_client=True) as client:
+        for deployment in _read_deployments(wanted):
+            for schedule in deployment.schedules:
+                if (deployment.name, schedule.slug) not in named:
+                    client.delete_deployment_schedule(deployment.id, schedule.id)
+                    on_line(f"removed the schedule {schedule.slug or schedule.id} of {deployment.name}")
 
 
 def _paused_schedules(wanted: Wanted) -> list[tuple[str, str]]:
