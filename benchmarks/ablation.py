@@ -107,7 +107,7 @@ def _learn(
             frame_size_px=fit.frame_size_px,
             seed=run.seed,
             device="cpu",
-            **run.options,
+            **{"normalise": "none", **run.options},  # as all recorded rows were trained
         )
         model, last = result.model, {k: v for k, v in result.history[-1].items() if k != "lr"}
     learned = []

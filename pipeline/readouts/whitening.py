@@ -16,7 +16,7 @@ from pipeline.errors import InvalidInputError, NoDataError
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
 """What is tried where training groups choose, in mean variances."""
 SAFE_STRENGTH = 10.0
-"""Where nothing can be chosen: helped or did no harm in every measurement of docs/learning.md."""
+"""Where nothing can be chosen: weak enough to do no harm on a few hundred videos."""
 NUM_FOLDS = 5
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 MIN_CHANGE = 1e-6
