@@ -100,7 +100,7 @@ def overview(held: HeldDataset) -> dict[str, Any]:
     """Return the dataset at a glance: videos, hours, bytes, labels, growth by day, sets, artifacts."""
 
     def make() -> dict[str, Any]:
-        videos = held.videos
+        videos = held.dataset.videos
         seconds = pc.sum(videos["duration_s"]).as_py() or 0.0
         added = pc.strftime(videos["added_at"].drop_null(), format="%Y-%m-%d")
         growth = sorted((item["values"], item["counts"]) for item in pc.value_counts(added).to_pylist())
@@ -126,7 +126,7 @@ def facets(held: HeldDataset) -> dict[str, list[tuple[str, int]]]:
     """Return labels, splits (``name = side``) and statuses with how many videos have them, most frequent first."""
 
     def make() -> dict[str, list[tuple[str, int]]]:
-        videos = held.videos
+        videos = held.dataset.videos
         sides: dict[str, int] = {}
         splits = videos["splits"].combine_chunks()
         if len(splits):
@@ -173,7 +173,7 @@ def filter_rows(
     if key in held.memo:
         return held.memo[key]
     videos = held.videos
-    kept = np.ones(videos.num_rows, bool)
+    kept = held.present.copy()
     if label:
         kept &= _true(pc.equal(videos["label"], label))
     if split:
@@ -219,6 +219,8 @@ def video_facts(held: HeldDataset, row: int) -> dict[str, Any]:
     ds, videos = held.dataset, held.videos
     if not 0 <= row < videos.num_rows:
         raise NotFoundError(f"expected a row in 0..{videos.num_rows - 1} of dataset {ds.name}, found {row}")
+    if not held.present[row]:
+        raise NotFoundError(f"expected a video in row {row} of dataset {ds.name}, found that it was removed")
     record = videos.slice(row, 1).to_pylist()[0]
     states = []
     for crops, name in feature_pairs(held):

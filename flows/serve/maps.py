@@ -55,7 +55,7 @@ def make_map(held: HeldDataset, source: str, cache: Path) -> FlatMap:
     file = cache / "maps" / f"{digest}.npz"
     if (kept := _read(file)) is not None:
         return kept
-    rows = np.arange(ds.num_rows)
+    rows = np.flatnonzero(held.present)
     if len(rows) > MAX_POINTS:
         rows = np.unique(np.linspace(0, len(rows) - 1, MAX_POINTS).astype(np.int64))
     vectors, valid = _vectors(held, kind == "embedding", name, crops, feature_set, rows)

@@ -51,6 +51,8 @@ class Pictures:
 
         if self._settings.data is None:
             raise NotFoundError("expected the folder of the videos, found none given; start `scale serve` with --data")
+        if not held.present[row]:
+            raise NotFoundError(f"expected a video in row {row}, found that it was removed")
         record = held.videos.slice(row, 1).select(["video_id", "uri", "bytes"]).to_pylist()[0]
         root = self._settings.data.resolve()
         try:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import numpy as np
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -21,8 +21,18 @@ from pipeline.errors import NotFoundError, PipelineError, QueryError
 from pipeline.status import VideoStatus
 
 PAGE_ROWS = 60
+HTMX = "htmx-2.0.11.min.js"
 router = APIRouter(include_in_schema=False)
 Text = Annotated[str, Query(max_length=20_000)]
+
+
+def choice(where: Text = "", label: Text = "", split: Text = "", status: Text = "", rows: Text = "") -> dict[str, str]:
+    """Return what an address says of which videos to show; what it leaves open is left out."""
+    given = {"where": where, "label": label, "split": split, "status": status, "rows": rows}
+    return {name: value for name, value in given.items() if value}
+
+
+Asked = Annotated[dict[str, str], Depends(choice)]
 
 
 @cache
@@ -75,21 +85,14 @@ def videos_page(
     store: str,
     held: Held,
     service: TheService,
-    where: Text = "",
-    label: Text = "",
-    split: Text = "",
-    status: Text = "",
-    rows: Text = "",
+    asked: Asked,
     page: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
 ) -> Response:
     """Show a grid of videos; scrolling asks for the next page."""
-    asked = {
-        k: v for k, v in {"where": where, "label": label, "split": split, "status": status, "rows": rows}.items() if v
-    }
     problem = None
     with service.heavy.take():
         try:
-            chosen = service.rows(held, where, rows, label=label, split=split, status=status)
+            chosen = service.rows(held, **asked)
         except QueryError as error:
             chosen, problem = np.empty(0, np.int64), str(error)
         shown = answers.describe_rows(held, chosen[page * PAGE_ROWS : (page + 1) * PAGE_ROWS])
@@ -104,15 +107,7 @@ def videos_page(
 
 
 @router.get("/{store}/{dataset}/videos.csv")
-def videos_csv(
-    held: Held,
-    service: TheService,
-    where: Text = "",
-    label: Text = "",
-    split: Text = "",
-    status: Text = "",
-    rows: Text = "",
-) -> Response:
+def videos_csv(held: Held, service: TheService, asked: Asked) -> Response:
     """Return the chosen videos as CSV."""
     import io
 
@@ -120,7 +115,7 @@ def videos_csv(
     import pyarrow.csv as pc
 
     with service.heavy.take():
-        chosen = service.rows(held, where, rows, label=label, split=split, status=status)
+        chosen = service.rows(held, **asked)
         table = held.videos.select(["row", "video_id", "label", "group"]).take(pa.array(chosen))
         sink = io.BytesIO()
         pc.write_csv(table, sink)
@@ -377,8 +372,10 @@ def static_file(name: str) -> bytes:
     """Return a file that pages fetch; NotFoundError for any other name."""
     from probe.pages.page import asset
 
-    if name == "style.css":
-        return (asset("style.css") + (files("flows.serve") / "static" / "serve.css").read_text("utf-8")).encode()
-    if name not in ("serve.js", "htmx-2.0.11.min.js"):
+    own = files("flows.serve") / "static"
+    if name in ("style.css", "page.js"):  # one look, and one choice of colours, with the report page
+        ours = (own / f"serve.{name.rpartition('.')[2]}").read_text("utf-8")
+        return (asset(name) + ours).encode()
+    if name != HTMX:
         raise NotFoundError(f"expected a file of the page, found {name!r}")
-    return (files("flows.serve") / "static" / name).read_bytes()
+    return (own / name).read_bytes()

@@ -54,7 +54,7 @@ class Service:
             raise NotFoundError(f"expected a store out of {', '.join(self.stores)}, found {name!r}")
         return self.stores[name]
 
-    def rows(self, held: HeldDataset, where: str, rows: str = "", **kinds: str) -> np.ndarray:
+    def rows(self, held: HeldDataset, where: str = "", rows: str = "", **kinds: str) -> np.ndarray:
         """Return the rows that meet a condition (and are among `rows`)."""
         with bounded(self._bounds):
             return answers.filter_rows(held, where, rows=rows, **kinds)

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline import Dataset, FeatureStore
@@ -38,8 +39,15 @@ class HeldDataset:
 
     @cached_property
     def videos(self) -> pa.Table:
-        """The catalogue."""
+        """A line for every row; of a removed video nothing but its number."""
         return self.dataset.by_row
+
+    @cached_property
+    def present(self) -> np.ndarray:
+        """(num_rows,) bool: False where the video was removed."""
+        there = np.zeros(self.videos.num_rows, bool)
+        there[self.dataset.videos["row"].to_numpy()] = True
+        return there
 
 
 class ServedStore:

@@ -20,6 +20,7 @@ from flows.serve.media import parse_range
 from flows.serve.stores import open_stores
 from pipeline import FeatureStore
 from pipeline.errors import ConflictError, CredentialsError, InvalidInputError, NotFoundError
+from pipeline.store.withdrawal import commit_removal
 from tests.flows.serve_world import ServedJob, finished_job, listening
 from tests.support.browser import Browser
 from tests.support.page_checks import contrast, structure_problems, too_wide
@@ -269,6 +270,22 @@ def test_new_videos_show_themselves(served, tmp_path):
             timeout_s=20, what="the second video",
         )  # fmt: skip
     assert first["snapshot"] != later["snapshot"]
+
+
+def test_a_removed_video_is_in_no_view(served, tmp_path):
+    store = FeatureStore.create(str(tmp_path / "st"))
+    store.create_dataset("set").append_videos(pa.table({"video_id": ["a.mp4", "b.mp4"], "label": ["x", "gone-label"]}))
+    commit_removal(store.backend, "set", np.array([1]), erase=False)
+    with TestClient(served.over(tmp_path / "st").app(), base_url="http://localhost") as client:
+        found = client.get("/api/v1/s/set/videos").json()
+        assert [v["video_id"] for v in found["videos"]] == ["a.mp4"]
+        for view in ("", "/videos", "/map", "/failures"):
+            text = client.get(f"/s/set{view}").text
+            assert "b.mp4" not in text
+            assert "gone-label" not in text
+            assert "removed-" not in text
+        assert client.get("/s/set/video/1").status_code == 404
+        assert client.get("/s/set/thumbnail/1.jpg").status_code == 404
 
 
 def test_metrics_count_routes_not_addresses(client):
