@@ -1,4 +1,4 @@
-"""The neighbours of SCALE: each equals its slow twin, goes through a kill exactly, refuses what would tell the answer."""
+"""The neighbours of SCALE: each equals its slow twin, survives a kill exactly, refuses what would tell the answer."""
 
 from __future__ import annotations
 
