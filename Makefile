@@ -42,7 +42,7 @@ lint: $(VENV)/.installed-dev  ## ruff, import contracts, mypy
 test: lint  ## lint and the fast tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -m 'not slow and not soak' -n $(WORKERS) --dist loadgroup
 
-test-slow: $(VENV)/.installed-dev  ## kill loops, soaks, real-server pipelines (under 30 minutes with `make test`)
+test-slow: $(VENV)/.installed-dev  ## kill loops, samples of soaks, real-server pipelines (under 50 minutes with `make test`)
 	$(BIN)/python -m pytest -m 'slow and not soak' -n $(WORKERS) --dist loadgroup --timeout 900
 
 soak: $(VENV)/.installed-dev  ## hundreds of rounds of kills, damage and ends (hours); prints its tables
