@@ -160,7 +160,7 @@ def execute(
             console.print_json({"recipe": recipe.name, "plan": listed, "products": products})
             return
         for plan in plans:
-            console.print_table(plan.table(), title=f"{plan.stage}: {plan.summary()}")
+            console.print_table(plan.table(), title=f"{plan.stage}: {plan.summary().removeprefix(f'{plan.stage}: ')}")
         return
     with console.EventPrinter(quiet=quiet) as printer:
         report = run_recipe(recipe, store, settings, stages=stages, on_event=printer, **options)

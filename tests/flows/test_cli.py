@@ -261,3 +261,11 @@ def test_ctrl_c_and_kill_end_in_order_and_the_next_run_goes_on(job: Job, number:
     assert json.loads(done.stdout.strip().splitlines()[-1])["did"]["extract"]["videos_failed"] == 0
     status = FeatureStore.open(str(job.store)).dataset("set").status("grid", "tiny")["status"].to_pylist()
     assert set(status) == {"ok"}
+
+
+def test_a_dry_run_names_each_stage_once(capsys, job: Job) -> None:
+    code, out, _ = scale(capsys, "run", *on(job), "--dry-run")
+    assert code == 0
+    for stage in ("catalog", "extract", "train", "embed", "probe", "index"):
+        assert f"{stage}: " in out
+        assert f"{stage}: {stage}: " not in out
