@@ -170,7 +170,7 @@ def bare_rate(backbone, batch: int, shape: tuple[int, ...], seconds: float = 15.
     """Crops a second of the same network on batches that lie ready on its device, in as many streams as are used."""
     import torch
 
-    from extract.device.memory import keep_freed_memory
+    from pipeline.compute.memory import keep_freed_memory
 
     counts: list[float] = []
     on_cpu = backbone.device.type == "cpu"

@@ -30,11 +30,12 @@ from torch.nn import functional
 
 from aggregate import ScaleModel
 from aggregate.data.batch import SetBatch, draw_mask, make_set_batch
-from aggregate.data.loader import CropData, ResidentSource, mix_seed
+from aggregate.data.loader import CropData, ResidentSource
 from aggregate.data.sets import disjoint_sets
 from aggregate.objectives import ObjectiveInput, build_objective
 from aggregate.training.encode import encode_sets
-from aggregate.training.schedule import parameter_groups
+from aggregate.training.parameters import parameter_groups
+from pipeline.compute.seeds import keyed, seeded
 from pipeline.recipe import ModelSpec, ScaleObjective
 
 WIDTH, SET_SIZE, TEMPERATURE = 768, 8, 0.2
@@ -98,7 +99,7 @@ def make_source(num_videos: int, device: torch.device) -> ResidentSource:
 def next_batch(source: ResidentSource, num_videos: int, number: int, device: torch.device) -> SetBatch:
     """Make a batch as the trainer does before every step."""
     crops = next(iter(source.batches(number, num_videos)))
-    g = torch.Generator().manual_seed(mix_seed(0, number))
+    g = seeded(keyed(0, number))
     sets = disjoint_sets(SET_SIZE)(crops.valid, crops.raw_geometry, g)
     return make_set_batch(crops, sets, draw_mask(sets.valid, 0.25, g), device)
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
+from pipeline.compute.threads import num_threads
 from pipeline.errors import NotFoundError
 from pipeline.events import OnEvent, StageFinished, StageStarted, ignore
 from pipeline.fingerprint import fingerprint
@@ -20,7 +21,6 @@ from pipeline.recipe import Recipe
 from pipeline.storage.schema import PENDING
 from pipeline.store.artifacts import split_version
 from probe.results import PREDICTIONS_FILE, ProbeReport
-from probe.threads import num_threads
 
 if TYPE_CHECKING:
     from pipeline import Dataset, FeatureStore

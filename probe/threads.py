@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from importlib import import_module
 from typing import Any
 
+from pipeline.compute.threads import num_threads
 from pipeline.errors import MissingDependencyError
 from probe.blas_kernel import best_kernel_for_loading
 
 GALLERY_ROWS_PER_PRODUCT = 4096
-
-
-def num_threads() -> int:
-    """Return the threads of one numeric pool: `OMP_NUM_THREADS`, else the cores this process may use."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given) > 0:
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

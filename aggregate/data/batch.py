@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aggregate.data.sets import SetIndex
+from pipeline.compute.transfer import send
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class SetBatch:
     def raw_geometry(self) -> Tensor:
         """(B, S, V, 9) float32 on the device: seconds and source pixels, for objectives on order and overlap."""
         raw = self.stored_raw_geometry.flatten(0, 1).index_select(0, self.stored_index)
-        return _send(raw.view(*self.valid.shape, -1), self.valid.device)
+        return send(raw.view(*self.valid.shape, -1), self.valid.device)
 
     @property
     def set_valid(self) -> Tensor:
@@ -126,7 +127,7 @@ def draw_mask(valid: Tensor, mask_ratio: float, generator: torch.Generator) -> T
 
 def in_stream(sets: SetBatch, pool_features: Tensor) -> SetBatch:
     """Return the same sets of the same crops as another stream shows them; `pool_features` is (P, W, D_s)."""
-    index = _send(sets.stored_index, pool_features.device)
+    index = send(sets.stored_index, pool_features.device)
     features = pool_features.flatten(0, 1).index_select(0, index).view(*sets.valid.shape, -1)
     return replace(sets, features=features.float() if features.dtype == torch.float16 else features)
 
@@ -149,7 +150,7 @@ def make_set_batch(batch: CropBatch, sets: SetIndex, masked: Tensor, device: tor
     """
     num_crops = batch.pool_features.shape[1]
     flat = (batch.pool_positions[:, None, None] * num_crops + sets.crops).flatten()
-    index = _send(flat, device)
+    index = send(flat, device)
     shape = sets.crops.shape
     target_index, target_of_token = _distinct_targets(sets)
     features = batch.pool_features.flatten(0, 1).index_select(0, index).view(*shape, -1)
@@ -160,15 +161,15 @@ def make_set_batch(batch: CropBatch, sets: SetIndex, masked: Tensor, device: tor
         geometry=batch.pool_geometry.flatten(0, 1).index_select(0, index).view(*shape, -1),
         stored_raw_geometry=batch.pool_raw_geometry,
         stored_index=flat,
-        valid=_send(sets.valid, device),
-        masked=_send(masked, device),
+        valid=send(sets.valid, device),
+        masked=send(masked, device),
         all_valid=bool(sets.valid.all()),
-        masked_index=_send(masked.flatten().nonzero().squeeze(1), device),
-        target_index=None if target_index is None else _send(target_index, device),
-        target_of_token=None if target_of_token is None else _send(target_of_token, device),
-        crops=_send(sets.crops, device),
-        video_ids=_send(batch.video_ids, device),
-        group_ids=_send(batch.group_ids, device),
+        masked_index=send(masked.flatten().nonzero().squeeze(1), device),
+        target_index=None if target_index is None else send(target_index, device),
+        target_of_token=None if target_of_token is None else send(target_of_token, device),
+        crops=send(sets.crops, device),
+        video_ids=send(batch.video_ids, device),
+        group_ids=send(batch.group_ids, device),
     )
 
 
@@ -189,9 +190,3 @@ def _distinct_targets(sets: SetIndex) -> tuple[Tensor | None, Tensor | None]:
     target_of_token = torch.full_like(rank, -1)
     target_of_token[positions] = rank[owner[crop[positions]]]
     return target_index, target_of_token
-
-
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)

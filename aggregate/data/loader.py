@@ -21,6 +21,8 @@ from torch import Tensor
 from aggregate.data.arrays import Array, as_crops, as_frame_sizes, as_ids, as_valid, check_finite
 from aggregate.data.batch import CropBatch
 from aggregate.data.geometry import GeometryFrame, derive_geometry
+from pipeline.compute.seeds import keyed, seeded
+from pipeline.compute.transfer import pinned, send
 from pipeline.errors import NoDataError
 
 T = TypeVar("T")
@@ -190,9 +192,9 @@ class ResidentSource:
         self._valid = data.valid
         self._video_ids, self._group_ids = data.video_ids, data.group_ids
         self._raw = data.raw_geometry
-        self._features = upload(data.features, device)
-        self._more = tuple(upload(x, device) for x in data.more_features)
-        self._geometry = upload(data.geometry(frame), device)
+        self._features = send(data.features, device)
+        self._more = tuple(send(x, device) for x in data.more_features)
+        self._geometry = send(data.geometry(frame), device)
         self._seed = seed
 
     @property
@@ -216,7 +218,7 @@ class ResidentSource:
 
     def batches(self, epoch: int, batch_size: int, skip: int = 0) -> Iterator[CropBatch]:
         """Yield batches that point into the resident selection; nothing is copied."""
-        generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch))
+        generator = seeded(keyed(self._seed, epoch))
         order = torch.randperm(self.num_videos, generator=generator)
         size = min(batch_size, self.num_videos)
         for number in range(skip, num_batches(self.num_videos, batch_size)):
@@ -308,10 +310,7 @@ class StreamSource:
 
     def _prepared(self, blocks: Iterable[CropData]) -> Iterator[tuple[CropData, Tensor, Tensor]]:
         for data in blocks:
-            features, geometry = data.features, data.geometry(self._frame)
-            if self._device.type == "cuda":
-                features, geometry = features.pin_memory(), geometry.pin_memory()
-            yield data, features, geometry
+            yield data, pinned(data.features, self._device), pinned(data.geometry(self._frame), self._device)
 
 
 @dataclass(frozen=True)
@@ -357,21 +356,3 @@ def read_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
     finally:
         stopped.set()
         thread.join()
-
-
-def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy to the device, through pinned memory where that is faster."""
-    if device.type != "cuda" or tensor.is_cuda:
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def mix_seed(*parts: int) -> int:
-    """Fold integers into one seed of 63 bits (splitmix64), so that (0, 1) and (1, 0) differ."""
-    mixed = 0
-    for part in parts:
-        mixed = (mixed + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        mixed ^= mixed >> 31
-    return mixed & 0x7FFFFFFFFFFFFFFF

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from aggregate.data.arrays import as_tensor
 from aggregate.data.loader import BatchSource, CropData, ResidentSource, StreamSource
+from pipeline.compute.memory import free_bytes
 from pipeline.errors import InvalidInputError, NoDataError
 from pipeline.recipe import TrainSpec
 from pipeline.status import VideoStatus
@@ -196,10 +196,3 @@ def geometry_digest(block: FeatureBlock, valid: np.ndarray) -> str:
     """Return a hash of rows, and of boxes and times of the valid crops."""
     content = np.where(valid[..., None], np.asarray(block.geometry), 0).astype(np.float32) + 0.0
     return hashlib.sha256(np.asarray(block.rows).tobytes() + content.tobytes()).hexdigest()
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory of the device that nobody uses now."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)

@@ -27,6 +27,7 @@ from aggregate.network.model import ScaleModel
 from aggregate.objectives.build import build_objective
 from aggregate.objectives.interface import EncodedSets, Objective, ObjectiveInput, ObjectiveResult, TokensNeeded
 from aggregate.objectives.pairs_in_time import refuse_geometry
+from pipeline.compute.seeds import seeded
 from pipeline.recipe.objectives.relations import SpeedObjective, StorObjective
 from pipeline.storage.schema import GEOMETRY_COLUMNS
 
@@ -70,7 +71,7 @@ def balanced_cross_entropy(scores_NC: Tensor, truth_N: Tensor) -> Tensor:
 
 def drawn_pairs(valid_BN: Tensor, number: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Draw pairs of different valid crops of each video: (video, first, second), (K,) each; a function of the seed."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     num_videos, num_crops = valid_BN.shape
     picks = torch.randint(num_crops, (num_videos, number, 2), generator=generator).to(valid_BN.device)
     video = torch.arange(num_videos, device=valid_BN.device)[:, None].expand(-1, number).reshape(-1)

@@ -6,7 +6,6 @@ epoch or step); dropout draws from torch's generator, whose state is in the chec
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib.util
 import time
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from aggregate.data.batch import CropBatch, SetBatch, draw_mask, in_stream, make_set_batch
-from aggregate.data.loader import BatchSource, mix_seed, num_batches
+from aggregate.data.loader import BatchSource, num_batches
 from aggregate.data.sets import Splitter, disjoint_sets
 from aggregate.network.model import ScaleModel
 from aggregate.objectives import Objective, ObjectiveInput, ObjectiveResult, build_objective
@@ -26,7 +25,9 @@ from aggregate.training.checkpoint import CheckpointFolder, pack_training, unpac
 from aggregate.training.diagnose import explain_non_finite
 from aggregate.training.encode import encode_sets
 from aggregate.training.metrics import MetricsSink, Record
-from aggregate.training.schedule import parameter_groups, rate_factor
+from aggregate.training.parameters import parameter_groups
+from pipeline.compute.schedule import warm_up_cosine
+from pipeline.compute.seeds import keyed, own_random, seeded
 from pipeline.errors import InvalidInputError, OutOfMemoryError, TrainingError
 from pipeline.events import OnEvent, Progress, StageStarted, ignore
 from pipeline.recipe import TrainSpec
@@ -115,7 +116,7 @@ class Trainer:
         self._scored_by = min(self.total_steps, max(self.steps_per_epoch, SCORED_WITHIN_STEPS))
         self.history: list[Record] = []
         self.chance: float | None = None
-        with _own_rng(device, spec.seed):
+        with own_random(keyed(spec.seed), device):
             self.model = self._network(0)
             self.objective = objective or build_objective(spec.objective)
             dims = source.input_dims
@@ -168,7 +169,7 @@ class Trainer:
             When the device has no room for one batch.
         """
         started = time.monotonic()
-        with _own_rng(self.device, self.spec.seed + 1):
+        with own_random(keyed(self.spec.seed + 1), self.device):
             first = self._resume()
             for sink in self.metrics:
                 sink.restart(self.history)
@@ -232,7 +233,9 @@ class Trainer:
             self._check_weights(step, loss)
 
     def _step(self, step: int, micro: Iterator[CropBatch]) -> tuple[Tensor, dict[str, Tensor], float]:
-        rate = self.spec.learning_rate * rate_factor(step, self.total_steps, self.spec.warmup_fraction)
+        rate = self.spec.learning_rate * warm_up_cosine(
+            step, self.total_steps, self.spec.warmup_fraction * self.total_steps
+        )
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
@@ -257,7 +260,7 @@ class Trainer:
         return total, logs, rate
 
     def _make_batch(self, crops: CropBatch, number: int) -> SetBatch:
-        generator = torch.Generator().manual_seed(mix_seed(self.spec.seed, 1, number))
+        generator = seeded(keyed(self.spec.seed, 1, number))
         sets = self.splitter(crops.valid, crops.raw_geometry, generator)
         ratio = self.spec.objective.hidden_share if self.objective.masks else 0.0
         return make_set_batch(crops, sets, draw_mask(sets.valid, ratio, generator), self.device)
@@ -352,12 +355,3 @@ def compile_wins(device: torch.device, total_steps: int) -> bool:
     if device.type != "cuda" or total_steps < 2000:
         return False
     return importlib.util.find_spec("triton") is not None
-
-
-@contextlib.contextmanager
-def _own_rng(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed torch inside the block and leave the caller's generators as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(mix_seed(seed))
-        yield

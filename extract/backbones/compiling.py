@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.compute.seeds import seeded
 from pipeline.events import Note, OnEvent, ignore
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _optimise(backbone: Backbone, shape: tuple[int, ...], num_crops: int) -> Opt
     from extract.backbones.tuning import relative_difference
 
     num_timed = min(max(shape[0], 2), TIMED_CROPS)
-    clips = torch.randn((num_timed, *shape[1:]), generator=torch.Generator().manual_seed(0))
+    clips = torch.randn((num_timed, *shape[1:]), generator=seeded(0))
     with torch.inference_mode():
         expected, uncompiled_s = _timed(backbone.network, clips)
         crop_s = uncompiled_s / num_timed

@@ -18,6 +18,7 @@ from torch import nn
 
 from extract.backbones.interface import BackboneInfo
 from extract.backbones.layers import ChannelsLast, ConvolutionWithActivation, MeanOverFrames
+from pipeline.compute.seeds import seeded
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def example_clips(info: BackboneInfo, num_crops: int = 2) -> torch.Tensor:
     """Return a few small random crops that the backbone takes, from its own generator."""
     frames = info.num_frames or (1 if info.input == "frame" else max(4, 2 * info.frames_multiple))
     size = info.size_px or 64
-    return torch.randn((num_crops, 3, frames, size, size), generator=torch.Generator().manual_seed(0))
+    return torch.randn((num_crops, 3, frames, size, size), generator=seeded(0))
 
 
 def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -177,20 +176,6 @@ def _some(title: str, items: list[str], most: int = 5) -> str:
         return ""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return f"; {len(items)} {title}: {', '.join(items[:most])}{more}"
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw initial weights from a seed and put torch's CPU generator back as it was.
-
-    Seeds the CPU generator alone: ``torch.manual_seed`` would reset those of
-    the accelerators too.
-    """
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
-        yield
 
 
 def _first_line(err: BaseException) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from extract.decoding.decode_pool import DecodePool, num_cores
+from extract.decoding.decode_pool import DecodePool
 from extract.decoding.inspect import VideoInfo
+from pipeline.compute.threads import num_cores
 
 
 def probe_videos(paths: Sequence[Path], *, workers: int = 0, image_fps: float = 30.0) -> Iterator[VideoInfo]:

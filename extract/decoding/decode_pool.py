@@ -30,6 +30,7 @@ from extract.decoding.decode import DecodedFrames, check_indices
 from extract.decoding.frame_memory import FrameMemory
 from extract.decoding.inspect import VideoInfo
 from extract.decoding.worker_process import WorkerFailedError, WorkerProcess
+from pipeline.compute.threads import num_cores
 from pipeline.errors import InvalidInputError, SetupError, VideoError
 from pipeline.status import VideoStatus
 
@@ -351,11 +352,6 @@ def _checked(answer: tuple) -> tuple:
     if answer[0] == "refused":
         raise InvalidInputError(answer[1])
     return answer
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_bytes() -> int:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from extract.device.download import Download, start_download
 from extract.pixels.preprocess import normalise
 from extract.pixels.streams import apply_stream
 from extract.rates import Rates
 from extract.targets import ResolvedTarget, ViewSpec
+from pipeline.compute.memory import is_out_of_memory
+from pipeline.compute.transfer import Download, start_download
 from pipeline.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -243,13 +244,3 @@ def _deliver(batch: _Batch, targets: Mapping[str, ResolvedTarget]) -> None:
         for label, deliver in item.sinks.items():
             wanted = targets[label].target
             deliver(features[wanted.backbone, wanted.stream][k])
-
-
-def is_out_of_memory(err: BaseException) -> bool:
-    """Whether an error of torch means that the device's (or the host's) memory is used up."""
-    import torch
-
-    if isinstance(err, torch.OutOfMemoryError):
-        return True
-    text = str(err).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text

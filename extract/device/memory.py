@@ -1,17 +1,12 @@
-"""Bounds on memory: a budget for decoded frames, and an allocator that keeps what it freed."""
+"""A budget for decoded frames."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 import threading
 
 DEFAULT_MEMORY_BYTES = 2 << 30
 """Of decoded frames; at most an eighth of the machine's memory is taken."""
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEEP_BYTES = 1 << 30
 
 
 class ByteBudget:
@@ -66,21 +61,3 @@ def frame_budget_bytes() -> int:
     except (ValueError, OSError, AttributeError):
         return DEFAULT_MEMORY_BYTES
     return max(min(DEFAULT_MEMORY_BYTES, total // 8), 64 << 20)
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to reuse large freed blocks instead of returning them to the system.
-
-    Networks on a CPU allocate the same large activations for every batch;
-    fetching fresh zeroed pages for them cost up to half of the processor time
-    (MobileNetV2, 16 frames a batch: 12.6 ms a frame, of which 55 % in the
-    kernel; 8.9 ms with blocks kept). Does nothing elsewhere.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
-    mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)

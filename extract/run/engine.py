@@ -24,14 +24,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from extract.decoding.decode import VideoReader
 from extract.device.encode import Encoder
-from extract.device.memory import DEFAULT_MEMORY_BYTES, ByteBudget, keep_freed_memory
+from extract.device.memory import DEFAULT_MEMORY_BYTES, ByteBudget
 from extract.device.orderly_end import ThreadGroup, finish, stop_before_exit
-from extract.device.upload import FrameUploader
 from extract.rates import Rates
 from extract.run.cutting import encode_video
 from extract.run.shard_work import TargetShard, VideoWork
 from extract.run.tally import Tally
 from extract.run.video_job import VideoFrames, read_video
+from pipeline.compute.frame_uploader import FrameUploader
+from pipeline.compute.memory import keep_freed_memory
+from pipeline.compute.threads import compute_alone_on_a_core
 from pipeline.errors import AlreadyExistsError
 from pipeline.events import Event, Note, OnEvent, Progress, ShardFinished, VideoFailed
 from pipeline.reports import SkippedVideo
@@ -261,10 +263,8 @@ class Engine:
     # ---- encoding threads
 
     def _encode_loop(self) -> None:
-        import torch
-
         if self._device.type == "cpu":
-            torch.set_num_threads(1)
+            compute_alone_on_a_core()
             keep_freed_memory()
         uploader = FrameUploader(self._device)
         while (item := self._decoded.get()) is not None:

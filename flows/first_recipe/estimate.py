@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from flows.first_recipe.look import FolderLook
 from flows.first_recipe.propose import Proposal
+from pipeline.compute.threads import at_most_threads, num_cores
 from pipeline.errors import PipelineError
 from pipeline.recipe import Recipe
 from pipeline.settings import Settings
@@ -48,7 +48,7 @@ def estimate(look: FolderLook, proposal: Proposal, recipe: Recipe, settings: Set
     if decode_s is None or forward is None:
         return None
     seconds_per_crop, dim = forward
-    num_videos, cores = len(look.videos), _cores()
+    num_videos, cores = len(look.videos), num_cores()
     num_crops = num_videos * proposal.num_crops
     return Estimate(num_videos * decode_s / cores, num_crops * seconds_per_crop / cores, num_crops * (2 * dim + 40))
 
@@ -81,26 +81,19 @@ def _forward_seconds(recipe: Recipe, settings: Settings) -> tuple[float, int] | 
 
     spec = next(iter(recipe.backbones.values()))
     policy = next(iter(recipe.crops.values()))
-    threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)
-        backbone = load_backbone(spec, settings, torch.device("cpu"))
-        side, frames = backbone.size_px or policy.size_px, backbone.num_frames or policy.num_frames
-        clip = torch.zeros(2, 3, frames, side, side)
-        with torch.inference_mode():
-            backbone(clip)
-            began = time.perf_counter()
-            features = backbone(clip)
-            spent = (time.perf_counter() - began) / len(clip)
+        with at_most_threads(1):
+            backbone = load_backbone(spec, settings, torch.device("cpu"))
+            side, frames = backbone.size_px or policy.size_px, backbone.num_frames or policy.num_frames
+            clip = torch.zeros(2, 3, frames, side, side)
+            with torch.inference_mode():
+                backbone(clip)
+                began = time.perf_counter()
+                features = backbone(clip)
+                spent = (time.perf_counter() - began) / len(clip)
     except (PipelineError, RuntimeError, TypeError, ValueError):
         return None
-    finally:
-        torch.set_num_threads(threads)
     return spent, int(features.shape[-1])
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe(found: Estimate | None) -> str:

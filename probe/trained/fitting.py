@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.compute.schedule import warm_up_cosine
+from pipeline.compute.seeds import seeded
 from probe.trained.heads import AttentiveHead, GridAdamW, Head, HeadKind, LinearHead, MlpHead, Slope
 from probe.trained.inputs import Input
 
@@ -148,7 +150,7 @@ class Fit:
         optimizer : GridAdamW
             Of all blocks.
         """
-        generator = torch.Generator().manual_seed(self.spec.seed)
+        generator = seeded(self.spec.seed)
         num_steps = self.spec.epochs * math.ceil(len(self.train) / self.batch_size)
         warmup = max(1, round(WARMUP_SHARE * num_steps))
         is_used = torch.cat([learns_FN for _, learns_FN in blocks]).any(dim=0)
@@ -163,8 +165,7 @@ class Fit:
                 for head, learns_FN in blocks:
                     self._learn(head, learns_FN[:, at], at, features, valid)
                 step += 1
-                progress = max(0.0, (step - warmup) / max(1, num_steps - warmup))
-                optimizer.step(min(1.0, step / warmup) * 0.5 * (1 + math.cos(math.pi * progress)))
+                optimizer.step(warm_up_cosine(step, num_steps, warmup))
             yield epoch
 
     def _learn(self, head: Head, learns_FB: Tensor, rows: Tensor, features: Tensor, valid: Tensor | None) -> None:

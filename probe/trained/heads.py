@@ -16,6 +16,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from pipeline.compute.seeds import seeded
+
 HeadKind = Literal["linear", "mlp", "attentive"]
 
 
@@ -62,10 +64,7 @@ class _ByAutograd:
 
 def _initial(shape: tuple[int, ...], seeds: Sequence[int], scale: float, stream: int, device: torch.device) -> Tensor:
     """Draw (P, *shape) with one seed a probe, so that a probe starts alike whatever grid it is part of."""
-    draws = {
-        seed: torch.randn(shape, generator=torch.Generator().manual_seed(seed * 1000 + stream)) * scale
-        for seed in set(seeds)
-    }
+    draws = {seed: torch.randn(shape, generator=seeded(seed * 1000 + stream)) * scale for seed in set(seeds)}
     return torch.stack([draws[seed] for seed in seeds]).to(device).requires_grad_()
 
 

@@ -10,13 +10,13 @@ Shape legend: N train rows, V crops, D channels, P probes, F folds, C classes, Q
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from pipeline.compute.threads import at_most_threads
 from pipeline.errors import NoDataError, ShapeMismatchError, TrainingError
 from probe.trained.fitting import Curves, Fit, FitSpec, Point
 from probe.trained.heads import HeadKind
@@ -121,7 +121,8 @@ def train_grid(
     job = FitSpec(spec.kind, spec.epochs, spec.batch_size, spec.hidden_dim, min(spec.seeds))
     fit = Fit(job, train, torch.from_numpy(np.ascontiguousarray(targets_NC)), is_multilabel, torch.device(device))
     total = spec.epochs * (2 if len(masks) else 1)
-    with few_threads(fit.step_work(len(points) * max(1, len(masks)))):
+    work = fit.step_work(len(points) * max(1, len(masks)))
+    with at_most_threads(work // MULTIPLICATIONS_PER_THREAD):
         return _run(fit, spec, points, masks, chosen_on, test, total, on_epoch)
 
 
@@ -158,17 +159,6 @@ def _run(
         )
         for choice, (selected, last) in zip(chosen, scores, strict=True)
     ]
-
-
-@contextmanager
-def few_threads(multiplications: int) -> Iterator[None]:
-    """Give torch as many threads as the work of one step can use, and its old number back afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, multiplications // MULTIPLICATIONS_PER_THREAD)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

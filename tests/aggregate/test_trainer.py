@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import aggregate
-from aggregate.data import loader
 from aggregate.data.loader import CropData, ResidentSource, StreamSource
 from aggregate.training import trainer
 from aggregate.training.checkpoint import CheckpointFolder
 from aggregate.training.metrics import JsonLines, TensorBoard
 from aggregate.training.trainer import Trainer
+from pipeline.compute.seeds import keyed
 from pipeline.errors import InvalidInputError, NoDataError, ShapeMismatchError, TrainingError
 from pipeline.events import Progress, StageStarted
 from pipeline.recipe import TrainSpec
@@ -246,7 +246,7 @@ def test_streamed_equals_resident_when_the_order_is_the_same():
     resident = ResidentSource(data, frame="per_video", device=CPU, seed=0)
 
     def open_epoch(epoch: int, batch_size: int, skip: int) -> Iterator[CropData]:
-        generator = torch.Generator().manual_seed(loader.mix_seed(0, epoch))
+        generator = torch.Generator().manual_seed(keyed(0, epoch))
         for chosen in torch.randperm(16, generator=generator).split(batch_size)[skip:]:
             yield CropData(
                 data.features[chosen], data.raw_geometry[chosen], data.valid[chosen], data.video_ids[chosen],

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from extract.backbones import describe_backbone, spread_frames
-from extract.backbones.weights import load_strict, read_state_dict, resolve_weights, seeded
+from extract.backbones.weights import load_strict, read_state_dict, resolve_weights
+from pipeline.compute.seeds import own_random
 from pipeline.errors import NotFoundError, WeightsError
 from pipeline.fingerprint import hash_file
 from pipeline.recipe import PytorchVideoBackbone, WeightsFile
@@ -112,7 +113,7 @@ def test_batch_counters_may_be_absent() -> None:
 
 def test_seeded_restores_the_generator_even_after_an_error() -> None:
     before = torch.get_rng_state()
-    with pytest.raises(ZeroDivisionError), seeded(3):
+    with pytest.raises(ZeroDivisionError), own_random(3):
         torch.rand(5 // 0)
     assert torch.equal(before, torch.get_rng_state())
 

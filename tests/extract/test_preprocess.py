@@ -7,10 +7,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from extract.device.upload import FrameUploader
 from extract.pixels.colour import ColourDraw, augment_colours, draw_colours
 from extract.pixels.preprocess import _slice, cut_crop, normalise
 from extract.pixels.streams import apply_stream
+from pipeline.compute.frame_uploader import FrameUploader
 from pipeline.recipe import CropPolicy
 
 RNG = np.random.default_rng(0)

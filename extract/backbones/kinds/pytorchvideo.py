@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from extract.backbones.interface import BackboneInfo
 from extract.backbones.kinds.registry import info_of, network_of
-from extract.backbones.weights import load_strict, read_state_dict, seeded
+from extract.backbones.weights import load_strict, read_state_dict
+from pipeline.compute.seeds import own_random
 from pipeline.recipe.backbones import PytorchVideoBackbone
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def build(spec: PytorchVideoBackbone, info: BackboneInfo, path: Path | None) -> 
     from extract.backbones.zoo import build_zoo_network, headless, resize_positions
 
     state = read_state_dict(path, info.weights_network) if path is not None else None
-    with seeded(info.weights_seed or 0):
+    with own_random(info.weights_seed or 0):
         network = build_zoo_network(info)
         if state is not None:
             state = to_pytorchvideo(state, info.model, info.weights_network, what=info.name)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from extract.backbones.interface import BackboneInfo
 from extract.backbones.kinds.registry import info_of, network_of
-from extract.backbones.weights import load_strict, read_state_dict, seeded
+from extract.backbones.weights import load_strict, read_state_dict
+from pipeline.compute.seeds import own_random
 from pipeline.recipe.backbones import TransformerBackbone
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def describe(spec: TransformerBackbone, path: Path | None) -> BackboneInfo:
 def build(spec: TransformerBackbone, info: BackboneInfo, path: Path | None) -> nn.Module:
     """Build it with its weights."""
     state = read_state_dict(path, info.weights_network) if path is not None else None
-    with seeded(info.weights_seed or 0):
+    with own_random(info.weights_seed or 0):
         return _build_svt(info, state) if spec.kind == "svt" else _build_videomae(info, state)
 
 

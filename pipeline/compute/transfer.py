@@ -1,4 +1,4 @@
-"""Features off the device: on a CPU at once, on a GPU through pinned memory, ready when an event says so."""
+"""Tensors onto a device and features off it: on a CPU at once, on a GPU through pinned memory, without waiting."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy to the device, on a GPU through pinned memory and without waiting for it."""
+    return pinned(tensor, device).to(device, non_blocking=device.type == "cuda")
+
+
+def pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a copy in pinned memory, from which a GPU fetches by itself; the tensor itself for other devices."""
+    return tensor.pin_memory() if device.type == "cuda" and not tensor.is_cuda else tensor
 
 
 class Download(Protocol):
