@@ -175,7 +175,7 @@ class _Worker:
                     status, error = VideoStatus.NON_FINITE.value, "the embedding is NaN or infinity"
                 rows.append(RowStatus(row, status, error))
                 if status not in (VideoStatus.OK, PENDING) and not (valid[at] and finite[at]):
-                    name = self.dataset.by_row["video_id"][row].as_py()
+                    name = self.dataset.lines_of([row])["video_id"][0].as_py()
                     self.failed.append(SkippedVideo(row=row, video_id=name, status=status, error=error))
             try:
                 self.writer.write(

@@ -247,7 +247,8 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
         appended = dataset.append_videos(_as_table(videos, infos, annotations))
         did["videos_new"] += appended.num_new
         did["videos_known"] += appended.num_known
-        added = dataset.by_row["video_id"].slice(appended.first_row, appended.num_new).to_pylist()
+        new_rows = list(range(appended.first_row, appended.num_rows))
+        added = dataset.lines_of(new_rows)["video_id"].to_pylist()
         row_of = {video_id: appended.first_row + k for k, video_id in enumerate(added)}
         for video, info in zip(videos, infos, strict=True):
             row = row_of.get(video.video_id)  # None: another run was faster

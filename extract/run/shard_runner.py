@@ -187,12 +187,9 @@ class ShardRunner:
 
     def _open(self, shard: int, parts: Sequence[TargetShard]) -> OpenShard:
         rows = np.unique(np.concatenate([part.task.rows for part in parts]))
-        videos = self._dataset.by_row.slice(int(rows[0]), int(rows[-1] - rows[0]) + 1).to_pylist()
-        wanted = set(rows.tolist())
         works = [
             VideoWork(video, self._path_of(video), [p for p in parts if video["row"] in p.place])
-            for video in videos
-            if video["row"] in wanted
+            for video in self._dataset.lines_of(rows).to_pylist()
         ]
         return OpenShard(shard, parts, works)
 

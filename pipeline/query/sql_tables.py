@@ -75,7 +75,7 @@ def dataset_tables(open_dataset: Callable[[], DatasetHandle]) -> dict[str, SqlTa
     """
     opened = cache(open_dataset)
     return {
-        "videos": SqlTable(CATALOGUE_SCHEMA, lambda: opened().videos),
+        "videos": SqlTable(CATALOGUE_SCHEMA, lambda: _videos(opened())),
         "ledger": SqlTable(LEDGER_TABLE_SCHEMA, lambda: _stream(LEDGER_TABLE_SCHEMA, _ledger(opened()))),
         "geometry": SqlTable(GEOMETRY_TABLE_SCHEMA, lambda: _stream(GEOMETRY_TABLE_SCHEMA, _geometry(opened()))),
         "embedding_ledger": SqlTable(
@@ -91,6 +91,10 @@ def dataset_tables(open_dataset: Callable[[], DatasetHandle]) -> dict[str, SqlTa
 
 def _stream(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(schema, batches)
+
+
+def _videos(dataset: DatasetHandle) -> pa.RecordBatchReader:
+    return _stream(CATALOGUE_SCHEMA, (batch for part in dataset.parts() for batch in part.to_batches(65_536)))
 
 
 def _ledger(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
@@ -115,7 +119,6 @@ def _embedding_ledger(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
 
 def _geometry(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
     """Yield the crops of one shard after another, held to their checksums; never more than that in memory."""
-    ids = dataset.by_row["video_id"]
     for crops in dataset.crop_sets():
         readers = [_geometry_reader(dataset, crops, feature_set) for feature_set in dataset.feature_sets(crops)]
         for shard in range(dataset.num_shards if readers else 0):
@@ -131,7 +134,7 @@ def _geometry(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
             columns = [
                 pa.array([crops] * len(rows), pa.string()),
                 pa.array(rows),
-                ids.take(pa.array(rows)).combine_chunks(),
+                dataset.lines_of(rows)["video_id"].combine_chunks(),
                 pa.array(crop, pa.int32()),
                 *(pa.array(boxes[local, crop, c]) for c in range(len(GEOMETRY_COLUMNS))),
             ]

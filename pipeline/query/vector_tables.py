@@ -94,7 +94,7 @@ def _batch(
     dataset: DatasetHandle, rows: np.ndarray, between: np.ndarray, vectors: np.ndarray, is_null: np.ndarray | None,
     schema: pa.Schema,
 ) -> pa.RecordBatch:  # fmt: skip
-    picked = dataset.by_row.select(["video_id", "label"]).take(pa.array(rows)).combine_chunks()
+    picked = dataset.lines_of(rows).select(["video_id", "label"]).combine_chunks()
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
     mask = None if is_null is None else pa.array(is_null)
     return pa.RecordBatch.from_arrays(

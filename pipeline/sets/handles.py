@@ -79,6 +79,12 @@ class DatasetHandle(Protocol):
     def videos(self) -> pa.Table:
         """The catalogue."""
 
+    def lines_of(self, rows: Sequence[int] | np.ndarray) -> pa.Table:
+        """Return the catalogue's lines of some rows."""
+
+    def parts(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the catalogue piece by piece."""
+
     def crop_sets(self) -> list[str]:
         """Names of its crop sets."""
 

@@ -8,18 +8,21 @@ not allow that, and a command that had done its work aborts (``terminate called 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def read_parquet(source: bytes | Path) -> pa.Table:
-    """Read a whole Parquet file; its key-value metadata is the table schema's.
+def read_parquet(source: bytes | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file; its key-value metadata is the table schema's.
 
     Parameters
     ----------
     source : bytes or Path
+    columns : sequence of str, optional
+        Decode these alone, those of them that are there; None: all.
 
     Raises
     ------
@@ -28,7 +31,7 @@ def read_parquet(source: bytes | Path) -> pa.Table:
     """
     reader = pa.BufferReader(source) if isinstance(source, bytes) else str(source)
     with pq.ParquetFile(reader, pre_buffer=False) as file:
-        table = file.read(use_threads=False)
+        table = file.read(columns=None if columns is None else list(columns), use_threads=False)
         return table.replace_schema_metadata(file.metadata.metadata)
 
 

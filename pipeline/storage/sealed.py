@@ -61,6 +61,11 @@ def check_seal(data: bytes, *, what: str) -> None:
 def unseal(data: bytes, schema: pa.Schema, *, what: str) -> tuple[pa.Table, dict[str, str]]:
     """Read a sealed Parquet file.
 
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        What is decoded; the seal is over all of the file.
+
     Returns
     -------
     table : pyarrow.Table
@@ -76,7 +81,7 @@ def unseal(data: bytes, schema: pa.Schema, *, what: str) -> tuple[pa.Table, dict
     """
     check_seal(data, what=what)
     try:
-        found = read_parquet(data)
+        found = read_parquet(data, schema.names)
         metadata = {k.decode(): v.decode() for k, v in (found.schema.metadata or {}).items() if k != b"ARROW:schema"}
         version = int(metadata.get("schema_version", SCHEMA_VERSION))
         if version > SCHEMA_VERSION:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -118,15 +118,20 @@ def read_candidates(backend: StorageBackend, dataset: str, number: int) -> tuple
     return good, reasons
 
 
-def parse_commit(data: bytes, dataset: str, number: int, *, what: str) -> Commit:
+def parse_commit(data: bytes, dataset: str, number: int, *, what: str, schema: pa.Schema = CATALOGUE_SCHEMA) -> Commit:
     """Return a commit that was read as number `number` of `dataset`.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        The columns to decode; `row` is one of them.
 
     Raises
     ------
     CorruptDataError
         If its seal does not hold, or it is another commit.
     """
-    table, metadata = unseal(data, CATALOGUE_SCHEMA, what=what)
+    table, metadata = unseal(data, schema, what=what)
     try:
         first = int(metadata.get("first_row", "-1"))
     except ValueError:
@@ -239,6 +244,46 @@ class Commits:
             pieces.append(commit.table.slice(row - commit.first_row, stop - row))
             row, number = commit.stop, number + 1
         return pa.concat_tables(pieces) if pieces else CATALOGUE_SCHEMA.empty_table()
+
+    def lines(self, rows: np.ndarray) -> pa.Table:
+        """Return the lines of ascending rows, reading the commits that hold them and keeping the last few."""
+        pieces = [CATALOGUE_SCHEMA.empty_table()]
+        at = 0
+        while at < len(rows):
+            number = self.holding(int(rows[at]))
+            commit = self.passing(number)
+            if number and not commit.follows(self.passing(number - 1)):
+                commit = self.chain_to(number)
+            stop = int(np.searchsorted(rows, commit.stop))
+            pieces.append(commit.table.take(pa.array(rows[at:stop] - commit.first_row)))
+            at = stop
+        return pa.concat_tables(pieces)
+
+    def each(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the commits' tables in their order, each held to the one before it; none of them is kept.
+
+        Parameters
+        ----------
+        columns : list of str, optional
+            Which of CATALOGUE_SCHEMA to decode, `row` among them; None: all.
+        """
+        schema = pa.schema([f for f in CATALOGUE_SCHEMA if columns is None or f.name in columns])
+        before: Commit | None = None
+        for number in range(self.count):
+            commit = self._read.get(number) or self._decoded(number, schema) or self[number]
+            if not commit.follows(before):
+                commit = self.chain_to(number)
+            yield commit.table.select(schema.names)
+            before = commit
+
+    def _decoded(self, number: int, schema: pa.Schema) -> Commit | None:
+        """Return a commit with some columns, if its file is there, whole and says which it is."""
+        key = catalogue_key(self._dataset, number)
+        try:
+            commit = parse_commit(self._backend.read(key), self._dataset, number, what=key, schema=schema)
+        except (CorruptDataError, NotFoundError, UnsafeNameError):
+            return None
+        return commit if commit.names_itself else None
 
     def take_over(self, other: Commits) -> None:
         """Keep what another handle of the same dataset has read."""

@@ -34,15 +34,13 @@ def tombstones(rows: np.ndarray) -> pa.Table:
     return pa.table(columns, schema=_TOMBSTONE)
 
 
-def with_tombstones(videos: pa.Table, rows: np.ndarray, first_row: int = 0) -> pa.Table:
-    """Return lines of the catalogue, which begin at `first_row`, with tombstones in the places of these rows."""
-    inside = rows[(rows >= first_row) & (rows < first_row + videos.num_rows)]
-    if not len(inside):
-        return videos
-    state = tombstones(inside)
-    places = pa.array(inside - first_row)
-    return overlaid(videos, state.set_column(0, "place", places).append_column("row", state["row"]), _TOMBSTONE.names,
-                    key="place")  # fmt: skip
+def with_tombstones(lines: pa.Table, rows: np.ndarray) -> pa.Table:
+    """Return lines of the catalogue, of whichever rows, with tombstones in the places of these (ascending)."""
+    if not lines.num_rows or not len(rows):
+        return lines
+    among = pc.min_max(lines["row"])
+    inside = rows[np.searchsorted(rows, among["min"].as_py()) : np.searchsorted(rows, among["max"].as_py(), "right")]
+    return overlaid(lines, tombstones(inside), _TOMBSTONE.names) if len(inside) else lines
 
 
 def erase_from_commits(backend: StorageBackend, dataset: str, rows: np.ndarray) -> int:
@@ -75,7 +73,7 @@ def _rechained(dataset: str, old: list[Commit], rows: np.ndarray) -> list[bytes]
     files: list[bytes] = []
     is_new = False
     for number, commit in enumerate(old):
-        table = with_tombstones(commit.table, rows, commit.first_row)
+        table = with_tombstones(commit.table, rows)
         metadata = {name: text for name, text in commit.metadata.items() if name != SEAL_KEY}
         if files and metadata.get("previous"):
             metadata["previous"] = hashlib.sha256(files[-1]).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -93,6 +93,22 @@ class Pinned:
         """The catalogue with a line for every row in its place; a removed row is a tombstone that says nothing."""
         self._guard.check()
         return self._side.by_row(self._catalogue)
+
+    def lines_of(self, rows: Sequence[int] | np.ndarray) -> pa.Table:
+        """Return the lines of some rows, in the order given; of a large catalogue the others are not read."""
+        self._guard.check()
+        return self._side.lines_of(self._catalogue, np.asarray(rows, np.int64))
+
+    def parts(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield :attr:`videos` piece by piece, by row, in bounded memory.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Which are wanted; None: all of CATALOGUE_SCHEMA.
+        """
+        self._guard.check()
+        return self._side.parts(self._catalogue, columns)
 
     def row_of(self, video_id: str) -> int:
         """Return the row of a video id; NotFoundError if there is none."""

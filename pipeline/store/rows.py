@@ -5,6 +5,7 @@ Labels replace labels. A removed row stays as a tombstone where rows are counted
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.sets.binding import video_keys
+from pipeline.storage.schema import CATALOGUE_SCHEMA
 from pipeline.store.erase_tables import with_tombstones
 from pipeline.store.labels import LABEL_COLUMNS, LABELS, open_labels
 from pipeline.store.removals import REMOVED, open_removals
@@ -22,6 +23,10 @@ from pipeline.store.side_files import check_keys, overlaid, side_counts
 if TYPE_CHECKING:
     from pipeline.storage.backend import StorageBackend
     from pipeline.store.catalogue import Catalogue
+
+
+MAX_KEPT_ROWS = 1 << 18
+"""A catalogue of no more rows is read whole once and kept: some 100 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class SideState:
             counts = SideCounts(**side_counts(backend, dataset, (LABELS, REMOVED)))
         self.labels = open_labels(backend, dataset, counts.labels)
         self.removals = open_removals(backend, dataset, counts.removed)
-        self._overlaid: tuple[Catalogue, pa.Table] | None = None
+        self._whole: tuple[Catalogue, pa.Table] | None = None
 
     @property
     def counts(self) -> SideCounts:
@@ -71,22 +76,62 @@ class SideState:
         CorruptDataError
             If a side file speaks of other videos than the catalogue has in these rows.
         """
-        if self._overlaid is not None and self._overlaid[0] is catalogue:
-            return self._overlaid[1]
-        videos = catalogue.videos
+        if self._whole is None or self._whole[0] is not catalogue:
+            self._whole = (catalogue, self.laid_over(catalogue.videos))
+        return self._whole[1]
+
+    def lines_of(self, catalogue: Catalogue, rows: np.ndarray, max_kept: int = MAX_KEPT_ROWS) -> pa.Table:
+        """Return the lines of some rows, in the order given; :meth:`by_row` without reading the others.
+
+        A catalogue of at most `max_kept` rows is read whole once and kept.
+        """
+        if catalogue.num_rows <= max_kept or (self._whole is not None and self._whole[0] is catalogue):
+            return self.by_row(catalogue).take(pa.array(rows))
+        wanted, places = np.unique(rows, return_inverse=True)
+        return self.laid_over(catalogue.commits.lines(wanted)).take(pa.array(places))
+
+    def parts(self, catalogue: Catalogue, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the lines that are in answers, by row, a commit at a time; nothing of them is kept.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Which are wanted; None: all of CATALOGUE_SCHEMA.
+        """
+        names = list(CATALOGUE_SCHEMA.names if columns is None else columns)
+        if self._whole is not None and self._whole[0] is catalogue:
+            whole = self._whole[1].select(names)
+            yield whole.take(pa.array(self.present(catalogue))) if len(self.removed_rows) else whole
+            return
+        read = None if columns is None else list(dict.fromkeys(["row", "video_id", *names]))
+        for table in catalogue.commits.each(read):
+            lines = self.laid_over(table)
+            if len(self.removed_rows):
+                removed = pc.is_in(lines["row"], value_set=pa.array(self.removed_rows))
+                lines = lines.filter(pc.invert(removed))
+            yield lines.select(names)
+
+    def laid_over(self, lines: pa.Table) -> pa.Table:
+        """Return lines of the catalogue, of whichever rows, as they count now.
+
+        Parameters
+        ----------
+        lines : pyarrow.Table
+            With at least `row` and `video_id`.
+        """
+        if not lines.num_rows:
+            return lines
+        among = pc.min_max(lines["row"])
         state = self.labels.state
         if state.num_rows:
-            named = state.filter(pc.invert(pc.is_in(state["row"], value_set=pa.array(self.removed_rows))))
-            inside = named.filter(pc.less(named["row"], videos.num_rows))  # others: of an append this handle lacks
-            rows = inside["row"].to_numpy()
-            keys = np.zeros(videos.num_rows, np.uint64)
-            keys[rows] = video_keys(videos["video_id"].take(pa.array(rows)).to_pylist())
-            check_keys(inside, keys, what=f"{LABELS} of dataset {self._dataset}")
-            videos = overlaid(videos, inside, LABEL_COLUMNS)
-        if len(self.removed_rows):
-            videos = with_tombstones(videos, self.removed_rows)
-        self._overlaid = (catalogue, videos)
-        return videos
+            rows = state["row"].to_numpy()
+            first = np.searchsorted(rows, among["min"].as_py())
+            near = state.slice(first, np.searchsorted(rows, among["max"].as_py(), "right") - first)
+            named = near.filter(pc.is_in(near["row"], value_set=lines["row"].combine_chunks()))
+            named = named.filter(pc.invert(pc.is_in(named["row"], value_set=pa.array(self.removed_rows))))
+            check_keys(named, lines, what=f"{LABELS} of dataset {self._dataset}")
+            lines = overlaid(lines, named, LABEL_COLUMNS)
+        return with_tombstones(lines, self.removed_rows)
 
     def present(self, catalogue: Catalogue) -> np.ndarray:
         """Return the rows that are in answers, ascending."""

@@ -48,7 +48,7 @@ class Selection:
     @cached_property
     def videos(self) -> pa.Table:
         """The catalogue of the selected rows, in their order."""
-        return self.dataset.by_row.take(pa.array(self.rows))
+        return self.dataset.lines_of(self.rows)
 
     def with_status(self, crops: str, feature_set: str) -> pa.Table:
         """Return :attr:`videos` with the columns `status` and `error` of a feature set."""

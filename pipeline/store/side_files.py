@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import AlreadyExistsError, ConflictError, CorruptDataError, NotFoundError, SchemaVersionError
+from pipeline.sets.binding import video_keys
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.schema import NUMBER, SCHEMA_VERSION, catalogue_prefix
 from pipeline.storage.sealed import seal, unseal
@@ -170,25 +171,28 @@ class SideFiles:
             return SideFiles(self._backend, self._dataset, self.kind, self._schema)
 
 
-def check_keys(state: pa.Table, keys: np.ndarray, *, what: str) -> None:
-    """Hold every line to the video that the catalogue has in its row.
+def check_keys(state: pa.Table, lines: pa.Table, *, what: str) -> None:
+    """Hold every line of a state to the video that the catalogue has in its row.
 
     Parameters
     ----------
     state : pyarrow.Table
         Lines with `row` and `video_key`.
-    keys : ndarray of uint64
-        Keys of the catalogue's videos, by row.
+    lines : pyarrow.Table
+        Lines of the catalogue with `row` and `video_id`.
 
     Raises
     ------
     CorruptDataError
-        If a line is another video's, or beyond the catalogue.
+        If a line of the state is another video's, or in a row that these lines lack.
     """
     rows = state["row"].to_numpy()
-    if len(rows) and (rows.min() < 0 or rows.max() >= len(keys)):
-        raise CorruptDataError(f"{what}: expected rows of the catalogue (0..{len(keys) - 1}), found {int(rows.max())}")
-    other = rows[state["video_key"].to_numpy() != keys[rows]]
+    places = pc.index_in(state["row"], value_set=lines["row"].combine_chunks())
+    if places.null_count:
+        beyond = int(rows[places.is_null().to_numpy()][0])
+        raise CorruptDataError(f"{what}: expected rows of the catalogue, found {beyond}")
+    keys = video_keys(lines["video_id"].take(places).to_pylist())
+    other = rows[state["video_key"].to_numpy() != keys]
     if len(other):
         raise CorruptDataError(
             f"{what}: expected lines about the videos that the catalogue has in their rows, found another video's in "
@@ -196,16 +200,25 @@ def check_keys(state: pa.Table, keys: np.ndarray, *, what: str) -> None:
         )
 
 
-def overlaid(videos: pa.Table, state: pa.Table, columns: Sequence[str], key: str = "row") -> pa.Table:
-    """Return lines of the catalogue with these columns as the state has them, in the places that its `key` names."""
-    if not state.num_rows:
-        return videos
-    place = pc.index_in(pa.array(np.arange(videos.num_rows)), value_set=state[key].combine_chunks())
-    both = np.where(place.is_valid().to_numpy(zero_copy_only=False),
-                    videos.num_rows + place.fill_null(0).to_numpy(), np.arange(videos.num_rows))  # fmt: skip
+def overlaid(lines: pa.Table, state: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Return lines of the catalogue, of whichever rows, with those of these columns that they have as the state says.
+
+    Parameters
+    ----------
+    lines, state : pyarrow.Table
+        Both name their rows in `row`; of the state each counts once.
+    """
+    n = lines.num_rows
+    place = pc.index_in(lines["row"].combine_chunks(), value_set=state["row"].combine_chunks())
+    if place.null_count == n:
+        return lines
+    both = pa.array(np.where(place.is_valid().to_numpy(zero_copy_only=False),
+                             n + place.fill_null(0).to_numpy(), np.arange(n)))  # fmt: skip
     for name in columns:
-        at = videos.schema.get_field_index(name)
-        field = videos.schema.field(name)
-        pooled = pa.chunked_array([*videos[name].chunks, *state[name].cast(field.type).chunks], field.type)
-        videos = videos.set_column(at, field, pooled.take(pa.array(both)))
-    return videos
+        at = lines.schema.get_field_index(name)
+        if at < 0:
+            continue
+        field = lines.schema.field(name)
+        pooled = pa.chunked_array([*lines[name].chunks, *state[name].cast(field.type).chunks], field.type)
+        lines = lines.set_column(at, field, pooled.take(both))
+    return lines
