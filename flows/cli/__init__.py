@@ -28,6 +28,7 @@ from flows.cli import (
     serve,
     stages,
     store,
+    sweep,
     weights,
 )
 from pipeline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, PipelineError, exit_code
@@ -78,6 +79,7 @@ weights.register(app)
 care.register(app)
 history.register(app)
 search.register(app)
+sweep.register(app)
 ops.register(app)
 serve.register(app)
 

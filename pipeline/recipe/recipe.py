@@ -193,6 +193,17 @@ def load_recipe(path: str | Path) -> Recipe:
     RecipeError
         If the file is absent, not YAML, or does not validate.
     """
+    return _validate(read_recipe(path), str(path))
+
+
+def read_recipe(path: str | Path) -> RecipeText:
+    """Read a recipe file as its YAML says it, before it is validated.
+
+    Raises
+    ------
+    RecipeError
+        If the file is absent, or not YAML.
+    """
     path = Path(path)
     try:
         if not path.is_file():
@@ -206,7 +217,7 @@ def load_recipe(path: str | Path) -> Recipe:
         raise RecipeError(f"{path}: expected YAML in UTF-8, found other bytes: {err}") from err
     except OSError as err:
         raise RecipeError(f"{str(path)[:200]}: expected a readable recipe file, found: {err.strerror}") from err
-    return _validate(read_text(text, source=str(path)), str(path))
+    return read_text(text, source=str(path))
 
 
 def _validate(text: RecipeText, source: str) -> Recipe:

@@ -288,7 +288,7 @@ def _common_rows(
     if a.predictions is None or b.predictions is None:
         missing = " and ".join(n for n, run in (("A", a), ("B", b)) if run.predictions is None)
         return None, f"not paired: {missing} stored no predictions"
-    of_a, of_b = _outcomes(a.predictions, left.id), _outcomes(b.predictions, right.id)
+    of_a, of_b = outcomes(a.predictions, left.id), outcomes(b.predictions, right.id)
     common = sorted(of_a.keys() & of_b.keys())
     if not common:
         return None, "not paired: no test video in common"
@@ -299,7 +299,7 @@ def _common_rows(
     return (sides[0], sides[1], [of_a[v][1][1] for v in common]), ""
 
 
-def _outcomes(predictions: pa.Table, result_id: str) -> dict[str, tuple[bool, tuple[str, str]]]:
+def outcomes(predictions: pa.Table, result_id: str) -> dict[str, tuple[bool, tuple[str, str]]]:
     """Return video id -> (correct, (label, group)) of one result."""
     chosen = predictions.filter(pa.compute.equal(predictions["result"].cast(pa.string()), result_id))
     columns = [chosen[name].to_pylist() for name in ("video_id", "correct", "labels", "group")]
