@@ -219,16 +219,32 @@ class ScaleModel(nn.Module):
             If the arrays do not fit each other or the model.
         """
         self._check(features, geometry, valid, masked)
-        num_sets, num_crops, _ = features.shape
-        attendable = None
-        geometry = geometry * self.visible_columns
         if valid is not None:
             # Stored garbage under an invalid crop (NaN included) must not reach a valid one through 0 * NaN.
             features = torch.where(valid[..., None], features, 0.0)
+        return self.contextualise(self.project(features), geometry, valid, masked, wanted)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return what of a crop enters its token, before anything is hidden: (..., D) -> (..., d)."""
+        projected: Tensor = self.input_projection(self.standardised(features).to(self.input_projection.weight.dtype))
+        return projected
+
+    def contextualise(
+        self,
+        projected: Tensor,
+        geometry: Tensor,
+        valid: Tensor | None = None,
+        masked: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the transformer over crops that :meth:`project` has read, (R, V, d); the rest as for :meth:`forward`."""
+        h = projected
+        num_sets, num_crops, _ = h.shape
+        attendable = None
+        geometry = geometry * self.visible_columns
+        if valid is not None:
             geometry = torch.where(valid[..., None], geometry, 0.0)
             attendable = functional.pad(valid, (1, 0), value=True)[:, None, None, :]
-        features = self.standardised(features)
-        h = self.input_projection(features.to(self.input_projection.weight.dtype))
         if masked is not None:
             h = torch.where(masked[..., None], self.msk_token.to(h.dtype), h)
         h = h + self.pos_encoding_mlp(geometry)

@@ -127,7 +127,7 @@ class TrainSpec(Spec):
 
     @model_validator(mode="after")
     def _streams_fit(self) -> TrainSpec:
-        most = self.objective.max_streams
+        most = self.objective.streams_at_most
         if len(self.inputs) > most:
             found = ", ".join("/".join(pair) for pair in self.inputs)
             raise ValueError(f"{self.objective.kind} takes {most} feature set(s), found {len(self.inputs)}: {found}")

@@ -27,6 +27,7 @@ from tests.support.slow_systems import (
     World,
     log_softmax,
     slow_sinkhorn,
+    slow_stc_mix,
     slow_vicc,
 )
 
@@ -47,6 +48,46 @@ def test_vicc_across_streams_in_turn():
         world.objective(world.inputs).loss.backward()
         learns = [any(p.grad is not None for p in m.parameters()) for m in world.models.values()]
         assert learns == [turn == 0, turn == 1]
+
+
+def test_stretches_are_pasted_from_the_other_stream():
+    world = World("stc_mix", across=True)
+    assert world.loss() == pytest.approx(slow_stc_mix(world), abs=1e-5)
+    assert world.loss() != pytest.approx(World("stc_mix").loss(), abs=1e-4)
+    world.objective(world.inputs).loss.backward()
+    assert world.models["stream1"].input_projection.weight.grad is not None
+
+
+def test_what_weighs_nothing_is_not_made():
+    plain = World("ntxent", temperature=0.1)
+    bare = World("const_cl", local_weight=0)
+    assert list(bare.objective.parameters()) == []
+    assert bare.objective.needs_tokens == "none"
+    assert bare.loss() == pytest.approx(plain.loss(), abs=1e-6)
+    assert World("stc_mix", mix_weight=0).loss() == pytest.approx(World("set", temperature=0.1).loss(), abs=1e-6)
+    summed = World("sum", parts=[{"kind": "ntxent", "temperature": 0.1}, {"kind": "svt"}], weights=[3, 0])
+    assert not summed.objective.needs_teacher
+    assert summed.loss() == pytest.approx(plain.loss(), abs=1e-6)
+
+
+def test_a_sum_is_the_mean_of_its_parts_by_weight():
+    parts = [{"kind": "vicreg"}, {"kind": "maclr"}, {"kind": "const_cl", **SPECS["const_cl"]}]
+    world = World("sum", parts=parts, weights=[1, 2, 1])
+    assert world.spec.streams_at_most == world.objective.num_streams == 2
+    by_hand = [float(part(world.inputs).loss) for part in world.objective.parts]
+    assert world.loss() == pytest.approx((by_hand[0] + 2 * by_hand[1] + by_hand[2]) / 4, rel=1e-6)
+    assert PARSE(world.spec.model_dump(mode="json")) == world.spec
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({"parts": [{"kind": "carl"}], "weights": [1, 2]}, "one weight a part"), ({"parts": [{"kind": "carl"}],
+      "weights": [0]}, "above 0"), ({"parts": [{"kind": "nobody"}]}, "nobody"), ({"parts": []}, "at least 1"),
+     ({"parts": [{"kind": "scale"}, {"kind": "mcm", "mask_ratio": 0.5}]}, "one mask_ratio")],
+)  # fmt: skip
+def test_sums_that_make_no_sense_are_refused(fields, words):
+    with pytest.raises(ValueError, match=words):
+        PARSE({"kind": "sum", **fields})
 
 
 def test_vicc_queue_is_used_once_full_and_balances_over_it():

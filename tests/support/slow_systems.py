@@ -22,7 +22,8 @@ from tests.support.set_batches import TINY, set_batch
 
 PARSE = TypeAdapter(ObjectiveSpec).validate_python
 BLIND = TINY.model_copy(update={"geometry": "none"})
-ONE = ("vicreg", "barlow_twins", "carl", "vicc", "concur", "cvrl", "stor", "speed", "teg", "svt")
+ONE = ("vicreg", "barlow_twins", "carl", "vicc", "concur", "cvrl", "stor", "speed", "teg", "svt", "const_cl",
+       "stc_mix")  # fmt: skip
 TWO = ("coclr", "maclr", "mscl", "iboot")
 SPECS: dict[str, dict[str, Any]] = {
     "vicc": {"prototypes": 7, "queue": 8, "queue_from": 0.5},
@@ -31,6 +32,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "svt": {"num_local": 2, "window": 0.6},
     "teg": {"window": 0.7},
     "coclr": {"top_k": 2},
+    "const_cl": {"local_weight": 0.5, "heads": 2},
 }
 
 
@@ -312,6 +314,67 @@ def slow_svt(w: World) -> float:
                     q = (out[b, u] / 0.04).softmax(-1)
                     losses.append(-float((q * (out[b, v] / 0.1).log_softmax(-1)).sum()))
     return float(np.mean(losses))
+
+
+def nt_xent(z, tau: float) -> float:
+    """Every set against all others, its own left out."""
+    n = len(z)
+    keys = [(j, t) for j in range(n) for t in (0, 1)]
+    losses = []
+    for i, s in keys:
+        others = [key for key in keys if key != (i, s)]
+        losses.append(-log_softmax([float(z[i, s] @ z[j, t]) / tau for j, t in others])[others.index((i, 1 - s))])
+    return float(np.mean(losses))
+
+
+def slow_const_cl(w: World) -> float:
+    videos, valid, encoded = w.usable(), w.batch.valid, w.online["main"]
+    model, x = encoded.model, w.batch.features
+    sides = []
+    for a, b in ((0, 1), (1, 0)):
+        targets = {
+            (v, j): functional.normalize(model.targets(x[v, b, j]), dim=-1).detach().double()
+            for v in videos for j in range(3) if valid[v, b, j]
+        }  # fmt: skip
+        losses = []
+        for v in videos:
+            ask, tell = encoded.tokens[v, a][valid[v, a]], encoded.tokens[v, b][valid[v, b]]
+            made = functional.normalize(model.dense_pred_head(w.objective.decoder(ask[None], tell[None])[0]), dim=-1)
+            mine = [j for j in range(3) if valid[v, b, j]]
+            for i, r in zip([i for i in range(3) if valid[v, a, i]], made.detach().double(), strict=True):
+                best = max(mine, key=lambda j: float(functional.cosine_similarity(x[v, a, i], x[v, b, j], dim=0)))
+                keys = [(v, best), *(key for key in targets if key[0] != v)]
+                losses.append(-log_softmax([float(r @ targets[key]) / 0.2 for key in keys])[0])
+        sides.append(np.mean(losses))
+    return nt_xent(w.z()[videos], 0.1) + 0.5 * float(np.mean(sides))
+
+
+def slow_stc_mix(w: World) -> float:
+    videos, valid, encoded = w.usable(), w.batch.valid, w.online["main"]
+    model, raw, n = encoded.model, w.batch.raw_geometry, len(w.usable())
+    source = w.online["stream1" if w.objective.num_streams == 2 else "main"]
+    g = torch.Generator().manual_seed(3)
+    shift = int(torch.randint(1, n, (1,), generator=g))
+    number = int(torch.randint(1, 2, (1,), generator=g))  # half of a set of three
+    first = int(torch.randint(0, 4 - number, (1,), generator=g))
+    z = w.z()[videos]
+    in_time = {v: sorted((j for j in range(3) if valid[v, 0, j]), key=lambda j: float(raw[v, 0, j, :2].sum()))
+               for v in videos}  # fmt: skip
+    losses = []
+    for at, v in enumerate(videos):
+        partner = (at - shift) % n
+        tokens = {j: model.project(w.batch.features[v, 0, j]) for j in in_time[v]}
+        pasted = [r for r in range(first, first + number) if r < min(len(in_time[v]), len(in_time[videos[partner]]))]
+        for r in pasted:
+            theirs = source.batch.features[videos[partner], 0, in_time[videos[partner]][r]]
+            tokens[in_time[v][r]] = source.model.project(theirs)
+        order = list(tokens)
+        cls, _ = model.contextualise(torch.stack([tokens[j] for j in order])[None], w.batch.geometry[v, 0][order][None])
+        mixed = functional.normalize(model.set_head(cls)[0], dim=-1).detach().double()
+        log_p = log_softmax([float(mixed @ z[k, 1]) / 0.1 for k in range(n)])
+        kept = 1 - len(pasted) / len(in_time[v])
+        losses.append(-kept * log_p[at] - (1 - kept) * log_p[partner])
+    return (both_ways(z[:, 0], z[:, 1], 0.1) + float(np.mean(losses))) / 2
 
 
 TWINS = {name.removeprefix("slow_"): twin for name, twin in list(globals().items()) if name.startswith("slow_")}

@@ -15,6 +15,11 @@ class ObjectiveBase(Spec):
     """How many feature sets it can be trained on at once."""
 
     @property
+    def streams_at_most(self) -> int:
+        """How many feature sets these fields let it be trained on."""
+        return self.max_streams
+
+    @property
     def hidden_share(self) -> float:
         """Share of the crops that are hidden from the network."""
         return float(getattr(self, "mask_ratio", 0.0))
