@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.reports import StageReport
+from pipeline.reports import StageReport, doubts_of
 from pipeline.stage import StagePlan
 
 MAX_ROWS = 50
@@ -35,6 +35,7 @@ def report_markdown(report: StageReport) -> str:
             {"part": p, "busy s": f"{busy[p]:.1f}", "a busy second": f"{v:.1f} {UNITS[p]}"} for p, v in speed.items()
         ]
         lines.append("### Throughput\n\n" + markdown_table(table))
+    lines.append(doubts_markdown([report]))
     if report.skipped:
         lines.append(f"\n### Videos with a status ({len(report.skipped)})\n")
         by_reason = Counter((video.status, video.error.split("\n")[0][:120]) for video in report.skipped)
@@ -57,6 +58,12 @@ def add_rates(parts: Sequence[StageReport]) -> dict[str, dict[str, float]]:
     return {"busy_seconds": {name: round(seconds, 3) for name, seconds in busy.items()}, "per_busy_second": speeds}
 
 
+def doubts_markdown(reports: Sequence[StageReport]) -> str:
+    """Return which results of a run should not be believed or used, as a list; empty where there is no doubt."""
+    lines = dict.fromkeys(f"- {escape(text)}" for report in reports for text in doubts_of(report))
+    return "\n".join(["### Doubts", "", *lines, ""]) if lines else ""
+
+
 def did_line(report: StageReport) -> str:
     """Return what a stage did in a few words: ``14 shards done, 12 videos ok``."""
     return ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in report.did.items() if n) or "nothing to do"
@@ -72,7 +79,7 @@ def run_markdown(reports: Sequence[StageReport]) -> str:
         }
         for report in reports
     ]
-    lines = [f"## Run of {escape(reports[0].recipe)}", "", markdown_table(rows)]
+    lines = [f"## Run of {escape(reports[0].recipe)}", "", markdown_table(rows), doubts_markdown(reports)]
     if probes := [row for report in reports for row in report.details.get("probes", [])]:
         lines += ["### Probes", "", markdown_table(probe_rows(probes))]
     return "\n".join(lines)

@@ -7,15 +7,15 @@ from typing import Any
 from prefect import flow
 
 from flows.parameters import RecipeName, Where, run_name
-from flows.stage_run import run_stage
+from flows.stage_run import run_stage_flow
 
 
 @flow(name="catalog", flow_run_name=run_name, validate_parameters=True)
-def catalog(recipe: RecipeName, where: Where = Where()) -> dict[str, Any]:
+def catalog(recipe: RecipeName, where: Where = Where()) -> Any:
     """Find the videos of a recipe and append what is new to the catalogue.
 
     Args:
         recipe: A path on the worker, or the name of a shipped recipe (demo, jhmdb12_mobilenet).
         where: Store, folders and device; what is left empty comes from the worker.
     """
-    return run_stage("catalog", recipe, where)
+    return run_stage_flow("catalog", recipe, where)

@@ -9,7 +9,7 @@ from prefect import flow
 from flows.artifacts import add_rates
 from flows.extract_tasks import Networks, extract_shards, load_networks, plan_shards
 from flows.parameters import ExtractOptions, RecipeName, Where, run_name
-from flows.stage_run import publish, summary_of
+from flows.stage_run import publish, recorded_alone, summary_of
 from pipeline.reports import StageReport, merge_reports
 
 
@@ -22,6 +22,14 @@ def extract(recipe: RecipeName, where: Where = Where(), options: ExtractOptions 
         where: Store, folders and device; what is left empty comes from the worker.
         options: Which shards, and on which engine.
     """
+    with recorded_alone(recipe, where) as reports:
+        report = _extract(recipe, where, options)
+        reports.append(report)
+    publish(report)
+    return summary_of(report)
+
+
+def _extract(recipe: str, where: Where, options: ExtractOptions) -> StageReport:
     shards = plan_shards(recipe, where, options)
     # A Dask cluster spreads the shards itself; elsewhere tasks of a few shards keep retries fine-grained.
     step = len(shards) or 1 if options.dask else options.shards_per_task
@@ -30,6 +38,4 @@ def extract(recipe: RecipeName, where: Where = Where(), options: ExtractOptions 
     networks = Networks() if options.dask or not shards else load_networks(recipe, where, options)
     reports = [StageReport.model_validate(extract_shards(recipe, where, options, g, networks)) for g in groups]
     report = merge_reports(reports)
-    report = report.model_copy(update={"details": report.details | {"rates": add_rates(reports)}})
-    publish(report)
-    return summary_of(report)
+    return report.model_copy(update={"details": report.details | {"rates": add_rates(reports)}})

@@ -19,7 +19,7 @@ from flows.parameters import ExtractOptions, RecipeName, Where, open_run, run_na
 from flows.probe_flow import probe
 from flows.recording import recorded
 from flows.runner import select_stages, unmet
-from flows.stage_run import publish_numbers
+from flows.stage_run import ended, log_note, publish_numbers
 from flows.train_flow import train
 from pipeline.reports import StageReport
 
@@ -35,7 +35,7 @@ SUBFLOWS = {"catalog": catalog, "train": train, "embed": embed, "probe": probe, 
 @flow(name="pipeline", flow_run_name=run_name)
 def pipeline(
     recipe: RecipeName, where: Where = Where(), options: ExtractOptions = ExtractOptions(), stages: Stages = ()
-) -> dict[str, Any]:
+) -> Any:
     """Catalog, extract, train, embed, probe and index: only what is missing.
 
     Args:
@@ -45,7 +45,7 @@ def pipeline(
         stages: Only these stages; empty: all that the recipe asks for.
     """
     loaded, store, _ = open_run(recipe, where)
-    with recorded(loaded, store) as reports:
+    with recorded(loaded, store, log_note) as reports:
         for name in [stage.name for stage in select_stages(loaded)]:
             if stages and name not in stages:
                 continue
@@ -57,7 +57,7 @@ def pipeline(
             reports.append(StageReport.model_validate(report))
             get_run_logger().info("%s: %s (%.1f s)", name, did_line(reports[-1]), reports[-1].seconds)
     publish_run(reports)
-    return {"recipe": recipe, "did": {report.stage: report.did for report in reports}}
+    return ended({"recipe": recipe, "did": {report.stage: report.did for report in reports}}, reports)
 
 
 def publish_run(reports: Sequence[StageReport]) -> None:

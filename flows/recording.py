@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import FeatureStore
+from pipeline.events import Note, OnEvent, ignore
+from pipeline.products.history import keep_versions
 from pipeline.recipe import Recipe
 from pipeline.reports import StageReport
 from pipeline.storage.schema import ARTIFACT_KINDS
@@ -20,10 +22,11 @@ NUMBER_FIELDS = ("probe", "feature_set", "readout", "embedding", "k", "temperatu
 
 
 @contextmanager
-def recorded(recipe: Recipe, store: FeatureStore) -> Iterator[list[StageReport]]:
+def recorded(recipe: Recipe, store: FeatureStore, on_event: OnEvent = ignore) -> Iterator[list[StageReport]]:
     """Collect the reports of a run's stages, and write the run down when it ends, also when it fails.
 
-    A run that ends before its dataset exists leaves no record.
+    A run that ends well also removes the versions that the recipe's `keep` lets go. One that ends before its dataset
+    exists leaves no record.
     """
     started, begun_at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     reports: list[StageReport] = []
@@ -32,6 +35,7 @@ def recorded(recipe: Recipe, store: FeatureStore) -> Iterator[list[StageReport]]
         yield reports
         if any(report.is_partial for report in reports):
             outcome = "done in part"
+        _let_go(recipe, store, on_event)
     except KeyboardInterrupt:
         outcome = "interrupted"
         raise
@@ -44,11 +48,22 @@ def recorded(recipe: Recipe, store: FeatureStore) -> Iterator[list[StageReport]]
             save_run(store.backend, recipe.dataset.name, _record(recipe, store, reports, begun_at, seconds, outcome))
 
 
+def _let_go(recipe: Recipe, store: FeatureStore, on_event: OnEvent) -> None:
+    if recipe.keep is None or recipe.dataset.name not in store.datasets():
+        return
+    if gone := keep_versions(recipe, store.dataset(recipe.dataset.name)):
+        freed = sum(one.num_bytes for one in gone) / 2**20
+        listed = ", ".join(one.label for one in gone)
+        on_event(Note("keep", f"removed {listed} ({freed:.2f} MiB): the recipe says keep: {recipe.keep}"))
+
+
 def _record(
     recipe: Recipe, store: FeatureStore, reports: Sequence[StageReport], started_at: str, seconds: float, outcome: str
 ) -> dict[str, Any]:
     ds = store.dataset(recipe.dataset.name)
     rows = [row for report in reports for row in report.details.get("probes", [])]
+    newest = [name for name in ds.embedding_sets() if "@" not in name]
+    embeddings = [f"embeddings/{name}@{ds.embedding_info(name).version}" for name in newest]
     return {
         "recipe": recipe.name,
         "content": recipe.model_dump(mode="json", by_alias=True),
@@ -57,7 +72,8 @@ def _record(
         "outcome": outcome,
         "did": {report.stage: dict(report.did) for report in reports},
         "snapshot": next((r.snapshot for r in reversed(reports) if r.snapshot), "") or ds.snapshot(),
-        "products": [ds.artifact(kind, name).label for kind in ARTIFACT_KINDS for name in ds.artifacts(kind)],
+        "products": embeddings
+        + [ds.artifact(kind, name).label for kind in ARTIFACT_KINDS for name in ds.artifacts(kind)],
         "numbers": [{key: row[key] for key in NUMBER_FIELDS if row.get(key) is not None} for row in rows],
         "who": _user(),
         "where": socket.gethostname(),

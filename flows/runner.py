@@ -161,7 +161,7 @@ def run_recipe(
     """
     started = time.perf_counter()
     wanted = select_stages(recipe, stages)
-    with recorded(recipe, store) as reports:
+    with recorded(recipe, store, on_event) as reports:
         for stage in wanted:
             plan = stage.plan(recipe, store, settings, **_options_for(stage, options))
             if on_plan is not None:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from prefect import runtime
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.logging import get_run_logger
+from prefect.states import Completed
 
 from flows.artifacts import artifact_key, page_address, plan_markdown, probe_rows, report_markdown
 from flows.listening import RunListener
 from flows.parameters import Where, open_run
+from flows.recording import recorded
 from flows.render import probe_options
 from flows.stages import STAGES
 from flows.tasks import task
-from pipeline.reports import StageReport
+from pipeline.events import Event, Note
+from pipeline.printable import printable
+from pipeline.reports import StageReport, doubts_of
 from pipeline.settings import Settings
 from pipeline.stage import StagePlan
+
+MAX_DOUBTS_SHOWN = 3
 
 
 @task(name="run-stage", task_run_name="{stage}")
@@ -40,6 +50,41 @@ def run_stage(stage: str, recipe: str, where: Where) -> dict[str, Any]:
         report = verbs.run(plan, store, settings, listener, **extra)
     publish(report)
     return summary_of(report)
+
+
+def run_stage_flow(stage: str, recipe: str, where: Where) -> Any:
+    """Run one stage as a flow of its own, or as part of a whole run; return its report as JSON, or as a state."""
+    with recorded_alone(recipe, where) as reports:
+        report: dict[str, Any] = run_stage(stage, recipe, where)
+        reports.append(StageReport.model_validate(report))
+    return ended(report, reports)
+
+
+def ended(value: dict[str, Any], reports: Sequence[StageReport]) -> Any:
+    """Return what a flow returns: the value, in a state that says what should not be believed, where there is such."""
+    doubts = list(dict.fromkeys(text for report in reports for text in doubts_of(report)))
+    if not doubts:
+        return value
+    more = f" (and {len(doubts) - MAX_DOUBTS_SHOWN} more, see the artifact)" if len(doubts) > MAX_DOUBTS_SHOWN else ""
+    said = "; ".join(map(printable, doubts[:MAX_DOUBTS_SHOWN]))
+    return Completed(message=f"Done, but in doubt: {said}{more}", data=value)
+
+
+@contextmanager
+def recorded_alone(recipe: str, where: Where) -> Iterator[list[StageReport]]:
+    """Write a flow down that somebody started by itself; a sub-flow stands in the record of the run it belongs to."""
+    if runtime.flow_run.get_parent_flow_run_id() is not None:
+        yield []
+        return
+    loaded, store, _ = open_run(recipe, where)
+    with recorded(loaded, store, log_note) as reports:
+        yield reports
+
+
+def log_note(event: Event) -> None:
+    """Write a note into the log of the flow run."""
+    if isinstance(event, Note):
+        get_run_logger().info("%s: %s", event.stage, printable(event.text))
 
 
 def publish_plan(plan: StagePlan, recipe: str) -> None:

@@ -61,6 +61,12 @@ class StageReport(BaseModel):
         return ""
 
 
+def doubts_of(report: StageReport) -> tuple[str, ...]:
+    """Return why results of a stage should not be believed or used: chance, collapse, less than without training."""
+    found = report.details.get("doubts", ())
+    return tuple(f"{name}: {text}" for name, text in found.items()) if isinstance(found, dict) else tuple(found)
+
+
 def merge_reports(reports: Sequence[StageReport]) -> StageReport:
     """Return one report for parts of the same stage: counts, seconds and bytes added, the rest from the last.
 

@@ -294,6 +294,20 @@ class EmbeddingMap(Frozen):
     """At most 2,000, drawn with the probe's seed."""
 
 
+class Training(Frozen):
+    """How the training of a model went whose embeddings were measured."""
+
+    model: str
+    objective: str
+    num_steps: int
+    steps: tuple[float, ...]
+    """Of a long training at most a few hundred, evenly apart."""
+    loss: tuple[float, ...]
+    chance: float | None = None
+    """The loss where nothing is told apart; None: the objective has no such level."""
+    doubts: tuple[str, ...] = ()
+
+
 class ProbeReport(StageReport):
     """Everything the probes of one recipe found."""
 
@@ -312,6 +326,9 @@ class ProbeReport(StageReport):
     """A line for anything that was chosen on test rows; nothing by default."""
     warnings: tuple[str, ...] = ()
     """An untrained backbone, a transductively trained model, leaks."""
+    doubts: tuple[str, ...] = ()
+    """Those of the warnings that say which results should not be believed or used."""
+    trainings: tuple[Training, ...] = ()
     inputs: str = ""
     """sha256 of everything the numbers depend on: probes section, fingerprints, snapshots, code version."""
     recipe_content: dict[str, Any] = Field(default_factory=dict)

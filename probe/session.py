@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,12 +21,13 @@ from pipeline.recipe.probes import ProbeSpec
 from probe.data.features import SplitTable
 from probe.data.leaks import check_leaks
 from probe.data.readouts import Reader, ReadoutData
+from probe.data.trainings import read_trainings
 from probe.methods.comparisons import compare_results
 from probe.methods.doubts import doubts
 from probe.methods.measure import Findings, Setting, Vocabulary
 from probe.methods.overview import embedding_map
 from probe.methods.registry import Probing, measure_probe
-from probe.results import Coverage, EmbeddingMap, LeakCheck, PairedComparison
+from probe.results import Coverage, EmbeddingMap, LeakCheck, PairedComparison, Training
 
 if TYPE_CHECKING:
     from pipeline import Dataset
@@ -57,6 +59,7 @@ class Session:
         self.leaks: dict[tuple[Any, ...], tuple[LeakCheck, dict[int, str]]] = {}
         self.maps: dict[tuple[str, str, str, str], EmbeddingMap] = {}
         self.snapshots: dict[tuple[str, str | None], str] = {}
+        self.collapsed: dict[str, tuple[str, ...]] = {}
 
     def measure(self, measured: Measurement) -> None:
         """Measure one probe on one feature set."""
@@ -69,6 +72,8 @@ class Session:
             self.coverage.setdefault(key, data.used.coverage)
             setting = Setting(split, vocabulary, data.used, self._common(spec, data))
             measure_probe(spec, Probing(data, setting, self.findings, self.device, key))
+            if data.embedding is not None and data.readout not in ("joined", "crops") and len(data.parts) == 1:
+                self.collapsed[data.embedding] = data.doubts()
             if key not in self.maps and data.readout not in ("crops", "attention"):
                 self.maps[key] = embedding_map(data, split, seed=spec.seed)
 
@@ -141,21 +146,19 @@ class Session:
                     f"(cosine of {check.threshold:g} or more), {check.num_same_file} the same file; "
                     f"{check.num_shared_groups} groups stand on both sides ({check.action})"
                 )
-        lines += self._doubts_of_models()
-        lines += doubts(self.findings.results, self.comparisons())
-        return tuple(dict.fromkeys(lines + self.reader.missing))
+        return tuple(dict.fromkeys([*lines, *self.doubts, *self.reader.missing]))
 
-    def _doubts_of_models(self) -> list[str]:
-        """Return what was said when the models behind the results were trained."""
-        known = set(self.ds.artifacts("models"))
-        names = [name for name in self.recipe.trainings if name in known]
-        if not any(result.embedding for result in self.findings.results):
-            return []
-        return [
-            f"model {name}: {text}"
-            for name in names
-            for text in self.ds.artifact("models", name).meta.get("doubts", ())
-        ]
+    @cached_property
+    def trainings(self) -> tuple[Training, ...]:
+        """How the models behind the results were trained."""
+        return read_trainings(self.ds, dict.fromkeys(r.embedding for r in self.findings.results if r.embedding))
+
+    @cached_property
+    def doubts(self) -> tuple[str, ...]:
+        """Which results should not be believed or used: nothing learned, collapsed, below chance or base."""
+        lines = [f"model {one.model}: {text}" for one in self.trainings for text in one.doubts]
+        lines += [f"{name}: {text}" for name, found in self.collapsed.items() for text in found]
+        return tuple(dict.fromkeys([*lines, *doubts(self.findings.results, self.comparisons())]))
 
 
 def _name(data: ReadoutData) -> str:
@@ -186,6 +189,8 @@ def measure_all(report: Report, ds: Dataset, settings: Settings, on_event: OnEve
         "maps": tuple(session.maps.values()),
         "strips": tuple(strip for strips in session.findings.strips.values() for strip in strips),
         "warnings": warnings,
+        "doubts": session.doubts,
+        "trainings": session.trainings,
     }
     return Measured(fields, session.findings, session.splits)
 

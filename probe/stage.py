@@ -189,6 +189,8 @@ def _html(report: ProbeReport, frames: Frames | None, render: Render | None, on_
 def _with_details(report: ProbeReport, ds: Dataset, name: str) -> ProbeReport:
     """Add what the command line prints: the lines, and where the page lies."""
     details: dict[str, Any] = {"probes": report.lines(), "artifact": f"{ds.name}/reports/{name}"}
+    if report.doubts:
+        details["doubts"] = list(report.doubts)
     artifact = ds.artifact("reports", name)
     if HTML_FILE in artifact.files:
         details["report"] = str(artifact.local_path(HTML_FILE))

@@ -16,19 +16,21 @@ from aggregate.embeddings.embed import Readout, embed, embedding_dim
 from aggregate.embeddings.untrained import embed_rows, fitted_readout
 from aggregate.embeddings.whitening import Whitening, fit_whitening
 from aggregate.network.saving import load_model
-from aggregate.training.verdict import doubts_about_vectors
 from pipeline.compute.devices import pick_device
 from pipeline.errors import AlreadyExistsError, CorruptDataError, NotFoundError
 from pipeline.events import Note, OnEvent, Progress, ShardFinished, StageFinished, StageStarted, ignore
 from pipeline.products import Embeddings, ProductPlan, Standing, follow, model_products, standing, standings
 from pipeline.products.embeddings import SOURCE, made_from
+from pipeline.readouts.collapse import doubts_about_vectors
 from pipeline.readouts.fitting import FittedReadout
 from pipeline.reports import SkippedVideo, StageReport
 from pipeline.sets.ledger import RowStatus
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import PENDING
+from pipeline.store.artifacts import split_version
 from pipeline.store.kept_embeddings import keep_embeddings
+from pipeline.store.pinned_sets import VERSION
 
 if TYPE_CHECKING:
     from pipeline import Dataset, EmbeddingWriter, FeatureStore, ShardTask
@@ -215,18 +217,19 @@ class _Worker:
     def _open_writer(self) -> EmbeddingWriter:
         target, content = self.target, self.planned.content
         assert content is not None
+        number: dict[str, object] = {}
         if self.planned.replaces and self._stands_otherwise():
-            self._keep_older()
+            number = {VERSION: self._keep_older() + 1}
             self.dataset.drop_embeddings(target.name)
         if self.untrained is not None:
-            attrs: dict[str, object] = {"readout": target.readout, "rows": "train", "model": None}
+            attrs: dict[str, object] = {"readout": target.readout, "rows": "train", "model": None, **number}
             return self.dataset.embedding_writer(target.name, fingerprint=content, dim=self.untrained.dim, attrs=attrs)
         dim = (
             self.whitening.output_dim
             if self.whitening is not None
             else embedding_dim(self.model, self.model.input_dim, cast(Readout, target.spec.readout))
         )
-        attrs = {"readout": target.readout, "rows": self.spec.rows, "model": self.spec.name}
+        attrs = {"readout": target.readout, "rows": self.spec.rows, "model": self.spec.name, **number}
         return self.dataset.embedding_writer(target.name, fingerprint=content, dim=dim, attrs=attrs)
 
     def _stands_otherwise(self) -> bool:
@@ -236,15 +239,19 @@ class _Worker:
         except NotFoundError:
             return False
 
-    def _keep_older(self) -> None:
+    def _keep_older(self) -> int:
+        """Keep what stands under the name, if it can be read; return its number."""
+        number = self.dataset.refresh().embedding_info(self.target.name).version
         try:
             kept = keep_embeddings(self.dataset, self.target.name)
         except CorruptDataError as err:
             text = f"the older embeddings {self.target.name} are not kept, they are damaged: {err}"
             self.on_event(Note("embed", text, "warning"))
-            return
+            return number
         if kept is not None:
             self.on_event(Note("embed", f"the older embeddings {self.target.name} stay as {kept}"))
+            return int(split_version(kept)[1])
+        return number
 
     def _whitening(self) -> Whitening:
         """Fit on the rows the model was trained on, once; kept beside the model, so that later shards get the same."""

@@ -11,8 +11,6 @@ from aggregate.training.metrics import Record
 SHARE_OF_CHANCE = 0.98
 """A mean loss above this share of what guessing gives is chance."""
 LAST_SHARE = 0.1
-MIN_SPREAD = 1e-3
-"""Vectors whose deviation from their mean is less than this share of their length are all the same."""
 
 
 def doubts_about_training(history: Sequence[Record], chance: float | None) -> tuple[str, ...]:
@@ -31,26 +29,4 @@ def doubts_about_training(history: Sequence[Record], chance: float | None) -> tu
     return (
         f"training ended at chance: its loss is {np.mean(last):.4g}, guessing gives {chance:.4g}; the model has "
         "learned nothing. Train longer or with a higher learning_rate, and leave normalise at train",
-    )
-
-
-def doubts_about_vectors(count: int, total: np.ndarray, squares: np.ndarray) -> tuple[str, ...]:
-    """Say where embeddings have collapsed to one point.
-
-    Parameters
-    ----------
-    count : int
-    total, squares : ndarray
-        (E,) sums over videos of the vectors and of their squares.
-    """
-    if count < 2:
-        return ()
-    mean_square = float(squares.sum()) / count
-    spread = max(mean_square - float(np.square(total / count).sum()), 0.0)
-    if mean_square > 0 and spread >= MIN_SPREAD**2 * mean_square:
-        return ()
-    share = (spread / mean_square) ** 0.5 if mean_square else 0.0
-    return (
-        f"the embeddings of {count} videos have collapsed: they differ by {share:.1e} of their length; "
-        "nothing can be read from them but noise",
     )

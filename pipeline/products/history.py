@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InvalidInputError
 from pipeline.products.differences import Change, differences
+from pipeline.products.graph import products_of
+from pipeline.products.product import Kind
+from pipeline.recipe import Recipe
 from pipeline.storage.schema import ARTIFACT_KINDS, embedding_set_key
 from pipeline.store.artifacts import Artifact, artifact_versions, drop_version
 from pipeline.store.kept_embeddings import older_embeddings
@@ -16,6 +19,10 @@ from pipeline.store.runs import RunRecord, list_runs
 
 if TYPE_CHECKING:
     from pipeline.store.dataset import Dataset
+
+
+FOLDERS: Mapping[Kind, str] = {"model": "models", "embeddings": "embeddings", "report": "reports", "index": "indexes"}
+"""Where the products that have versions lie."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,15 @@ class Prunable:
     remove: Callable[[], object]
 
 
-def older_versions(ds: Dataset, *, keep: int = 1) -> tuple[Prunable, ...]:
+def older_versions(ds: Dataset, *, keep: int = 1, of: Collection[str] | None = None) -> tuple[Prunable, ...]:
     """Return the versions beyond the newest `keep` of every name, with what is made of each.
+
+    Parameters
+    ----------
+    ds : Dataset
+    keep : int, default 1
+    of : collection of str, optional
+        Only of these, as ``reports/demo``; None: of all.
 
     Raises
     ------
@@ -74,7 +88,7 @@ def older_versions(ds: Dataset, *, keep: int = 1) -> tuple[Prunable, ...]:
     """
     if keep < 1:
         raise InvalidInputError(f"expected to keep at least the newest version, found {keep}")
-    names = [name for name in ds.embedding_sets() if "@" not in name]
+    names = [name for name in ds.embedding_sets() if "@" not in name and (of is None or f"embeddings/{name}" in of)]
     kept = {name: older_embeddings(ds, name) for name in names}
     old_sets = [one for found in kept.values() for one in found[: max(0, len(found) + 1 - keep)]]
     found = [
@@ -83,12 +97,26 @@ def older_versions(ds: Dataset, *, keep: int = 1) -> tuple[Prunable, ...]:
     staying = [name for name in ds.embedding_sets() if name not in old_sets]
     for kind in ARTIFACT_KINDS:
         for name in ds.artifacts(kind):
+            if of is not None and f"{kind}/{name}" not in of:
+                continue
             versions = artifact_versions(ds.backend, ds.name, kind, name)
             for one in versions[:-keep]:
                 needed = tuple(_made_from(ds, one, staying))
                 remove = partial(drop_version, ds.backend, one)
                 found.append(Prunable(one.label, one.saved_at, _own_bytes(one, versions), needed, remove))
     return tuple(found)
+
+
+def keep_versions(recipe: Recipe, ds: Dataset) -> tuple[Prunable, ...]:
+    """Remove what a recipe's `keep` lets go of the versions of its own products; return what went."""
+    if recipe.keep is None:
+        return ()
+    own = {f"{FOLDERS[one.kind]}/{one.name}" for one in products_of(recipe) if one.kind in FOLDERS}
+    own |= {f"models/{one.name}.whitening" for one in products_of(recipe) if one.kind == "embeddings"}
+    going = tuple(one for one in older_versions(ds, keep=recipe.keep, of=own) if not one.needed_by)
+    for one in going:
+        one.remove()
+    return going
 
 
 def _set_bytes(ds: Dataset, name: str) -> int:

@@ -51,6 +51,9 @@ class Recipe(Spec):
     backbones: dict[Name, BackboneSpec] = Field(min_length=1)
     accept: tuple[str, ...] = ()
     """Fingerprint fields that may differ from what the store holds, e.g. `decoder.version`."""
+    keep: Annotated[int | None, LATER] = Field(None, ge=1)
+    """How many versions of each model, embedding set, report and index of this recipe stay when a run ends well, the
+    newest included; what a staying version is made of stays, too. None: all (`scale prune` removes them by hand)."""
     readouts: Annotated[dict[Name, ReadoutSpec], LATER] = Field(default_factory=dict)
     """Vectors that need no training, by name; probes, embeddings and indexes read them."""
     train: TrainSpec | None = None

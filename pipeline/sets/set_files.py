@@ -43,6 +43,8 @@ class EmbeddingSetInfo:
     num_shards: int
     num_shards_done: int
     attrs: dict[str, Any]
+    version: int
+    """Counted from 1; the highest is what the name alone stands for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -292,7 +292,8 @@ class Dataset(Pinned):
 
     def embedding_status(self, name: str) -> pa.Table:
         """Return :meth:`status` of an embedding set."""
-        return status_table(self.by_row, self._ledger(None, name), self.shard_rows, self._side.removed_rows)
+        ledger = self._ledger(None, self._sets.embedding_set(name))
+        return status_table(self.by_row, ledger, self.shard_rows, self._side.removed_rows)
 
     def feature_info(self, crops: str, feature_set: str) -> FeatureSetInfo:
         """Return sizes, fingerprint and progress of a feature set."""
@@ -302,9 +303,11 @@ class Dataset(Pinned):
 
     def embedding_info(self, name: str) -> EmbeddingSetInfo:
         """Return sizes, fingerprint and progress of an embedding set."""
-        ledger = self._ledger(None, name)
-        spec, attributes = open_embedding_set(self._backend, self.name, name)
-        return embedding_set_info(spec, attributes, self._catalogue, ledger)
+        stored = self._sets.embedding_set(name)
+        ledger = self._ledger(None, stored)
+        spec, attributes = open_embedding_set(self._backend, self.name, stored)
+        version = self._sets.embedding_version(stored)
+        return embedding_set_info(spec, attributes, self._catalogue, ledger, version)
 
     def snapshot(self, crops: str | None = None, feature_set: str | None = None, embedding: str | None = None) -> str:
         """Return one id for the state that this handle sees.
@@ -336,7 +339,7 @@ class Dataset(Pinned):
 
     def _embedding_reader(self, name: str) -> SetReader:
         self._guard.check()
-        return self._sets.reader(None, name)
+        return self._sets.reader(None, self._sets.embedding_set(name))
 
     def _ledger(self, crops: str | None, name: str) -> Ledger:
         self._guard.check()

@@ -41,7 +41,7 @@ def keep_embeddings(ds: Dataset, name: str) -> str | None:
         return None
     older = older_embeddings(ds, name)
     begun = [one for one in older if ds.embedding_info(one).fingerprint_id == info.fingerprint_id]
-    kept = begun[-1] if begun else f"{name}@{int(split_version(older[-1])[1]) + 1 if older else 1}"
+    kept = begun[-1] if begun else f"{name}@{info.version}"
     writer = ds.embedding_writer(kept, info.fingerprint, info.dim, str(info.dtype), attrs=info.attrs)
     statuses = ds.embedding_status(name)
     ledger = ds.ledger(None, name)

@@ -16,6 +16,9 @@ from pipeline.storage import schema
 from pipeline.storage.backend import StorageBackend
 from pipeline.store.progress import SetKey
 
+VERSION = "version"
+"""Attribute of an embedding set that is not the first of its name: its number."""
+
 PinnedNames: TypeAlias = tuple[dict[str, list[str]], dict[SetKey, dict[int, int]]]
 """Feature sets of every crop set, and of every set the generation of each shard: all that a handle has pinned."""
 
@@ -113,6 +116,23 @@ class PinnedSets:
     def embedding_sets(self) -> list[str]:
         """Return the names of the embedding sets."""
         return sorted(name for crops, name in {**self._ledgers, **self._broken} if crops is None)
+
+    def embedding_version(self, name: str) -> int:
+        """Return the number of an embedding set: of an older version its own, of a name alone one that no older had."""
+        base, at, number = name.partition("@")
+        if at:
+            return int(number)
+        _, attributes = open_embedding_set(self._backend, self._dataset, name)
+        numbers = [one.removeprefix(f"{base}@") for one in self.embedding_sets() if one.startswith(f"{base}@")]
+        said = (attributes.get("attrs") or {}).get(VERSION)  # where older ones were pruned, nothing else tells
+        return max([said if isinstance(said, int) else 1, *(int(one) + 1 for one in numbers if one.isdecimal())])
+
+    def embedding_set(self, name: str) -> str:
+        """Return the name under which an embedding set lies: ``NAME@<newest>`` is NAME."""
+        base, at, number = name.partition("@")
+        there = self.embedding_sets() if at else ()
+        is_newest = base in there and name not in there and number == str(self.embedding_version(base))
+        return base if is_newest else name
 
     def ledger(self, crops: str | None, name: str) -> Ledger:
         """Return the ledger of a feature set, or of an embedding set (`crops` None); NotFoundError names the others."""

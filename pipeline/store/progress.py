@@ -76,7 +76,7 @@ def feature_set_info(
 
 
 def embedding_set_info(
-    spec: SetSpec, attributes: Mapping[str, Any], catalogue: Catalogue, ledger: Ledger
+    spec: SetSpec, attributes: Mapping[str, Any], catalogue: Catalogue, ledger: Ledger, version: int
 ) -> EmbeddingSetInfo:
     """Return an embedding set at a glance."""
     return EmbeddingSetInfo(
@@ -88,6 +88,7 @@ def embedding_set_info(
         num_shards=num_shards(catalogue.num_rows, spec.shard_rows),
         num_shards_done=num_shards_done(catalogue, ledger, spec.shard_rows),
         attrs=dict(attributes.get("attrs") or {}),
+        version=version,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.products import Measurement
+from pipeline.readouts.collapse import doubts_about_vectors
 from pipeline.readouts.fitting import fit_readout, part_weights, read_parts
 from pipeline.recipe import ReadoutSpec
 from probe.data.features import FeatureTable, SplitTable, UsedRows, read_embeddings, read_features, used_rows
@@ -48,6 +49,11 @@ class ReadoutData:
     def num_channels(self) -> int:
         """Channels of the whole vector."""
         return sum(part.shape[1] for part in self.parts)
+
+    def doubts(self) -> tuple[str, ...]:
+        """Say where the vectors of the used videos have collapsed to one point."""
+        whole = np.concatenate(self.joined()).astype(np.float64)
+        return doubts_about_vectors(len(whole), whole.sum(axis=0), np.square(whole).sum(axis=0))
 
     def joined(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the raw train and test vectors (N, D) and (Q, D), parts side by side."""

@@ -18,6 +18,7 @@ import yaml
 from probe.pages import report_view as view
 from probe.pages.page import Frames, p_text, points, render_page
 from probe.pages.strips import strip_groups
+from probe.pages.training_view import training_cards
 from probe.results import PairedComparison, ProbeReport, ProbeResult
 
 HTML_FILE = "report.html"
@@ -61,13 +62,14 @@ def render_report(report: ProbeReport, frames: Frames | None = None) -> str:
     headlines = [_row(r, report) for r in view.headlines(report)]
     retrieval = [_row(r, report) for r in report.results if r.recall]
     curves, confusions, maps = view.curve_cards(report), view.confusions(report), view.map_cards(report)
-    strips = strip_groups(report, frames)
+    trainings, strips = training_cards(report), strip_groups(report, frames)
     sections = [
         ("summary", "At a glance", True),
         ("honesty", "Caveats", True),
         ("results", "Results", bool(headlines)),
         ("paired", "Comparisons", bool(report.comparisons)),
         ("curves", "Curves", bool(curves)),
+        ("training", "Training", bool(trainings)),
         ("confusion", "Confusion", bool(confusions)),
         ("map", "Map", bool(maps)),
         ("neighbours", "Neighbours", bool(strips)),
@@ -92,6 +94,7 @@ def render_report(report: ProbeReport, frames: Frames | None = None) -> str:
         comparisons=comparison_rows(report),
         made=view.date_text(report.created),
         curves=curves,
+        trainings=trainings,
         confusions=confusions,
         maps=maps,
         strips=strips,

@@ -173,7 +173,9 @@ def remarks(report: ProbeReport) -> list[Remark]:
     """Return everything that a reader has to know before believing a number, worst first."""
     # The leak check has a line of its own below, whatever it found.
     leaks = tuple(f"{leak.crops}/{leak.feature_set}, split {leak.split}:" for leak in report.leaks)
-    found = [Remark("warn", "Caution", text) for text in report.warnings if not text.startswith(leaks or "\0")]
+    said = [text for text in report.warnings if not text.startswith(leaks or "\0")]
+    found = [Remark("bad", "Doubt", text) for text in said if text in report.doubts]
+    found += [Remark("warn", "Caution", text) for text in said if text not in report.doubts]
     found += [Remark("bad", "Chosen on test", text) for text in report.chosen_on_test]
     seen = set(report.warnings)
     for result in report.results:

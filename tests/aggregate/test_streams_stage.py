@@ -15,10 +15,11 @@ from aggregate.data import rows
 from aggregate.data.rows import geometry_digest
 from aggregate.network.saving import load_model
 from aggregate.stage import plan_embed, run_embed
-from aggregate.training.verdict import doubts_about_training, doubts_about_vectors
+from aggregate.training.verdict import doubts_about_training
 from pipeline import FeatureStore
 from pipeline.errors import RecipeError
 from pipeline.events import Event, Note
+from pipeline.readouts.collapse import doubts_about_vectors
 from pipeline.readouts.fitting import fit_readout, read_parts
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings

@@ -6,6 +6,7 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
+from flows.catalog_flow import catalog
 from flows.extract_flow import extract
 from flows.parameters import ExtractOptions, Where, find_recipe, open_run
 from flows.pipeline_flow import pipeline
@@ -13,6 +14,7 @@ from flows.tasks import is_transient
 from flows.verify_flow import verify
 from pipeline import FeatureStore
 from pipeline.errors import CorruptDataError, RecipeError, StorageError
+from pipeline.store.runs import list_runs
 from tests.flows.conftest import Job
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
@@ -29,7 +31,11 @@ def artifacts(key: str) -> list[str]:
 
 
 def test_the_whole_pipeline_then_nothing_then_only_what_is_new(job: Job) -> None:
-    first = pipeline(str(job.recipe), where(job))["did"]
+    state = pipeline(str(job.recipe), where(job), return_state=True)
+    first = state.result()["did"]
+    assert state.name == "Completed"
+    assert "in doubt: model scale: training ended at chance" in state.message  # two epochs teach nothing
+    assert "### Doubts" in artifacts("run-tiny")[0]
     assert first["catalog"]["videos_new"] == 12
     assert first["extract"]["shards_done"] == 12  # six shards of two feature sets
     assert first["train"]["models_trained"] == 1
@@ -62,6 +68,15 @@ def test_single_shards_and_a_deleted_ledger_entry(job: Job) -> None:
     entry.unlink()
     redone = extract(str(job.recipe), where(job))
     assert redone["did"]["shards_done"] == 1
+    catalog(str(job.recipe), where(job))
+    store = FeatureStore.open(str(job.store))
+    runs = [{stage: dict(did) for stage, did in one.did.items()} for one in list_runs(store.backend, "set")]
+    assert sorted(next(iter(did)) for did in runs) == ["catalog"] * 2 + ["extract"] * 3
+    assert sorted(did["extract"]["shards_done"] for did in runs if "extract" in did) == [
+        1,
+        4,
+        8,
+    ]  # a stage alone is a run, too
 
 
 def test_verify_fails_when_a_byte_flipped_and_repairs_when_told(job: Job) -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from flows.cli import run
 from pipeline import FeatureStore
+from pipeline.errors import NotFoundError
 from pipeline.products.history import older_versions
 from tests.flows.conftest import Job, make_job
 
@@ -40,6 +41,10 @@ def test_before_and_after_are_both_there(capsys, twice: Job) -> None:
     old, new = (ds.select().embeddings(name) for name in ("scale@1", "scale"))
     assert old.valid.all()
     assert (old.values != new.values).any()
+    assert (ds.select().embeddings("scale@2").values == new.values).all()  # a number of its own, as models have
+    assert [ds.embedding_info(name).version for name in ("scale@1", "scale@2", "scale")] == [1, 2, 2]
+    with pytest.raises(NotFoundError, match="scale@3"):
+        ds.select().embeddings("scale@3")
     capsys.readouterr()
     assert run(["compare", "tiny@1", "tiny@2", "--store", str(twice.store), "--json"]) == 0
     differences = {what: (a, b) for what, a, b in last_json(capsys)["differences"]}
@@ -114,6 +119,8 @@ def test_lineage_walks_from_a_number_to_the_videos(capsys, twice: Job) -> None:
     out = capsys.readouterr().out
     assert "embeddings scale@1" in out
     assert "model scale@1" in out
+    assert run(["lineage", str(twice.store), "embeddings/scale@2"]) == 0
+    assert "model scale@2" in capsys.readouterr().out
     assert run(["lineage", str(twice.store), "indexes/default"]) == 0
     assert "\n  features grid/tiny: fingerprint " in capsys.readouterr().out
     for wrong, said in (("tiny", "reports/NAME"), ("reports/none", "found: tiny"), ("reports/tiny#99", "1..")):
@@ -136,5 +143,28 @@ def test_pruning_shows_asks_and_spares(capsys, twice: Job, tmp_path: Path) -> No
     assert done["bytes"] > 0
     ds = FeatureStore.open(copy).dataset("set")
     assert ds.artifact("reports", "tiny").version == 2
+    assert ds.embedding_info("scale@2").version == 2  # also when the one before is gone
     assert run(["prune", str(copy), "--yes", "--json"]) == 0
     assert last_json(capsys)["removed"] == []
+
+
+def test_a_recipe_says_how_many_versions_stay(capsys, twice: Job, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(twice.store, tmp_path / "copy"))
+    other = FeatureStore.open(copy, mode="a").dataset("set")
+    for n in range(3):
+        other.save_artifact("reports", "of-somebody-else", {"report.json": b"%d" % n}, {})
+    recipe = yaml.safe_load(twice.recipe.read_text()) | {"keep": 1}
+    kept = tmp_path / "kept.yaml"
+    kept.write_text(yaml.safe_dump(recipe))
+    capsys.readouterr()
+    assert run(["run", str(kept), "--data", str(twice.data), "--store", str(copy)]) == 0
+    said = capsys.readouterr()
+    assert "nothing to do" in said.out
+    assert "removed embeddings/scale@1, models/scale@1, reports/tiny@1" in said.err
+    ds = FeatureStore.open(copy).dataset("set")
+    assert ds.embedding_sets() == ["scale"]
+    assert ds.artifact("reports", "of-somebody-else@1").version == 1
+    with pytest.raises(NotFoundError):
+        ds.artifact("reports", "tiny@1")

@@ -339,3 +339,14 @@ def test_what_was_chosen_in_words() -> None:
     result = result.model_copy(update={"selected": chosen, "chosen_on": "5 folds"})
     assert report_view.chosen_text(result) == "learning rate 0.003, weight decay 1, epoch 12 of 60; 5 folds"
     assert report_view.chosen_text(result.model_copy(update={"selected": {}})) == "5 folds"
+
+
+def test_the_loss_curve_stands_beside_the_level_of_guessing() -> None:
+    page = render_report(make_report())
+    section = page[page.index('id="training"') : page.index('id="confusion"')]
+    assert section.count('<svg class="chart"') == 1  # of the model whose figures are gone there is none
+    assert 'class="reference"' in section
+    assert "Training loss of model scale: from 6.5 to 4.505; guessing gives 4.51." in section
+    assert section.count("<tr>") <= 14
+    assert '<span class="badge bad">Doubt</span><span>model scale: training ended at chance</span>' in page
+    assert 'id="training"' not in render_report(make_report().model_copy(update={"trainings": ()}))

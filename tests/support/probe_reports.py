@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -20,6 +21,7 @@ from probe.results import (
     PairedComparison,
     ProbeReport,
     ProbeResult,
+    Training,
     Video,
 )
 
@@ -171,6 +173,19 @@ def make_report(
         strips=tuple(_strip(i, classes, rng, bad) for i in range(6)),
         warnings=(
             "The backbone is untrained: weights drawn with seed 0. These numbers say nothing about the method." + bad,
+            "model scale: training ended at chance" + bad,
+        ),
+        doubts=("model scale: training ended at chance" + bad,),
+        trainings=(
+            Training(
+                model="scale" + bad,
+                objective="scale",
+                num_steps=240,
+                steps=tuple(range(1, 241)),
+                loss=tuple(4.5 + 2 * math.exp(-i / 40) for i in range(240)),
+                chance=4.51,
+            ),
+            Training(model="gone", objective="vicc", num_steps=9, steps=(), loss=()),
         ),
         recipe_content={"name": "jhmdb12-mobilenet" + bad, "probes": [{"kind": "knn", "k": [1, 5, 10, 20]}]},
         versions={"machine": "Linux x86_64, 2 threads", "python": "3.11.2", "torch": "2.13.0", "faiss": "1.15.1" + bad},
