@@ -8,7 +8,7 @@ WORKERS ?= 2
 SYSTEM_PACKAGES := postgresql redis-server chromium chromium-driver ffmpeg
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-slow soak lint bench system up down clean
+.PHONY: help install install-dev demo test test-slow soak lint bench docs system up down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet -c constraints.txt -e '.[dev,flow,tensorboard]'
+	$(PIP) install --quiet -c constraints.txt -e '.[dev,docs,flow,tensorboard]'
 	@touch $@ $(VENV)/.installed
 
 install: $(VENV)/.installed  ## create .venv and install the command `scale`
@@ -52,6 +52,9 @@ SHORT_store := --short
 SHORT_probe := --short
 bench: $(VENV)/.installed-dev  ## the short benchmarks; tables go to benchmarks/results/
 	@for name in store probe train object_store; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(SHORT_$$name) || exit 1; done
+
+docs: $(VENV)/.installed-dev  ## the docs as a site in build/site; refuses links that lead nowhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 system:  ## Debian packages that some tests start as real services (needs root)
 	apt-get update -qq

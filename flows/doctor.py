@@ -14,10 +14,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import PipelineError
+from flows.before_work import MIN_FREE_BYTES, local_folder
+from pipeline.errors import InvalidInputError, PipelineError, StoreNotFoundError
 from pipeline.settings import Settings
+from pipeline.storage.opening import open_backend
 
-MIN_FREE_BYTES = 5 << 30
+ROOMY_BYTES = 5 << 30
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ def _check_versions(settings: Settings) -> Iterator[Finding]:
 def _check_device(settings: Settings) -> Iterator[Finding]:
     import torch
 
+    from pipeline.compute.devices import pick_device
+
+    try:
+        yield Finding("device", "ok", f"{settings.device}: runs compute on {pick_device(settings.device)}")
+    except InvalidInputError as error:
+        yield Finding("device", "fail", str(error), "give another one with --device, or unset SCALE_DEVICE")
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         yield Finding("gpu", "ok", f"{names}; torch {torch.__version__}")
@@ -69,11 +77,7 @@ def _check_device(settings: Settings) -> Iterator[Finding]:
             "gpu", "fail", f"a driver, but torch {torch.__version__} has no CUDA", "install torch's CUDA build"
         )
     else:
-        wanted = settings.device.startswith("cuda")
-        fix = (
-            "unset SCALE_DEVICE, or run where a GPU is" if wanted else "extraction runs on the CPU; a GPU is far faster"
-        )
-        yield Finding("gpu", "fail" if wanted else "warn", "none", fix)
+        yield Finding("gpu", "warn", "none", "extraction runs on the CPU; a GPU is far faster")
     has_compiler = shutil.which(os.environ.get("CC", "gcc")) is not None
     yield Finding(
         "compiler",
@@ -97,30 +101,61 @@ def _check_faiss(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_store(settings: Settings) -> Iterator[Finding]:
-    from pipeline.storage.opening import open_backend
+    from pipeline import FeatureStore
 
     url = settings.store
     try:
-        backend = open_backend(url, writable=True)
+        datasets = FeatureStore.open(url).datasets()
+        held = f"{url} is a store with {len(datasets)} dataset(s){': ' if datasets else ''}{', '.join(datasets)}"
+    except StoreNotFoundError:
+        held = f"no store at {url} yet; a run makes it"
+    except PipelineError as error:
+        yield Finding("store", "fail", str(error), "give another store with --store or SCALE_STORE, or mend this one")
+        return
+    try:
+        open_backend(url, writable=True)
+        folder = local_folder(url)
     except PipelineError as error:
         yield Finding("store", "fail", str(error), "give a store that can be written with --store or SCALE_STORE")
         return
-    if not backend.is_local:
-        yield Finding("store", "ok", f"{url} answers, and honours conditional puts")
+    if folder is None:
+        yield Finding("store", "ok", f"{held}; the server honours conditional puts")
         return
-    folder = Path(url.removeprefix("file://")).expanduser().resolve()
-    while not folder.exists():
-        folder = folder.parent
+    above = Path(url.removeprefix("file://"))
+    if above.exists() and not above.is_dir():
+        yield Finding(
+            "store", "fail", f"{url} is a file, not a folder", "give another store with --store or SCALE_STORE"
+        )
+        return
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".scale-doctor-"):
             pass
     except OSError as error:
-        yield Finding("store", "fail", f"{folder}: {error}", "give a folder that can be written, or mend its rights")
+        yield Finding(
+            "store", "fail", f"{held}; {folder}: {error}", "give a folder that can be written, or mend its rights"
+        )
         return
-    yield Finding("store", "ok", f"{folder} can be written")
-    free = shutil.disk_usage(folder).free
-    result: Literal["ok", "warn"] = "ok" if free > MIN_FREE_BYTES else "warn"
-    yield Finding("disk", result, f"{free / 2**30:.1f} GiB free", "K400 with 16 crops x 768 in float16 takes 5.9 GB")
+    yield Finding("store", "ok", f"{held}; {folder} can be written")
+    yield describe_room(folder, shutil.disk_usage(folder).free)
+
+
+def describe_room(folder: Path, free_bytes: int) -> Finding:
+    """Say whether a disk has room: for a run at all, and for a large one."""
+    if free_bytes < MIN_FREE_BYTES:
+        found = f"{free_bytes / 2**20:.0f} MiB free in {folder}: no run would begin"
+        return Finding("disk", "fail", found, "free space, or give a store elsewhere")
+    result: Literal["ok", "warn"] = "ok" if free_bytes > ROOMY_BYTES else "warn"
+    return Finding(
+        "disk", result, f"{free_bytes / 2**30:.1f} GiB free", "K400 with 16 crops x 768 in float16 takes 5.9 GB"
+    )
+
+
+def _check_folders(settings: Settings) -> Iterator[Finding]:
+    for name, folder, flag in (("videos", settings.data, "data"), ("weights", settings.weights, "weights")):
+        if folder is not None:
+            fix = f"correct --{flag} or SCALE_{flag.upper()}"
+            is_there = folder.is_dir()
+            yield Finding(name, "ok" if is_there else "fail", f"{folder}{'' if is_there else ': no such folder'}", fix)
 
 
 def _check_prefect(settings: Settings) -> Iterator[Finding]:
@@ -159,5 +194,6 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_decoders,
     _check_faiss,
     _check_store,
+    _check_folders,
     _check_prefect,
 )

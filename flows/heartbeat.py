@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
 from pipeline.events import Progress, StageStarted
 
 EVERY_S = 60.0
+WATCHED_A_BEAT = 4
+"""How often a beat looks whether it is due: it comes at most a quarter late."""
 
 
 class Heartbeat:
@@ -26,22 +29,82 @@ class Heartbeat:
         self._clock = clock
         self._started_s = self._last_s = clock()
         self._unit = ""
+        self._latest: Progress | None = None
 
     def start(self, event: StageStarted) -> None:
         """Begin a stage."""
         self._started_s = self._last_s = self._clock()
         self._unit = event.unit
+        self._latest = None
 
-    def line(self, event: Progress) -> str | None:
-        """Return the line that is due, or None."""
+    def line(self, event: Progress | None = None) -> str | None:
+        """Return the line that is due, or None; without an event from the latest one, or that there was none yet."""
         now = self._clock()
+        event = self._latest = event or self._latest
         if now - self._last_s < self._every_s:
             return None
         self._last_s = now
+        if event is None:
+            return f"at work for {duration(now - self._started_s)}"
         rate = event.done / max(now - self._started_s, 1e-9)
         left = f", {duration((event.total - event.done) / rate)} left" if rate > 0 and event.total else ""
         values = "".join(f", {name} {value:.4g}" for name, value in shown_values(event).items())
         return f"{event.done} of {event.total} {self._unit}, {speed(rate)}{left}{values}"
+
+
+class Pulse:
+    """Says a line every so often while a stage is at work, also where the stage itself says nothing for minutes.
+
+    Use as a context manager: a thread watches the clock while it is open.
+
+    Parameters
+    ----------
+    say : callable
+        Takes the stage's name and the line; is called from the thread as well.
+    every_s : float
+    """
+
+    def __init__(self, say: Callable[[str, str], None], every_s: float = EVERY_S) -> None:
+        self._say, self._every_s = say, every_s
+        self._heartbeat = Heartbeat(every_s)
+        self._stage = ""
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Pulse:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def start(self, event: StageStarted) -> None:
+        """Begin a stage."""
+        with self._lock:
+            self._stage = event.stage
+            self._heartbeat.start(event)
+
+    def progress(self, event: Progress) -> None:
+        """Take what is done."""
+        self._beat(event)
+
+    def finish(self) -> None:
+        """End a stage: nothing is said until the next one begins."""
+        with self._lock:
+            self._stage = ""
+
+    def _beat(self, event: Progress | None = None) -> None:
+        with self._lock:
+            line = self._heartbeat.line(event) if self._stage else None
+            stage = self._stage
+        if line:
+            self._say(stage, line)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._every_s / WATCHED_A_BEAT):
+            self._beat()
 
 
 def shown_values(event: Progress) -> dict[str, float]:

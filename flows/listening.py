@@ -10,7 +10,7 @@ from typing import Any
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
-from flows.heartbeat import Heartbeat, without_stage
+from flows.heartbeat import Pulse, without_stage
 from pipeline import events
 from pipeline.printable import on_one_line, printable
 
@@ -30,22 +30,24 @@ class RunListener:
         self._log: Logger | LoggerAdapter[Any] = get_run_logger()
         self._artifact_id: Any = None
         self._last_update = 0.0
-        self._heartbeat = Heartbeat()
+        self._pulse = Pulse(lambda stage, line: self._log.info("%s: %s", stage, line))
         self._num_failures = 0
 
     def __enter__(self) -> RunListener:
+        self._pulse.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._pulse.__exit__()
         if self._num_failures > MAX_FAILURES_LOGGED:
             self._log.warning("%d more videos with a status", self._num_failures - MAX_FAILURES_LOGGED)
 
     def __call__(self, event: events.Event) -> None:
         """Take one event."""
         if isinstance(event, events.StageStarted):
-            self._heartbeat.start(event)
+            self._pulse.start(event)
             detail = without_stage(event.stage, event.detail) or f"{event.total} {event.unit}"
             self._log.info("%s: %s", event.stage, detail)
             if event.total > 0:
@@ -67,13 +69,13 @@ class RunListener:
         elif isinstance(event, events.Note):
             self._log.log(30 if event.level == "warning" else 20, "%s", printable(event.text))
         elif isinstance(event, events.StageFinished):
+            self._pulse.finish()
             self._log.info("%s: %s (%.1f s)", event.stage, without_stage(event.stage, event.summary), event.seconds)
             self._set_progress(100.0)
 
     def _progress(self, event: events.Progress) -> None:
         now = time.monotonic()
-        if line := self._heartbeat.line(event):
-            self._log.info("%s: %s", event.stage, line)
+        self._pulse.progress(event)
         if now - self._last_update >= UPDATE_EVERY_S and event.total:
             self._last_update = now
             self._set_progress(100.0 * event.done / event.total)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -17,7 +18,7 @@ import numpy as np
 
 from pipeline import Dataset, FeatureStore
 from pipeline.errors import NoDataError, NotFoundError
-from pipeline.events import OnEvent, ignore
+from pipeline.events import Event, Note, OnEvent, StageStarted, ignore
 from pipeline.products import Vectors, embedding_products
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings
@@ -71,8 +72,11 @@ def _through_the_stages(
 ) -> np.ndarray:
     from extract import plan_catalog, plan_extract, run_catalog, run_extract
 
-    run_catalog(plan_catalog(recipe, store, settings), store, settings, on_event)
-    run_extract(plan_extract(recipe, store, settings), store, settings, on_event)
+    # Stages of a store that is thrown away: that they catalogue and extract there is nobody's business.
+    warn = _warnings_of(on_event)
+    on_event(StageStarted("search", 0, "videos", "looking at the video as the index saw the stored ones"))
+    run_catalog(plan_catalog(recipe, store, settings), store, settings, warn)
+    run_extract(plan_extract(recipe, store, settings), store, settings, warn)
     if recipe.embed:
         from aggregate.stage import plan_embed, run_embed
 
@@ -80,7 +84,7 @@ def _through_the_stages(
         for name in recipe.trainings:
             model = ds.artifact("models", name)
             own.save_artifact("models", model.name, {file: model.read(file) for file in model.files}, model.meta)
-        run_embed(plan_embed(recipe, store, settings), store, settings, on_event)
+        run_embed(plan_embed(recipe, store, settings), store, settings, warn)
     own = store.dataset(ds.name)
     vectors, valid = index.source.read(own, np.arange(1))
     if not valid[0]:
@@ -88,6 +92,16 @@ def _through_the_stages(
         line = own.status(target.crops, target.feature_set).to_pylist()[0]
         raise NoDataError(f"expected a video that can be decoded, found one that is {line['status']}: {line['error']}")
     return vectors
+
+
+def _warnings_of(on_event: OnEvent) -> OnEvent:
+    """Let warnings through, in the name of the search; not the progress of stages."""
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Note) and event.level == "warning":
+            on_event(replace(event, stage="search"))
+
+    return listen
 
 
 def recipe_for(ds: Dataset, index: SearchIndex) -> Recipe:

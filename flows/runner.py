@@ -13,7 +13,8 @@ from flows.render import probe_options
 from flows.stages import STAGES, Stage
 from pipeline import FeatureStore
 from pipeline.errors import InvalidInputError
-from pipeline.events import OnEvent, ignore
+from pipeline.events import Note, OnEvent, ignore
+from pipeline.names import did_you_mean
 from pipeline.products import Standing, follow
 from pipeline.recipe import Recipe
 from pipeline.reports import StageReport
@@ -59,7 +60,7 @@ class RunReport:
             "recipe": self.recipe,
             "did": {report.stage: dict(report.did) for report in self.stages},
             "probes": self.probes,
-            "snapshot": self.snapshot,
+            "snapshot": self.report_snapshot or self.snapshot,
             "report": self.report_path,
             "seconds": round(self.seconds, 3),
         }
@@ -85,7 +86,9 @@ def select_stages(recipe: Recipe, names: Iterable[str] | None = None) -> list[St
     wanted = list(names)
     for name in wanted:
         if name not in STAGES:
-            raise InvalidInputError(f"expected a stage out of {', '.join(STAGES)}, found {name!r}")
+            raise InvalidInputError(
+                f"expected a stage out of {', '.join(STAGES)}, found {name!r}{did_you_mean(name, STAGES)}"
+            )
         if not STAGES[name].is_wanted(recipe):
             section = STAGES[name].section
             raise InvalidInputError(
@@ -161,6 +164,7 @@ def run_recipe(
     """
     started = time.perf_counter()
     wanted = select_stages(recipe, stages)
+    _say_uncatalogued(wanted, recipe, store, settings, on_event)
     with recorded(recipe, store, on_event) as reports:
         for stage in wanted:
             plan = stage.plan(recipe, store, settings, **_options_for(stage, options))
@@ -172,6 +176,20 @@ def run_recipe(
     if not snapshot and recipe.dataset.name in store.datasets():
         snapshot = store.dataset(recipe.dataset.name).snapshot()
     return RunReport(recipe.name, tuple(reports), snapshot, time.perf_counter() - started)
+
+
+def _say_uncatalogued(
+    wanted: list[Stage], recipe: Recipe, store: FeatureStore, settings: Settings, on_event: OnEvent
+) -> None:
+    """Warn where extraction runs without the catalogue before it, and videos are waiting for that."""
+    names = [stage.name for stage in wanted]
+    if "extract" not in names or "catalog" in names or recipe.dataset.name not in store.datasets():
+        return
+    from extract.catalog.stage import num_uncatalogued
+
+    if left := num_uncatalogued(recipe, store, settings):
+        text = f"{left} videos of the recipe are not in the catalogue and are left out; run `scale catalog` first"
+        on_event(Note("extract", text, "warning"))
 
 
 def _options_for(stage: Stage, options: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -60,3 +62,9 @@ def check_set_name(name: str) -> str:
 
 Name = Annotated[str, AfterValidator(check_name)]
 """A pydantic string type that :func:`check_name` accepts."""
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean x?`` where one of the known words is close, else nothing."""
+    close = difflib.get_close_matches(found[:100], list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.cache import cache_folder
 from pipeline.errors import CorruptDataError, NotFoundError
-from pipeline.names import check_name
+from pipeline.names import check_name, did_you_mean
 from pipeline.storage.whole_file import whole_file
 
 
@@ -82,7 +82,7 @@ def locked(name: str) -> Locked:
     if name not in entries:
         raise NotFoundError(
             f"expected weights by the name {name} in {lock_path()} ({', '.join(sorted(entries)) or 'it holds none'}), "
-            f"found none; `scale weights fetch {name}`, or `scale run --fetch`"
+            f"found none; `scale weights fetch {name}`, or `scale run --fetch`{did_you_mean(name, entries)}"
         )
     if not entries[name].path.is_file():
         raise NotFoundError(

@@ -26,7 +26,7 @@ from extract.catalog.inspect_videos import hash_videos, probe_videos
 from extract.catalog.matching import how_many
 from extract.catalog.parts import facts_of_part
 from extract.decoding.inspect import VideoInfo
-from pipeline.errors import VideoChangedError
+from pipeline.errors import PipelineError, VideoChangedError
 from pipeline.events import Note, OnEvent, Progress, StageFinished, StageStarted, VideoFailed, ignore
 from pipeline.products import Standing, Videos
 from pipeline.products.standing import State
@@ -191,6 +191,14 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings) -> Cat
         num_kept_by_hand=num_kept,
         notes=tuple(notes),
     )
+
+
+def num_uncatalogued(recipe: Recipe, store: FeatureStore, settings: Settings) -> int:
+    """Return how many videos of a recipe the catalogue lacks; 0 where the list cannot be read from here."""
+    try:
+        return len(plan_catalog(recipe, store, settings).new)
+    except PipelineError:
+        return 0
 
 
 def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_event: OnEvent = ignore) -> StageReport:

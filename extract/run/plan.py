@@ -185,6 +185,17 @@ def plan_extract(
     return ExtractPlan(recipe, resolved, plans, num_done, again, standings=found)
 
 
+def check_targets(recipe: Recipe, settings: Settings) -> None:
+    """Look whether everything is there that extraction will need but the videos: weights, sizes that fit.
+
+    Raises
+    ------
+    ShapeMismatchError, NotFoundError, WeightsError
+        As :func:`extract.targets.resolve_targets`.
+    """
+    resolve_targets(recipe, settings, decoder=decoder_identity(settings))
+
+
 def products_to_extract(recipe: Recipe, targets: Iterable[ResolvedTarget]) -> tuple[Features, ...]:
     """Return the feature sets as products, with the fingerprints that only extraction knows."""
     products = {product.name: product for product in feature_products(recipe)}

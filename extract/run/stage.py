@@ -64,6 +64,11 @@ def run_extract(
             raise NoDataError(
                 f"expected the dataset {plan.recipe.dataset.name} in {store.url}, found none; run catalog first"
             )
+    if not store.dataset(plan.recipe.dataset.name).num_rows:
+        raise NoDataError(
+            f"expected videos in the catalogue of {plan.recipe.dataset.name}, found none (was it interrupted?); run "
+            "catalog first"
+        )
     on_event(StageStarted("extract", plan.num_videos, "videos", plan.summary()))
     rates, tally = Rates(), Tally()
     if plan.shards and settings.dask:

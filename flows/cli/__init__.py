@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -31,9 +32,12 @@ from flows.cli import (
     sweep,
     weights,
 )
+from flows.cli.examples import add_examples
 from pipeline.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, PipelineError, exit_code
 from pipeline.outside import from_outside
 
+MIN_BOX_COLUMNS = 64
+"""A narrower terminal shows help as plain text: boxes would cut words off there."""
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 HELP = """Video representations from crop features of a frozen backbone.
@@ -82,6 +86,7 @@ search.register(app)
 sweep.register(app)
 ops.register(app)
 serve.register(app)
+add_examples(app)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -105,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command with these arguments and return its exit code."""
+    app.rich_markup_mode = "rich" if shutil.get_terminal_size().columns >= MIN_BOX_COLUMNS else None
     try:
         result = app(args=list(arguments), standalone_mode=False)
         code = result if isinstance(result, int) else 0  # typer returns the code of an Exit; 130 stands for Ctrl-C
@@ -139,7 +145,10 @@ def _wrong_usage(error: TyperException) -> int:
     if context is not None:
         console.err.print(context.get_usage(), markup=False)
         console.err.print(f"`{context.command_path} --help` lists what there is.", markup=False)
-    console.fail(error.format_message() if hasattr(error, "format_message") else str(error))
+    said = error.format_message() if hasattr(error, "format_message") else str(error)
+    variable = getattr(getattr(error, "param", None), "envvar", None)
+    is_absent = said.startswith("Missing ") and isinstance(variable, str)
+    console.fail(f"{said.removesuffix('.')}; give it, or set {variable}" if is_absent else said)
     return EXIT_USAGE
 
 

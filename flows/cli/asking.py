@@ -10,13 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import console
-from flows.cli.options import JsonOption, StoreArgument
+from flows.cli.options import JsonOption, StoreArgument, StoreOrOnly, check_output, with_store
 from flows.cli.picking import DatasetOption, FeaturesOption, WhereOption, pick_dataset, pick_features
 from pipeline import FeatureStore
 from pipeline.errors import InvalidInputError
 
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Write here instead: .parquet .csv .jsonl, with features .parquet .npz .h5")
+    Path | None,
+    typer.Option(
+        "--out",
+        show_default="the terminal",
+        help="Write here instead: .parquet .csv .jsonl, with features .parquet .npz .h5",
+    ),
 ]
 SpreadsheetOption = Annotated[
     bool,
@@ -29,6 +34,7 @@ ParamOption = Annotated[
     typer.Option(
         "--param",
         metavar="NAME=VALUE",
+        show_default="none",
         help="Value for $NAME in the condition or query. Numbers, true, false and null are that; the rest is text, "
         "and so is what stands in double quotes.",
     ),
@@ -98,6 +104,7 @@ def query(
     from pipeline.exchange.export import write_features, write_table
     from pipeline.exchange.formats import suffixes
 
+    check_output(out)
     held = pick_dataset(FeatureStore.open(store), dataset)
     holds_arrays = out is not None and out.suffix.lower() in suffixes()
     chosen = pick_features(held, features) if features or holds_arrays else None
@@ -125,17 +132,24 @@ def describe_written(selection: Any, crops: str, feature_set: str) -> str:
 
 
 def sql(
-    store: StoreArgument,
+    store: StoreOrOnly,
     statement: Annotated[
-        str, typer.Argument(metavar="QUERY", help="SELECT ... FROM <dataset>.videos | ledger | sets | ...; SHOW TABLES")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="QUERY",
+            show_default=False,
+            help="SELECT ... FROM <dataset>.videos | ledger | sets | ...; SHOW TABLES",
+        ),
+    ] = None,
     params: ParamOption = None,
     out: OutOption = None,
     spreadsheet: SpreadsheetOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a read-only SQL query."""
-    table = FeatureStore.open(store).sql(statement, params=parse_params(params))
+    place, text = with_store(store, statement, "QUERY")
+    check_output(out)
+    table = FeatureStore.open(place).sql(text, params=parse_params(params))
     if out is not None:
         from pipeline.exchange.export import write_table
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli import console
-from flows.cli.options import JsonOption, QuietOption, StoreArgument
+from flows.cli.options import JsonOption, QuietOption, StoreArgument, StoreOrOnly, with_store
 from pipeline.errors import EXIT_FAILURE
 
 
@@ -22,16 +22,20 @@ def register(app: typer.Typer) -> None:
 
 
 def backup(
-    store: StoreArgument,
-    dest: Annotated[str, typer.Argument(metavar="DEST", help="An empty folder or address, or an earlier backup.")],
+    store: StoreOrOnly,
+    dest: Annotated[
+        str | None,
+        typer.Argument(metavar="DEST", show_default=False, help="An empty folder or address, or an earlier backup."),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Copy a store as it stands now, also beside a run; the copy is a store."""
     from pipeline.verify.backup import backup_store
 
+    place, target = with_store(store, dest, "DEST")
     with console.EventPrinter(quiet=quiet or as_json) as printer:
-        report = backup_store(store, dest, on_event=printer)
+        report = backup_store(place, target, on_event=printer)
     if as_json:
         console.print_json({**asdict(report), "check": report.check.model_dump(mode="json")})
     else:

@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.artifacts import probe_readout, probe_setting
-from flows.heartbeat import Heartbeat, shown_values, speed, without_stage
+from flows.heartbeat import Pulse, shown_values, speed, without_stage
 from pipeline import events
 from pipeline.printable import json_printable, on_one_line, printable
 
@@ -81,14 +81,22 @@ class EventPrinter:
         )
         self._tasks: dict[str, TaskID] = {}
         self._failures: Counter[str] = Counter()
-        self._heartbeat = Heartbeat()
+        self._pulse = Pulse(lambda stage, line: err.print(f"{stage:8} {line}", markup=False))
 
     def __enter__(self) -> EventPrinter:
         self._progress.start()
+        if self._says_lines:
+            self._pulse.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._progress.stop()
+        if self._says_lines:
+            self._pulse.__exit__()
+
+    @property
+    def _says_lines(self) -> bool:
+        return not self._quiet and not self._is_terminal
 
     def __call__(self, event: events.Event) -> None:
         """Show one event."""
@@ -113,15 +121,15 @@ class EventPrinter:
                 event.detail, total=event.total, stage=event.stage, unit=event.unit, values="", rate=""
             )
         else:
-            self._heartbeat.start(event)
+            self._pulse.start(event)
             if event.detail:
                 err.print(f"{event.stage:8} {without_stage(event.stage, event.detail)}", markup=False)
 
     def _advance(self, event: events.Progress) -> None:
         task_id = self._tasks.get(event.stage)
         if task_id is None:
-            if not self._is_terminal and (line := self._heartbeat.line(event)):
-                err.print(f"{event.stage:8} {line}", markup=False)
+            if self._says_lines:
+                self._pulse.progress(event)
             return
         values = "  ".join(f"{name} {value:.4g}" for name, value in shown_values(event).items())
         found = self._progress.tasks[self._progress.task_ids.index(task_id)].speed
@@ -136,6 +144,7 @@ class EventPrinter:
             err.print(f"{event.stage:8} ... more videos with a status; `scale status STORE` lists them", style="yellow")
 
     def _finish(self, event: events.StageFinished) -> None:
+        self._pulse.finish()
         task_id = self._tasks.pop(event.stage, None)
         if task_id is not None:
             self._progress.remove_task(task_id)

@@ -10,7 +10,7 @@ import typer
 
 from flows.artifacts import probe_setting
 from flows.cli import console
-from flows.cli.options import JsonOption, StoreArgument
+from flows.cli.options import JsonOption, StoreArgument, StoreOrOnly, with_store
 from flows.cli.picking import DatasetOption, pick_dataset
 from flows.cli.stages import WORK_COUNTS
 from pipeline import FeatureStore
@@ -70,18 +70,23 @@ def _number(row: Any) -> str:
 
 
 def lineage(
-    store: StoreArgument,
+    store: StoreOrOnly,
     thing: Annotated[
-        str,
-        typer.Argument(metavar="THING", help="reports/NAME[@2][#3], indexes/NAME, embeddings/NAME, models/NAME"),
-    ],
+        str | None,
+        typer.Argument(
+            metavar="THING",
+            show_default=False,
+            help="reports/NAME(@2)(#3), indexes/NAME, embeddings/NAME, models/NAME, features/CROPS/FEATURE_SET",
+        ),
+    ] = None,
     dataset: DatasetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Walk from a thing to models, features, weights, videos and snapshot."""
     from pipeline.products.lineage import lineage as walk
 
-    origin = walk(pick_dataset(FeatureStore.open(store), dataset), thing)
+    place, what = with_store(store, thing, "THING")
+    origin = walk(pick_dataset(FeatureStore.open(place), dataset), what)
     if as_json:
         typer.echo(json.dumps(origin.as_json(), default=str))
         return

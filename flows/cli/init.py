@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli import console
-from flows.cli.options import WeightsOption, make_settings
+from flows.cli.options import WeightsOption, check_output, make_settings
 from pipeline.errors import AlreadyExistsError
 from pipeline.recipe import load_recipe
 
@@ -25,9 +25,9 @@ def register(app: typer.Typer) -> None:
 
 def init(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of videos, best one folder a class.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The recipe to write; NAME.yaml when not given.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", show_default="NAME.yaml", help="The recipe to write.")] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Of recipe and dataset; the folder's when not given.")
+        str | None, typer.Option("--name", show_default="the folder's", help="Of recipe and dataset.")
     ] = None,
     weights: WeightsOption = None,
     with_estimate: Annotated[
@@ -41,6 +41,7 @@ def init(
     from flows.first_recipe.propose import propose
 
     chosen = name or re.sub(r"[^A-Za-z0-9._+-]+", "-", folder.resolve().name).strip("-._+") or "mine"
+    check_output(out)
     target = out or Path(f"{chosen}.yaml")
     if target.exists() and not force:
         raise AlreadyExistsError(f"expected no file at {target}, found one; give another with --out, or --force")

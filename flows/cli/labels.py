@@ -25,21 +25,36 @@ def label(
     store: StoreArgument,
     csv: Annotated[
         Path | None,
-        typer.Option("--csv", help="A list (.csv .tsv .parquet): path or video_id, then label, group, split..."),
+        typer.Option(
+            "--csv",
+            show_default="none",
+            help="A list (.csv .tsv .parquet): path or video_id, then label, group, split...",
+        ),
     ] = None,
     where: WhereOption = None,
     params: ParamOption = None,
-    to: Annotated[str | None, typer.Option("--label", help="With --where: the label they get.")] = None,
-    group: Annotated[str | None, typer.Option("--group", help="With --where: the group they get.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--label", show_default="as it is", help="With --where: the label they get.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", show_default="as it is", help="With --where: the group they get.")
+    ] = None,
     splits: Annotated[
         list[str] | None,
         typer.Option(
-            "--split", metavar="NAME=VALUE", help="With --csv: the split's column; with --where: train, val or test."
+            "--split",
+            metavar="NAME=VALUE",
+            show_default="as they are",
+            help="With --csv: the split's column; with --where: train, val or test.",
         ),
     ] = None,
-    label_column: Annotated[str | None, typer.Option(help="With --csv: column of the labels.")] = None,
-    group_column: Annotated[str | None, typer.Option(help="With --csv: column of the groups.")] = None,
-    separator: Annotated[str | None, typer.Option(help="Cuts a text into several labels.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(show_default="label", help="With --csv: column of the labels.")
+    ] = None,
+    group_column: Annotated[
+        str | None, typer.Option(show_default="group", help="With --csv: column of the groups.")
+    ] = None,
+    separator: Annotated[str | None, typer.Option(show_default="none", help="Cuts a text into several labels.")] = None,
     release: Annotated[
         bool, typer.Option("--release", help="Give videos back to their recipe: its next run may label them again.")
     ] = False,

@@ -22,7 +22,10 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    store: Annotated[str | None, typer.Argument(metavar="[STORE]", help="Store to check. [env: SCALE_STORE]")] = None,
+    store: Annotated[
+        str | None,
+        typer.Argument(metavar="STORE", envvar="SCALE_STORE", show_default="./store", help="Store to check."),
+    ] = None,
     data: DataOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = None,

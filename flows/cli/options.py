@@ -2,37 +2,72 @@
 
 from __future__ import annotations
 
-import atexit
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from flows.before_work import store_for_work
 from pipeline import FeatureStore
-from pipeline.errors import StoreNotFoundError
+from pipeline.errors import InvalidInputError, StoreNotFoundError
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.settings import Settings
 
-RecipeArgument = Annotated[Path, typer.Argument(help="Recipe file (YAML); the shipped ones are in flows/recipes/.")]
-StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder, or s3:// gs:// az:// address.")]
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML); the shipped ones are in flows/recipes/.")
+]
+StoreArgument = Annotated[
+    str, typer.Argument(metavar="STORE", envvar="SCALE_STORE", help="Folder, or s3:// gs:// az:// address.")
+]
+StoreOrOnly = Annotated[
+    str,
+    typer.Argument(
+        metavar="STORE", help="Folder or address; may be left out where SCALE_STORE is set.", show_default=False
+    ),
+]
+"""The first of two arguments; see :func:`with_store`."""
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help="Feature store: folder or s3:// gs:// az:// address. [env: SCALE_STORE]")
-]
+    str | None,
+    typer.Option(
+        "--store", envvar="SCALE_STORE", show_default="./store",
+        help="Feature store: folder or s3:// gs:// az:// address.",
+    ),
+]  # fmt: skip
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Folder that the recipe's video paths start from. [env: SCALE_DATA]")
-]
+    Path | None,
+    typer.Option(
+        "--data", envvar="SCALE_DATA", show_default="working folder",
+        help="Folder that the recipe's video paths start from.",
+    ),
+]  # fmt: skip
 WeightsOption = Annotated[
-    Path | None, typer.Option("--weights", help="Folder searched first for weights files. [env: SCALE_WEIGHTS]")
+    Path | None,
+    typer.Option(
+        "--weights", envvar="SCALE_WEIGHTS", show_default="data folder, recipe's folder, working folder",
+        help="Folder searched first for weights files.",
+    ),
+]  # fmt: skip
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", envvar="SCALE_DEVICE", show_default="auto", help="auto, cpu, cuda or cuda:N."),
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. [env: SCALE_DEVICE]")]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=0, help="Decoding workers; 0 picks by cores. [env: SCALE_WORKERS]")
+    int | None,
+    typer.Option(
+        "--workers", min=0, envvar="SCALE_WORKERS", show_default="0", help="Decoding workers; 0 picks by cores."
+    ),
 ]
 DaskOption = Annotated[
     str | None,
-    typer.Option("--dask", help="Dask scheduler address, or a number of local workers to start. [env: SCALE_DASK]"),
-]
+    typer.Option(
+        "--dask", envvar="SCALE_DASK", show_default="this process",
+        help="Dask scheduler address, or a number of local workers to start.",
+    ),
+]  # fmt: skip
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and why; do nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machines read this: the last line of stdout is one object.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
@@ -60,17 +95,53 @@ def load(recipe: Path) -> Recipe:
     return load_recipe(recipe)
 
 
-def open_for_run(settings: Settings, *, dry_run: bool) -> FeatureStore:
+@contextmanager
+def store_of_run(settings: Settings, *, dry_run: bool) -> Iterator[FeatureStore]:
     """Open the store of a run, making it when it is not there yet (a dry run makes none on disk)."""
     if not dry_run:
-        return FeatureStore.open_or_create(settings.store)
-    try:
-        return FeatureStore.open(settings.store, mode="r")
-    except StoreNotFoundError:
-        # Plans are made against a store; an empty one in a temporary folder stands for the one not made yet.
-        folder = tempfile.TemporaryDirectory(prefix="scale-dry-run-")
-        atexit.register(folder.cleanup)
-        return FeatureStore.create(str(Path(folder.name) / "store"))
+        with store_for_work(settings.store) as store:
+            yield store
+        return
+    with tempfile.TemporaryDirectory(prefix="scale-dry-run-") as folder:
+        try:
+            opened = FeatureStore.open(settings.store, mode="r")
+        except StoreNotFoundError:
+            # Plans are made against a store; an empty one in a temporary folder stands for the one not made yet.
+            opened = FeatureStore.create(str(Path(folder) / "store"))
+        yield opened
+
+
+def with_store(first: str, second: str | None, what: str) -> tuple[str, str]:
+    """Return store and the other argument of a command that takes both; with SCALE_STORE the other one is enough.
+
+    Raises
+    ------
+    BadParameter
+        If there is one alone, and no SCALE_STORE.
+    """
+    if second is not None:
+        return first, second
+    if store := os.environ.get("SCALE_STORE"):
+        return store, first
+    raise typer.BadParameter(f"expected STORE and {what}, found {first!r} alone; give both, or set SCALE_STORE")
+
+
+def check_output(path: Path | None) -> None:
+    """Refuse a place that nothing can be written to, before any work is done for it.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is a folder, or its own folder is not there or cannot be written.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise InvalidInputError(f"expected a file to write to, found the folder {path}; add a file name")
+    if not path.absolute().parent.is_dir():
+        raise InvalidInputError(f"expected a folder to write {path.name} into, found none at {path.parent}; make it")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise InvalidInputError(f"expected a place that can be written, found {path}, which cannot; give another")
 
 
 def split_list(text: str | None) -> list[str] | None:

@@ -8,15 +8,20 @@ import typer
 
 from pipeline import FeatureStore
 from pipeline.errors import NotFoundError
+from pipeline.names import did_you_mean
 
 DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", help="Which dataset; may be left out where there is one.")
+    str | None, typer.Option("--dataset", show_default="the only one", help="Which dataset of the store.")
 ]
 WhereOption = Annotated[
-    str | None, typer.Option("--where", help="SQL condition over the catalogue: \"label = 'run' AND duration_s > 2\".")
+    str | None,
+    typer.Option("--where", show_default="all videos", help="SQL condition over the catalogue: \"label = 'run'\"."),
 ]
 FeaturesOption = Annotated[
-    str | None, typer.Option("--features", metavar="CROPS/FEATURE_SET", help="Take these features along.")
+    str | None,
+    typer.Option(
+        "--features", metavar="CROPS/FEATURE_SET", show_default="all, or the only ones", help="Which features."
+    ),
 ]
 
 
@@ -48,5 +53,8 @@ def pick_features(dataset: Any, text: str | None) -> tuple[str, str]:
         raise NotFoundError(f"expected --features CROPS/FEATURE_SET, found several or none: {listed}")
     crops, slash, feature_set = text.partition("/")
     if not slash or (crops, feature_set) not in known:
-        raise NotFoundError(f"expected --features to be one of {listed}; found {text!r}")
+        raise NotFoundError(
+            f"expected --features to be one of {listed}; found {text!r}"
+            f"{did_you_mean(text, [f'{c}/{f}' for c, f in known])}"
+        )
     return crops, feature_set

@@ -17,6 +17,7 @@ from flows.cli.options import DryRunOption, JsonOption, StoreArgument
 from flows.cli.picking import DatasetOption, WhereOption, pick_dataset
 from pipeline import Dataset, FeatureStore
 from pipeline.errors import InvalidInputError, NotFoundError
+from pipeline.names import did_you_mean
 from pipeline.store.withdrawal import unfinished
 
 MAX_SHOWN = 5
@@ -33,12 +34,17 @@ def remove(
     store: StoreArgument,
     where: WhereOption = None,
     params: ParamOption = None,
-    ids: Annotated[list[str] | None, typer.Option("--id", help="A video id; may be given more than once.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", show_default="none", help="A video id; may be given more than once.")
+    ] = None,
     erase: Annotated[
         bool, typer.Option("--erase", help="Rewrite what holds them. Alone: go on with what was not finished.")
     ] = False,
     features: Annotated[
-        str | None, typer.Option("--features", metavar="CROPS/FEATURE_SET", help="Delete this feature set whole.")
+        str | None,
+        typer.Option(
+            "--features", metavar="CROPS/FEATURE_SET", show_default="none", help="Delete this feature set whole."
+        ),
     ] = None,
     dataset: DatasetOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -119,7 +125,7 @@ def _remove_features(held: Dataset, text: str, *, yes: bool, dry_run: bool, as_j
     leftovers = [f"{c}/{f}" for c, f in leftover_ledgers(held.backend, held.name)]
     if text not in known + leftovers:
         there = ", ".join(known + leftovers) or "none"
-        raise NotFoundError(f"expected --features to be one of {there}; found {text!r}")
+        raise NotFoundError(f"expected --features to be one of {there}; found {text!r}{did_you_mean(text, known)}")
     made = [e for e in held.embedding_sets() if held.embedding_info(e).fingerprint.get("feature_set") == name]
     if made:
         console.err.print(f"embeddings made from it stay: {', '.join(made)}", markup=False)

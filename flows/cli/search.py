@@ -18,6 +18,7 @@ from flows.cli.options import (
     QuietOption,
     StoreArgument,
     WeightsOption,
+    check_output,
     make_settings,
 )
 from flows.cli.picking import DatasetOption, WhereOption, pick_dataset
@@ -29,11 +30,18 @@ if TYPE_CHECKING:
     from pipeline import Dataset
     from pipeline.settings import Settings
 
-VideoOption = Annotated[Path | None, typer.Option("--video", help="A video file: seen with the index's own recipe.")]
-IdOption = Annotated[str | None, typer.Option("--id", help="The id of a stored video; it is left out of the answer.")]
+VideoOption = Annotated[
+    Path | None, typer.Option("--video", show_default="none", help="A video file: seen with the index's own recipe.")
+]
+IdOption = Annotated[
+    str | None,
+    typer.Option("--id", show_default="none", help="The id of a stored video; it is left out of the answer."),
+]
 CountOption = Annotated[int, typer.Option("--k", min=1, help="How many videos to find.")]
 IndexOption = Annotated[str, typer.Option("--index", help="Name of the index.")]
-HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write a page here as well; it works offline.")]
+HtmlOption = Annotated[
+    Path | None, typer.Option("--html", show_default="none", help="Write a page here as well; it works offline.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +69,7 @@ def search(
     """Search an index."""
     if (video is None) == (video_id is None):
         raise InvalidInputError("expected either --video FILE or --id VIDEO_ID, found both or neither")
+    check_output(html)
     started = time.perf_counter()
     settings = make_settings(store=store, data=data, weights=weights, device=device)
     opened = FeatureStore.open(store)
@@ -129,7 +138,12 @@ def compare(
     ],
     b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
     store: Annotated[
-        str | None, typer.Option("--store", help="Take A and B as names of reports in this store; else SCALE_STORE's.")
+        str | None,
+        typer.Option(
+            "--store",
+            show_default="files; names in SCALE_STORE",
+            help="Take A and B as names of reports in this store.",
+        ),
     ] = None,
     dataset: DatasetOption = None,
     everything: Annotated[bool, typer.Option("--all", help="Every number, not the headline ones alone.")] = False,
@@ -139,6 +153,7 @@ def compare(
     """Compare two runs."""
     from probe.pages.compare import compare_runs, load_stored_run, render_comparison
 
+    check_output(html)
     if store is not None:
         opened = FeatureStore.open(store)
         ds = pick_dataset(opened, dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -17,16 +18,28 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     stores: Annotated[
-        list[str], typer.Argument(metavar="STORE...", help="Folders or s3:// gs:// az:// addresses, or NAME=ADDRESS.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="STORE...",
+            show_default="SCALE_STORE",
+            help="Folders or s3:// gs:// az:// addresses, or NAME=ADDRESS.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Where to listen. Beyond this machine a token is needed.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8500,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8500,
     token: Annotated[
         str | None,
-        typer.Option(envvar="SCALE_SERVE_TOKEN", show_envvar=True, help="Asked of everybody; at least 16 characters."),
+        typer.Option(
+            envvar="SCALE_SERVE_TOKEN", show_default="none", help="Asked of everybody; at least 16 characters."
+        ),
     ] = None,
     names: Annotated[
-        list[str] | None, typer.Option("--name", help="A further host name that browsers use for this server.")
+        list[str] | None,
+        typer.Option(
+            "--name",
+            show_default="localhost and what --host says",
+            help="A further host name that browsers use for this server.",
+        ),
     ] = None,
     data: DataOption = None,
     weights: WeightsOption = None,
@@ -36,10 +49,13 @@ def serve(
     from flows.serve.guard import check_exposure
     from flows.serve.run import serve as run
 
+    places = stores or [place for place in (os.environ.get("SCALE_STORE"),) if place]
+    if not places:
+        raise typer.BadParameter("expected at least one STORE, found none; give one, or set SCALE_STORE")
     check_exposure(host, token)
     settings = make_settings(data=data, weights=weights, device=device)
     shown = f"[{host}]" if ":" in host else host
     console.err.print(f"http://{shown}:{port}/  (Ctrl-C ends it)", markup=False)
     if settings.data is None:
         console.err.print("no --data: pages show no frames, only what the store holds", markup=False)
-    run(stores, settings, host=host, port=port, token=token, names=names or [])
+    run(places, settings, host=host, port=port, token=token, names=names or [])

@@ -21,14 +21,16 @@ from flows.cli.options import (
     WorkersOption,
     load,
     make_settings,
-    open_for_run,
     split_list,
+    store_of_run,
 )
 from pipeline.errors import EXIT_PARTIAL, InvalidInputError
+from pipeline.recipe import Recipe
 from pipeline.settings import Settings
+from pipeline.stage import StagePlan
 
 ShardsOption = Annotated[
-    str | None, typer.Option("--shards", help="Only these shards: `3,7` or `10-19`; what is done stays done.")
+    str | None, typer.Option("--shards", show_default="all that are missing", help="Only these: `3,7` or `10-19`.")
 ]
 
 
@@ -107,7 +109,8 @@ def _single(name: str) -> Any:
 
 
 OnlyOption = Annotated[
-    list[str] | None, typer.Option("--only", metavar="MODEL", help="Only this model of the recipe; may be repeated.")
+    list[str] | None,
+    typer.Option("--only", metavar="MODEL", show_default="all", help="Only this model of the recipe; may be repeated."),
 ]
 
 
@@ -148,21 +151,17 @@ def execute(
     typer.Exit
         With code 4 when something was left undone that should have been done.
     """
-    from flows.runner import plan_recipe, run_recipe
+    from flows.before_work import check_before
+    from flows.runner import plan_recipe, run_recipe, select_stages
 
     recipe = load(recipe_path)
-    store = open_for_run(settings, dry_run=dry_run)
+    wanted = [stage.name for stage in select_stages(recipe, stages)]
+    check_before(recipe, settings, wanted)
     if dry_run:
-        plans = plan_recipe(recipe, store, settings, stages=stages, **options)
-        if as_json:
-            listed = [{"stage": p.stage, "empty": p.is_empty, "summary": p.summary(), "work": p.table()} for p in plans]
-            products = [one.as_json() for plan in plans for one in plan.standings]
-            console.print_json({"recipe": recipe.name, "plan": listed, "products": products})
-            return
-        for plan in plans:
-            console.print_table(plan.table(), title=f"{plan.stage}: {plan.summary().removeprefix(f'{plan.stage}: ')}")
+        with store_of_run(settings, dry_run=True) as store:
+            _print_plan(recipe, plan_recipe(recipe, store, settings, stages=stages, **options), as_json=as_json)
         return
-    with console.EventPrinter(quiet=quiet) as printer:
+    with store_of_run(settings, dry_run=False) as store, console.EventPrinter(quiet=quiet) as printer:
         report = run_recipe(recipe, store, settings, stages=stages, on_event=printer, **options)
     if as_json:
         console.print_json(report.as_json())
@@ -172,7 +171,7 @@ def execute(
         if report.report_path:
             console.out.print(f"report   {report.report_path}", markup=False)
         console.out.print(f"snapshot {report.report_snapshot or report.snapshot}", markup=False)
-        console.out.print(_closing_line(report), markup=False)
+        console.out.print(_closing_line(report, whole=stages is None), markup=False)
     for stage in report.stages:
         if stage.undone:
             console.err.print(f"{stage.stage:8} {stage.undone}", style="yellow", markup=False)
@@ -180,12 +179,24 @@ def execute(
         raise typer.Exit(EXIT_PARTIAL)
 
 
+def _print_plan(recipe: Recipe, plans: list[StagePlan], *, as_json: bool) -> None:
+    if as_json:
+        listed = [{"stage": p.stage, "empty": p.is_empty, "summary": p.summary(), "work": p.table()} for p in plans]
+        products = [one.as_json() for plan in plans for one in plan.standings]
+        console.print_json({"recipe": recipe.name, "plan": listed, "products": products})
+        return
+    for plan in plans:
+        console.print_table(plan.table(), title=f"{plan.stage}: {plan.summary().removeprefix(f'{plan.stage}: ')}")
+
+
 WORK_COUNTS = ("videos_new", "shards_done", "models_trained", "probes_run", "indexes_built")
 
 
-def _closing_line(report: Any) -> str:
+def _closing_line(report: Any, *, whole: bool) -> str:
     did = {f"{r.stage} {name}": count for r in report.stages for name, count in r.did.items() if name in WORK_COUNTS}
     if not any(did.values()):
+        if alone := [r.stage for r in report.stages if not whole]:
+            return f"nothing to do for {', '.join(alone)} ({report.seconds:.1f} s)"
         return f"nothing to do: everything that {report.recipe} asks for is in the store ({report.seconds:.1f} s)"
     done = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in did.items() if count)
     return f"done in {report.seconds:.1f} s: {done}"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.before_work import store_for_work
 from flows.cli import console
 from flows.cli.asking import describe_written
 from flows.cli.options import (
@@ -16,13 +17,17 @@ from flows.cli.options import (
     JsonOption,
     QuietOption,
     StoreArgument,
+    StoreOrOnly,
     WeightsOption,
+    check_output,
     make_settings,
     split_list,
+    with_store,
 )
 from flows.cli.picking import DatasetOption, FeaturesOption, WhereOption, pick_dataset, pick_features
 from pipeline import Dataset, FeatureStore
 from pipeline.errors import EXIT_FAILURE, InvalidInputError, NoDataError
+from pipeline.names import did_you_mean
 
 LIMIT_SHOWN = 40
 
@@ -186,7 +191,9 @@ def retry(
     wanted = split_list(statuses) or []
     known = [s.value for s in VideoStatus if s is not VideoStatus.OK]
     if unknown := sorted(set(wanted) - set(known)):
-        raise InvalidInputError(f"expected --status out of {', '.join(known)}; found {', '.join(unknown)}")
+        raise InvalidInputError(
+            f"expected --status out of {', '.join(known)}; found {', '.join(unknown)}{did_you_mean(unknown[0], known)}"
+        )
     opened = FeatureStore.open(store, mode="a")
     held = pick_dataset(opened, dataset)
     recipes: dict[str, Any] = {}
@@ -214,59 +221,75 @@ def retry(
 
 
 def import_(
-    store: StoreArgument,
-    source: Annotated[Path, typer.Argument(help="An .h5 file, or a folder with SCALE's .dat memory maps.")],
+    store: StoreOrOnly,
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SOURCE", show_default=False, help="An .h5 file, or a folder with SCALE's .dat memory maps."
+        ),
+    ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Name of the dataset; what the file says where it says so.")
+        str | None, typer.Option("--dataset", show_default="what the file says", help="Name of the dataset.")
     ] = None,
     features: Annotated[
         str | None,
-        typer.Option("--features", metavar="CROPS/FEATURE_SET", help="What the file says, unless given."),
+        typer.Option(
+            "--features", metavar="CROPS/FEATURE_SET", show_default="what the file says", help="Name of the features."
+        ),
     ] = None,
     names: Annotated[
         list[str] | None,
-        typer.Option("--name", metavar="OURS=THEIRS", help="Foreign HDF5: values=feats, video_id=ids, label=y ..."),
+        typer.Option(
+            "--name",
+            metavar="OURS=THEIRS",
+            show_default="ours",
+            help="Foreign HDF5: values=feats, video_id=ids, label=y ...",
+        ),
     ] = None,
-    prefix: Annotated[str | None, typer.Option(help="Memory maps: {ds}, the dataset part of the file names.")] = None,
-    model: Annotated[str | None, typer.Option(help="Memory maps: {model}: byl, svt, vbf, vbp, vlp ...")] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(show_default="needed for them", help="Memory maps: {ds}, the dataset part of the file names."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(show_default="needed for them", help="Memory maps: {model}: byl, svt, vbf, vbp, vlp ..."),
+    ] = None,
     part: Annotated[str, typer.Option(help="Memory maps: lin, aug or val.")] = "lin",
-    num_videos: Annotated[int | None, typer.Option(help="Memory maps: number of videos.")] = None,
-    num_crops: Annotated[int | None, typer.Option(help="Memory maps: crops a video.")] = None,
-    dim: Annotated[int | None, typer.Option(help="Memory maps: feature channels.")] = None,
+    num_videos: Annotated[
+        int | None, typer.Option(show_default="needed for them", help="Memory maps: number of videos.")
+    ] = None,
+    num_crops: Annotated[
+        int | None, typer.Option(show_default="needed for them", help="Memory maps: crops a video.")
+    ] = None,
+    dim: Annotated[
+        int | None, typer.Option(show_default="needed for them", help="Memory maps: feature channels.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Memory maps: float16 or float32.")] = "float16",
 ) -> None:
     """Import features made elsewhere."""
-    opened = FeatureStore.open_or_create(store)
+    place, given = with_store(store, source, "SOURCE")
+    file = Path(given)
     crops, slash, feature_set = (features or "").partition("/")
     if features is not None and not (crops and slash and feature_set):
         raise InvalidInputError(f"expected --features CROPS/FEATURE_SET, found {features!r}")
-    if source.suffix in (".h5", ".hdf5"):
+    names_of = {"dataset": dataset, "crops": crops or None, "feature_set": feature_set or None}
+    if file.suffix in (".h5", ".hdf5") and file.is_file():
         pairs = [name.partition("=") for name in names or []]
         if bad := [ours for ours, equals, theirs in pairs if not (ours and equals and theirs)]:
             raise InvalidInputError(f"expected --name OURS=THEIRS, such as values=feats, found {bad[0]!r}")
-        report = opened.import_hdf5(
-            source, dataset=dataset, crops=crops or None, feature_set=feature_set or None,
-            names={ours: theirs for ours, _, theirs in pairs},
-        )  # fmt: skip
-    elif source.is_dir():
-        needed = {
-            "--prefix": prefix,
-            "--model": model,
-            "--num-videos": num_videos,
-            "--num-crops": num_crops,
-            "--dim": dim,
-        }
-        if absent := [name for name, value in needed.items() if value is None]:
+        with store_for_work(place) as opened:
+            report = opened.import_hdf5(file, names={ours: theirs for ours, _, theirs in pairs}, **names_of)
+    elif file.is_dir():
+        shape = {"num_videos": num_videos, "num_crops": num_crops, "dim": dim}
+        needed = {"prefix": prefix, "model": model, **shape}
+        if absent := [f"--{name.replace('_', '-')}" for name, value in needed.items() if value is None]:
             raise InvalidInputError(
                 f"expected the shape of the memory maps, which the files do not hold; give {', '.join(absent)}"
             )
-        report = opened.import_scale_memmaps(
-            source, dataset=dataset, crops=crops or None, feature_set=feature_set or None, prefix=prefix, model=model,
-            variant=part,
-            num_videos=num_videos, num_crops=num_crops, dim=dim, dtype=dtype,
-        )  # fmt: skip
+        with store_for_work(place) as opened:
+            report = opened.import_scale_memmaps(file, variant=part, dtype=dtype, **needed, **names_of)
     else:
-        raise InvalidInputError(f"expected an .h5 file or a folder of .dat files, found {source}")
+        raise InvalidInputError(f"expected an .h5 file or a folder of .dat files, found {file}")
     console.out.print(
         f"imported {report.rows_written} videos into {report.crops}/{report.feature_set} of {report.dataset} in "
         f"{opened.url}; {report.shards_skipped} shards were there already"
@@ -283,6 +306,7 @@ def export(
     where: WhereOption = None,
 ) -> None:
     """Export features to HDF5."""
+    check_output(out)
     held = pick_dataset(FeatureStore.open(store), dataset)
     crops, feature_set = pick_features(held, features)
     selection = held.select(where)

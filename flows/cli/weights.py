@@ -10,6 +10,7 @@ import typer
 from flows.cli import console
 from flows.cli.options import JsonOption, QuietOption
 from pipeline.errors import NotFoundError
+from pipeline.names import did_you_mean
 from pipeline.recipe import NamedWeights, Recipe
 
 app = typer.Typer(name="weights", help="Published weights by name: list them, fetch them, add your own.",
@@ -55,7 +56,9 @@ def fetch(
     from extract.backbones.published import PUBLISHED
 
     if name not in PUBLISHED:
-        raise NotFoundError(f"expected a name of {', '.join(sorted(PUBLISHED))}; found {name!r}")
+        raise NotFoundError(
+            f"expected a name of {', '.join(sorted(PUBLISHED))}; found {name!r}{did_you_mean(name, PUBLISHED)}"
+        )
     with _bar(name, quiet=quiet or as_json) as on_bytes:
         entry = fetching.fetch(PUBLISHED[name], on_bytes=on_bytes)
     _say(name, entry, PUBLISHED[name].backbone, as_json)
@@ -79,8 +82,10 @@ def fetch_named(recipe: Recipe, *, quiet: bool) -> None:
         entry = read_lock().get(spec.weights.name)
         if entry is not None and entry.path.is_file():
             continue
-        if spec.weights.name not in PUBLISHED:
-            raise NotFoundError(f"expected a name of {', '.join(sorted(PUBLISHED))}; found {spec.weights.name!r}")
+        if (name := spec.weights.name) not in PUBLISHED:
+            raise NotFoundError(
+                f"expected a name of {', '.join(sorted(PUBLISHED))}; found {name!r}{did_you_mean(name, PUBLISHED)}"
+            )
         with _bar(spec.weights.name, quiet=quiet) as on_bytes:
             entry = fetching.fetch(PUBLISHED[spec.weights.name], on_bytes=on_bytes)
         console.err.print(f"fetched  {spec.weights.name}: sha256 {entry.sha256}", markup=False)
@@ -89,7 +94,7 @@ def fetch_named(recipe: Recipe, *, quiet: bool) -> None:
 @app.command("add")
 def add(
     file: Annotated[Path, typer.Argument(help="A weights file that is there already.")],
-    name: Annotated[str | None, typer.Option("--name", help="Its name; the file's, unless given.")] = None,
+    name: Annotated[str | None, typer.Option("--name", show_default="the file's", help="Its name.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put a file's hash into the lock file, so that recipes may name it."""

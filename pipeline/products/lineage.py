@@ -11,7 +11,7 @@ from pipeline.errors import InvalidInputError, NotFoundError
 from pipeline.fingerprint import fingerprint
 from pipeline.products.product import Ref
 from pipeline.products.report import REPORT_FILE
-from pipeline.store.artifacts import Artifact, artifact_versions
+from pipeline.store.artifacts import model_with_weights
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.kept_embeddings import older_embeddings
 
@@ -138,7 +138,11 @@ class _Walk:
 
     def model(self, name: str, weights: str = "") -> Origin:
         """`weights`: sha256 of those that were used; their version is looked for among all of the name."""
-        artifact = self.ds.artifact("models", name) if not weights else self._version_of(name, weights)
+        artifact = (
+            model_with_weights(self.ds.backend, self.ds.name, name, weights)
+            if weights
+            else self.ds.artifact("models", name)
+        )
         if artifact is None:
             note = "this version was pruned or never numbered"
             return Origin(str(Ref("model", name)), {"weights_sha256": weights, "note": note})
@@ -155,13 +159,6 @@ class _Walk:
             self.features(crops, feature_set, one) for (crops, _, feature_set), one in zip(pairs, ids, strict=True)
         )
         return Origin(str(Ref("model", f"{artifact.name}@{artifact.version}")), facts, tuple(inputs))
-
-    def _version_of(self, name: str, weights: str) -> Artifact | None:
-        try:
-            versions = artifact_versions(self.ds.backend, self.ds.name, "models", name)
-        except NotFoundError:
-            return None
-        return next((one for one in reversed(versions) if one.meta.get("weights_sha256") == weights), None)
 
     def features(self, crops: str, feature_set: str, made: str) -> Origin:
         what = str(Ref("features", f"{crops}/{feature_set}"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.errors import InvalidInputError, NotFoundError
 from pipeline.fingerprint import fingerprint
+from pipeline.names import did_you_mean
 from pipeline.products.features import features_ref
 from pipeline.products.product import Kind, Product, Ref, Stored
 from pipeline.recipe import Recipe, TrainSpec
@@ -106,7 +107,10 @@ def model_products(recipe: Recipe, only: Iterable[str] | None = None) -> tuple[M
     wanted = None if only is None else set(only)
     if wanted is not None and (unknown := sorted(wanted - recipe.trainings.keys())):
         known = ", ".join(recipe.trainings) or "none"
-        raise InvalidInputError(f"expected a model of recipe {recipe.name} ({known}), found {unknown[0]!r}")
+        raise InvalidInputError(
+            f"expected a model of recipe {recipe.name} ({known}), found {unknown[0]!r}"
+            f"{did_you_mean(unknown[0], recipe.trainings)}"
+        )
     return tuple(
         Model(recipe.dataset.name, name, recipe.training_section(name), spec)
         for name, spec in recipe.trainings.items()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline.names import did_you_mean
 from pipeline.recipe.kinds import kinds_in, whole_type
 from pipeline.recipe.recipe_text import RecipeText
 
@@ -91,12 +91,6 @@ def _unknown_key(model: type[BaseModel], loc: tuple[Any, ...], absent: set[tuple
             absent.discard(other)
             return f"unknown key{meant}"
     return f"unknown key{did_you_mean(str(loc[-1]), siblings) or f'; known here: {shown_list(siblings)}'}"
-
-
-def did_you_mean(found: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean x?`` where one of the known words is close, else nothing."""
-    close = difflib.get_close_matches(found[:100], list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def shown(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.errors import RecipeError
-from pipeline.names import Name
+from pipeline.names import Name, did_you_mean
 from pipeline.recipe.backbones import BackboneSpec, Stream, feature_set_name
 from pipeline.recipe.base import LATER, Spec
 from pipeline.recipe.crops import CropPolicy
@@ -84,18 +84,28 @@ class Recipe(Spec):
         feature_sets = {t.feature_set for t in self.targets()}
         for where, crops, feature_set in self._references():
             if crops not in self.crops:
-                raise ValueError(f"{where}: expected crops to be one of {sorted(self.crops)}, found {crops!r}")
+                raise ValueError(
+                    f"{where}: expected crops to be one of {sorted(self.crops)}, found {crops!r}"
+                    f"{did_you_mean(crops, self.crops)}"
+                )
             if feature_set is not None and feature_set not in feature_sets:
                 raise ValueError(
                     f"{where}: expected backbone to be one of {sorted(feature_sets)}, found {feature_set!r}"
+                    f"{did_you_mean(feature_set, feature_sets)}"
                 )
         self._check_readouts()
         for where, spec in self._named_sections():
             if unknown := [label for label in getattr(spec, "features", ()) if label not in labels]:
-                raise ValueError(f"{where}: expected features out of {sorted(labels)}, found {unknown[0]!r}")
+                raise ValueError(
+                    f"{where}: expected features out of {sorted(labels)}, found {unknown[0]!r}"
+                    f"{did_you_mean(unknown[0], labels)}"
+                )
             for name in getattr(spec, "models", None) or ():
                 if name not in self.trainings:
-                    raise ValueError(f"{where}: expected models out of {sorted(self.trainings)}, found {name!r}")
+                    raise ValueError(
+                        f"{where}: expected models out of {sorted(self.trainings)}, found {name!r}"
+                        f"{did_you_mean(name, self.trainings)}"
+                    )
         if any(spec.needs_model for spec in self.embed) and not self.trainings:
             raise ValueError("embed needs a train section: which model would write the embeddings?")
         return self
@@ -150,7 +160,10 @@ class Recipe(Spec):
     def _check_readout(self, where: str, name: str) -> None:
         if name not in BUILT_IN_READOUTS and name not in self.readouts:
             known = [*BUILT_IN_READOUTS, *sorted(self.readouts)]
-            raise ValueError(f"{where}: expected one of {known}, found {name!r}; define it under `readouts`")
+            raise ValueError(
+                f"{where}: expected one of {known}, found {name!r}; define it under `readouts`"
+                f"{did_you_mean(name, known)}"
+            )
 
     def readout(self, name: str, crops: str, backbone: str) -> ReadoutSpec | None:
         """Return what a readout that needs no training is made of, read for one feature set.
@@ -210,7 +223,11 @@ def read_recipe(path: str | Path) -> RecipeText:
     path = Path(path)
     try:
         if not path.is_file():
-            raise RecipeError(f"expected a recipe file at {path}, found none; the shipped ones are in flows/recipes/")
+            beside = [str(one) for one in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+            raise RecipeError(
+                f"expected a recipe file at {path}, found none; the shipped ones are in flows/recipes/, and "
+                f"`scale init FOLDER` writes one{did_you_mean(str(path), beside)}"
+            )
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise RecipeError(
                 f"expected a recipe of at most {MAX_RECIPE_BYTES} bytes, found {path.stat().st_size} in {path}"

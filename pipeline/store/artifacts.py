@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from pipeline.cache import cache_folder
 from pipeline.errors import CorruptDataError, InvalidInputError, NotFoundError, UnsafeNameError
 from pipeline.fingerprint import canonical_json, hash_file
-from pipeline.names import check_name
+from pipeline.names import check_name, did_you_mean
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.locks import exclusive
 from pipeline.storage.opening import open_backend
@@ -230,6 +230,15 @@ def _load_older(backend: StorageBackend, newest: Artifact, number: int) -> Artif
     return Artifact(newest.kind, newest.name, body.meta, body.files, backend, folder, body.saved_at, number)
 
 
+def model_with_weights(backend: StorageBackend, dataset: str, name: str, weights_sha256: str) -> Artifact | None:
+    """Return the version of a model that has these weights; None where it was pruned, or never numbered."""
+    try:
+        versions = artifact_versions(backend, dataset, "models", name)
+    except NotFoundError:
+        return None
+    return next((one for one in reversed(versions) if one.meta.get("weights_sha256") == weights_sha256), None)
+
+
 def drop_version(backend: StorageBackend, artifact: Artifact) -> int:
     """Remove an older version, and the files that no other version has; return how many bytes that freed.
 
@@ -261,8 +270,11 @@ def load_artifact(backend: StorageBackend, dataset: str, kind: str, name: str) -
         if not backend.exists(f"{folder}/{META}") and not _has_files(backend, folder, body.files):
             raise NotFoundError("removed, and only the copy of its description is left")
     except NotFoundError:
-        there = ", ".join(list_artifacts(backend, dataset, kind)) or "none"
-        raise NotFoundError(f"expected {kind}/{name} in dataset {dataset}, found: {there}") from None
+        there = list_artifacts(backend, dataset, kind)
+        raise NotFoundError(
+            f"expected {kind}/{name} in dataset {dataset}, found: {', '.join(there) or 'none'}"
+            f"{did_you_mean(name, there)}"
+        ) from None
     return Artifact(kind, name, body.meta, body.files, backend, folder, body.saved_at, body.version)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from pipeline.errors import AlreadyExistsError, ConflictError, InvalidInputError, NotFoundError, StoreNotFoundError
-from pipeline.names import check_name
+from pipeline.names import check_name, did_you_mean
 from pipeline.sets.arrays import check_writable_schema, create_group, is_group, read_group
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.guard import ForkGuard
@@ -181,7 +181,7 @@ class FeatureStore:
         if not is_group(self.backend, check_name(name), "dataset"):
             raise NotFoundError(
                 f"expected a dataset of {self.url} ({', '.join(self.datasets()) or 'there is none yet'}), "
-                f"found {name!r}"
+                f"found {name!r}{did_you_mean(name, self.datasets())}"
             )
         return name
 
@@ -199,7 +199,7 @@ class FeatureStore:
         except NotFoundError:
             raise NotFoundError(
                 f"expected a dataset of {self.url} ({', '.join(self.datasets()) or 'there is none yet'}), "
-                f"found {name!r}"
+                f"found {name!r}{did_you_mean(name, self.datasets())}"
             ) from None
         return Dataset(self, name, check_shard_rows(attributes.get("shard_rows")))  # type: ignore[arg-type]
 

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 from pipeline.errors import CorruptDataError, NotFoundError, WrongVideoError
+from pipeline.names import did_you_mean
 from pipeline.sets.arrays import is_group
 from pipeline.sets.binding import Binding
 from pipeline.sets.ledger import Ledger
@@ -182,4 +183,5 @@ class PinnedSets:
         """Return the error that names what there is."""
         return NotFoundError(
             f"expected a {what} of dataset {self._dataset} ({', '.join(there) or 'there is none yet'}), found {name!r}"
+            f"{did_you_mean(name, there)}"
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import NoDataError, NotFoundError
+from pipeline.names import did_you_mean
 from probe.data.vectors import pool_crops
 from probe.results import Coverage
 
@@ -74,6 +75,7 @@ def read_split(ds: Dataset, split: str) -> SplitTable:
         raise NotFoundError(
             f"expected the split {name!r} in dataset {ds.name}, found {known or 'no splits at all'} "
             f"on {len(sides)} videos; name one of them under `split`, or add it under `dataset.splits`"
+            f"{did_you_mean(name, known)}"
         )
     side = [s.get(name) for s in sides]
     counts = Counter(s for s in side if s)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from pipeline.errors import NotFoundError, PipelineError
-from pipeline.store.artifacts import artifact_versions
+from pipeline.errors import PipelineError
+from pipeline.store.artifacts import model_with_weights
 from probe.results import Training
 
 if TYPE_CHECKING:
@@ -29,16 +29,8 @@ def read_trainings(ds: Dataset, embeddings: Iterable[str]) -> tuple[Training, ..
     """
     made_by = [ds.embedding_info(name).fingerprint.get("model") for name in embeddings]
     models = [(str(m["name"]), str(m["weights_sha256"])) for m in made_by if isinstance(m, Mapping)]
-    found = (_version_of(ds, *model) for model in dict.fromkeys(models))
+    found = (model_with_weights(ds.backend, ds.name, *model) for model in dict.fromkeys(models))
     return tuple(_training(one) for one in found if one is not None)
-
-
-def _version_of(ds: Dataset, name: str, weights_sha256: str) -> Artifact | None:
-    try:
-        versions = artifact_versions(ds.backend, ds.name, "models", name)
-    except NotFoundError:
-        return None
-    return next((one for one in reversed(versions) if one.meta.get("weights_sha256") == weights_sha256), None)
 
 
 def _training(model: Artifact) -> Training:

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.errors import CorruptDataError, InvalidInputError, NoDataError, NotFoundError, SnapshotChangedError
 from pipeline.events import Note, OnEvent, ignore
+from pipeline.names import did_you_mean
 from probe.data.vectors import Transform, VectorSource
 from probe.index.faiss_index import num_candidates, read_index_file
 
@@ -161,7 +162,7 @@ def open_index(store: FeatureStore, dataset: str, name: str = "default") -> Sear
     if name not in ds.artifacts("indexes"):
         raise NotFoundError(
             f"expected an index {name!r} in dataset {dataset}, found {index_names(store, dataset) or 'none'}; "
-            "run `scale index RECIPE` first"
+            f"run `scale index RECIPE` first{did_you_mean(name, index_names(store, dataset))}"
         )
     artifact = ds.artifact("indexes", name)
     try:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import CorruptDataError, FormatError, NotFoundError
 from pipeline.fingerprint import differing_fields
+from pipeline.names import did_you_mean
 from pipeline.storage.parquet import read_parquet
 from pipeline.store.artifacts import split_version, stored_name
 from probe.maths.statistics import compare_paired
@@ -170,6 +171,7 @@ def load_stored_run(store: FeatureStore, dataset: str, name: str) -> Run:
     if split_version(name)[0] not in ds.artifacts("reports"):
         raise NotFoundError(
             f"expected a report {name!r} in dataset {dataset}, found {sorted(ds.artifacts('reports')) or 'none'}"
+            f"{did_you_mean(name, ds.artifacts('reports'))}"
         )
     artifact = ds.artifact("reports", name)
     try:

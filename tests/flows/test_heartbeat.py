@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+
 import pytest
 
-from flows.heartbeat import Heartbeat, duration, shown_values, speed, without_stage
+from flows.heartbeat import Heartbeat, Pulse, duration, shown_values, speed, without_stage
 from pipeline.events import Progress, StageStarted
 
 
@@ -53,3 +56,22 @@ def test_slow_rates_have_numbers_too() -> None:
 def test_one_rate_and_one_prefix() -> None:
     assert shown_values(Progress("extract", 1, 2, {"videos_per_s": 3.0, "loss": 1.0})) == {"loss": 1.0}
     assert without_stage("extract", "extract: nothing to do") == "nothing to do"
+
+
+def test_a_stage_that_says_nothing_is_heard_all_the_same() -> None:
+    said: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    with Pulse(lambda stage, line: said.put((stage, line)), every_s=0.02) as pulse:
+        pulse.start(StageStarted("train", 100, "steps", ""))
+        assert said.get(timeout=10) == ("train", "at work for 0 s")
+        pulse.progress(Progress("train", 50, 100))
+        while not (line := said.get(timeout=10))[1].startswith("50 of 100 steps"):
+            assert line[1].startswith("at work")
+        pulse.finish()
+        pulse.start(StageStarted("embed", 4, "shards", ""))
+        while (line := said.get(timeout=10))[0] == "train":
+            assert line[1].startswith("50 of 100")
+        assert line == ("embed", "at work for 0 s")
+        pulse.finish()
+    while not said.empty():
+        assert said.get()[0] == "embed"
+    assert "heartbeat" not in {thread.name for thread in threading.enumerate()}

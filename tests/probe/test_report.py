@@ -188,7 +188,7 @@ def test_right_and_wrong_strips_take_turns() -> None:
 def test_remarks_tell_the_truth() -> None:
     report = make_report()
     badges = [(r.level, r.badge) for r in report_view.remarks(report)]
-    assert badges[0] == ("warn", "Caution")
+    assert badges[:2] == [("bad", "Doubt"), ("warn", "Caution")]  # worst first
     assert ("good", "Clean") in badges
     assert ("good", "No leak") in badges
     assert ("warn", "Coverage") in badges
