@@ -89,7 +89,7 @@ def encode_video(path: Path, frames: Iterator[np.ndarray], *, fps: int = FPS) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with av.open(str(partial), "w", format="mp4") as container:
-        # One encoding thread, also for x264's look-ahead, and its portable code: the same bytes wherever it runs.
+        # One encoding thread, also for x264's look-ahead: the same bytes however many the process may have.
         options = {"crf": "23", "preset": "veryfast", "x264-params": "threads=1:lookahead-threads=1:sliced-threads=0"}
         stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
         stream.pix_fmt = "yuv420p"
