@@ -33,7 +33,9 @@ def filled_in() -> dict[str, str]:
 
 @pytest.fixture
 def world(tmp_path: Path, job: Job) -> Iterator[World]:
-    with running_world(tmp_path / "services") as made:
+    folder = tmp_path / "services"
+    folder.mkdir()
+    with running_world(folder) as made:
         made.variables |= filled_in()
         said = compose_service("bootstrap", made.variables, made.rewrite).environment
         assert said["SCALE_RECIPE"] == "/recipes/tiny.yaml"  # the folder of the containers; `job` has it here
