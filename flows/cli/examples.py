@@ -17,6 +17,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "embed": ("scale embed mine.yaml --store store",),
     "probe": ("scale probe mine.yaml --store store",),
     "index": ("scale index mine.yaml --store store",),
+    "sweep": ("scale sweep mine.yaml --set train.epochs=20,60 --set seed=0,1,2 --html sweep.html",),
     "info": ("scale info store", "SCALE_STORE=s3://bucket/store scale info"),
     "status": ("scale status store", "scale status store --features grid5x3/slow_r50 --json"),
     "verify": ("scale verify store", "scale verify store --repair"),

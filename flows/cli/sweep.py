@@ -17,8 +17,9 @@ from flows.cli.options import (
     RecipeArgument,
     StoreOption,
     WeightsOption,
+    check_output,
     make_settings,
-    open_for_run,
+    store_of_run,
 )
 from pipeline.errors import EXIT_PARTIAL
 
@@ -31,7 +32,10 @@ SetOption = Annotated[
         "`seed=0,1,2` and `split=1,2,3` set it everywhere, and are averaged. Repeat for a grid.",
     ),
 ]
-HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write the table as a page as well; it works offline.")]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option("--html", show_default="none", help="Write the table as a page as well; it works offline."),
+]
 StoredOption = Annotated[
     bool, typer.Option("--stored", help="Use the features that the store holds; look for no new videos.")
 ]
@@ -69,15 +73,16 @@ def sweep(
 
     settings = make_settings(recipe, store=store, data=data, weights=weights, device=device)
     points = points_of(read_recipe(recipe).content, [parse_axis(text) for text in fields], source=str(recipe))
-    opened = open_for_run(settings, dry_run=dry_run)
+    check_output(html)
     if dry_run:
-        rows = plan_sweep(points, opened, settings)
+        with store_of_run(settings, dry_run=True) as opened:
+            rows = plan_sweep(points, opened, settings)
         if as_json:
             console.print_json({"points": rows})
         else:
             console.print_table(rows, title=f"sweep: {len(points)} points")
         return
-    with console.EventPrinter(quiet=quiet) as printer:
+    with store_of_run(settings, dry_run=False) as opened, console.EventPrinter(quiet=quiet) as printer:
         found = run_sweep(points, opened, settings, read_videos=not stored, on_event=printer)
     if html is not None:
         html.write_text(render_sweep(f"{recipe.stem}: {', '.join(fields)}", found), encoding="utf-8")

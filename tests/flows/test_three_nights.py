@@ -40,9 +40,10 @@ def world(tmp_path: Path, job: Job) -> Iterator[World]:
         said = compose_service("bootstrap", made.variables, made.rewrite).environment
         assert said["SCALE_RECIPE"] == "/recipes/tiny.yaml"  # the folder of the containers; `job` has it here
         table = made.deploy(job)
-        for name in ("nightly-append", "weekly-train-probe"):
+        for name, when in (("nightly-append", "0 2 * * *"), ("weekly-train-probe", "0 6 * * 0")):
             (line,) = [text for text in table.splitlines() if name in text]
-            assert str(job.recipe) in line
+            assert when in line
+            assert made.deployment(f"pipeline/{name}").parameters["recipe"] == str(job.recipe)
         made.start_worker(job)
         made.start("worker-cpu", **made.client_environment("worker-cpu", job))
         yield made
