@@ -23,7 +23,7 @@ from flows.cli.options import (
 )
 from flows.cli.picking import DatasetOption, WhereOption, pick_dataset
 from pipeline import FeatureStore
-from pipeline.errors import InvalidInputError, NotFoundError
+from pipeline.errors import InvalidInputError, NotFoundError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from flows.search import SearchResult
@@ -176,7 +176,13 @@ def _run_at(place: str, dataset: str | None) -> Any:
     from probe.pages.compare import load_run, load_stored_run
 
     if not Path(place).exists() and "://" not in place:  # a name: of a report in the store of the environment
-        named = FeatureStore.open(make_settings().store)
+        try:
+            named = FeatureStore.open(make_settings().store)
+        except StoreNotFoundError as error:
+            raise NotFoundError(
+                f"expected a report's page, JSON or folder, or a store with one report, at {place}, found none; for "
+                "the name of a report give its store with --store or SCALE_STORE"
+            ) from error
         return load_stored_run(named, pick_dataset(named, dataset).name, place)
     is_store = "://" in place or (Path(place) / "zarr.json").is_file()
     if not is_store:

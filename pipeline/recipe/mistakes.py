@@ -90,6 +90,8 @@ def _unknown_key(model: type[BaseModel], loc: tuple[Any, ...], absent: set[tuple
         if meant := did_you_mean(str(loc[-1]), [str(other[-1])]):
             absent.discard(other)
             return f"unknown key{meant}"
+    if not siblings:  # one of several forms, and keys of two of them
+        return "expected either this key or those beside it, found both; leave one out"
     return f"unknown key{did_you_mean(str(loc[-1]), siblings) or f'; known here: {shown_list(siblings)}'}"
 
 

@@ -108,8 +108,8 @@ class FeatureStore:
             raise
         except NotFoundError:
             raise StoreNotFoundError(
-                f"expected a feature store at {backend.url}, found no {ZARR_JSON} there; check the address, or make "
-                "one with FeatureStore.create"
+                f"expected a feature store at {backend.url}, found no {ZARR_JSON} there; check the address "
+                "(`scale run` and FeatureStore.create make a new one)"
             ) from None
         if mode == "a":
             check_writable_schema(attributes.get("schema_version"), backend.url)
