@@ -121,9 +121,7 @@ class EventPrinter:
                 event.detail, total=event.total, stage=event.stage, unit=event.unit, values="", rate=""
             )
         else:
-            self._pulse.start(event)
-            if event.detail:
-                err.print(f"{event.stage:8} {without_stage(event.stage, event.detail)}", markup=False)
+            self._pulse.start(event)  # a log has one line a stage, at its end, and the beats between
 
     def _advance(self, event: events.Progress) -> None:
         task_id = self._tasks.get(event.stage)

@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
+from flows.cli.console import EventPrinter
 from flows.heartbeat import Heartbeat, Pulse, duration, shown_values, speed, without_stage
-from pipeline.events import Progress, StageStarted
+from pipeline.events import Progress, StageFinished, StageStarted
 
 
 def test_a_line_a_minute_with_rate_and_time_left() -> None:
@@ -75,3 +76,13 @@ def test_a_stage_that_says_nothing_is_heard_all_the_same() -> None:
     while not said.empty():
         assert said.get()[0] == "embed"
     assert "heartbeat" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_log_has_one_line_a_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with EventPrinter() as printer:
+        for stage in ("extract", "train"):
+            printer(StageStarted(stage, 500, "units", f"{stage}: 500 units for a, b and c"))
+            for done in range(500):
+                printer(Progress(stage, done, 500))
+            printer(StageFinished(stage, f"{stage}: 500 done", 1.5))
+    assert capsys.readouterr().err.splitlines() == ["✓ extract  500 done (1.5 s)", "✓ train    500 done (1.5 s)"]
