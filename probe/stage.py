@@ -18,6 +18,7 @@ from pipeline.products import ProductPlan, Report, Standing, plan_products, repo
 from pipeline.products.features import has_features
 from pipeline.products.report import REPORT_FILE
 from pipeline.recipe import Recipe
+from pipeline.status import VideoStatus
 from pipeline.storage.schema import PENDING
 from pipeline.store.artifacts import split_version
 from probe.results import PREDICTIONS_FILE, ProbeReport
@@ -59,8 +60,8 @@ def _rows(one: Standing, store: FeatureStore) -> tuple[dict[str, object], ...]:
     for row in one.product.rows():
         num_videos: object = "unknown"
         if ds is not None and has_features(ds, str(row["crops"]), str(row["features"])):
-            statuses = ds.status(str(row["crops"]), str(row["features"])).column("status").to_pylist()
-            num_videos = sum(status != PENDING for status in statuses)
+            counts = ds.status_counts(str(row["crops"]), str(row["features"]))
+            num_videos = sum(n for status, n in counts.items() if status not in (PENDING, VideoStatus.REMOVED))
         rows.append({**row, "videos": num_videos})
     return tuple(rows)
 

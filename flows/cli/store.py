@@ -110,12 +110,12 @@ def status(
             else [(crops, fs) for crops in held.crop_sets() for fs in held.feature_sets(crops)]
         )
         for crops, feature_set in wanted:
-            table = held.status(crops, feature_set)
-            statuses = table.column("status").to_pylist()
+            tally = dict(sorted(held.status_counts(crops, feature_set).items()))
+            total = sum(tally.values())
             label = f"{name}/{crops}/{feature_set}"
-            tally = {s: statuses.count(s) for s in sorted(set(statuses))}
-            done = len(statuses) - tally.get("pending", 0)
-            counts.append({"features": label, "done": done, "total": len(statuses), "statuses": tally})
+            counts.append(
+                {"features": label, "done": total - tally.get("pending", 0), "total": total, "statuses": tally}
+            )
             failures.extend(
                 {
                     "features": label,
@@ -124,8 +124,7 @@ def status(
                     "attempts": row["attempts"],
                     "error": row["error"],
                 }
-                for row in table.to_pylist()
-                if row["status"] not in ("ok", "pending")
+                for row in held.failed(crops, feature_set).to_pylist()
             )
     if as_json:
         console.print_json({"feature_sets": counts, "failures": failures})

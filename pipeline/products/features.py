@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.errors import NotFoundError
 from pipeline.products.product import Kind, Product, Ref, Stored, Units
 from pipeline.recipe import Recipe
-from pipeline.sets.ledger import UNDONE
 
 if TYPE_CHECKING:
     from pipeline.store.dataset import Dataset
@@ -50,14 +49,9 @@ class Features(Product):
         """Return the shards; to be done are those with a video that has no result."""
         shards = tuple(range(ds.num_shards))
         try:
-            statuses = ds.status(self.crops, self.feature_set)
+            return Units(shards, tuple(ds.undone_shards(self.crops, self.feature_set)))
         except NotFoundError:
             return Units(shards, shards)
-        pending = {
-            shard for shard, status in zip(*(statuses[c].to_pylist() for c in ("shard", "status")), strict=True)
-            if status in UNDONE
-        }  # fmt: skip
-        return Units(shards, tuple(sorted(pending)))
 
     def accepts(self, key: str) -> bool:
         """Whether the recipe accepts another value; a prefix such as ``decoder`` covers its fields."""

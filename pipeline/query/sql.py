@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -133,13 +133,18 @@ def _checked_params(params: Params) -> list[Any] | dict[str, Any] | None:
     return dict(params) if isinstance(params, Mapping) else list(params)
 
 
-def select_rows(videos: pa.Table, condition: str, params: Params = None) -> np.ndarray:
+def select_rows(
+    schema: pa.Schema, parts: Callable[[list[str]], Iterable[pa.Table]], condition: str, params: Params = None
+) -> np.ndarray:
     """Return the rows of the catalogue for which an SQL condition holds.
 
     Parameters
     ----------
-    videos : pyarrow.Table
-        The catalogue; its column ``row`` is returned.
+    schema : pyarrow.Schema
+        The catalogue's columns.
+    parts : callable
+        Called for every scan with the columns that the condition speaks of; yields the catalogue piece by piece. Its
+        column ``row`` is returned.
     condition : str
         What would stand after WHERE, such as ``"label = 'run' AND splits['1'] = 'train'"``. Subqueries may read
         ``videos``.
@@ -164,14 +169,40 @@ def select_rows(videos: pa.Table, condition: str, params: Params = None) -> np.n
         duckdb.SQLExpression(condition)  # refuses further statements, a closed parenthesis, ORDER BY, lists
     # The line break ends a trailing comment, which would swallow the parenthesis.
     query = f"SELECT videos.row FROM videos WHERE (\n{condition}\n)"  # noqa: S608 - checked above and fenced below
-    _check_select(query)
-    table = SqlTable(videos.schema, lambda: videos)
+    named = _columns_named(_check_select(query), schema.names)
+    wanted = pa.schema([schema.field(name) for name in named])
+
+    def read() -> pa.RecordBatchReader:
+        batches = (batch for part in parts(named) for batch in part.to_batches(65_536))
+        return pa.RecordBatchReader.from_batches(wanted, batches)
+
+    table = SqlTable(wanted, read)
     with _database() as connection:
         connection.register("videos", table)
         connection.execute("SET lock_configuration = true")
         with _translated({("", "videos"): table}, {}):
             rows = connection.sql(query, params=_checked_params(params)).to_arrow_table().column(0)
     return np.sort(rows.to_numpy().astype(np.int64, copy=False))
+
+
+def _columns_named(parsed: Any, names: Sequence[str]) -> list[str]:
+    """Return those of the columns that a parsed query speaks of; all where it may mean any, or names one there is not.
+
+    DuckDB then has the same candidates to name in its error.
+    """
+    said: set[str] = set()
+    for node in _nodes(parsed):
+        if node.get("class") in ("STAR", "POSITIONAL_REFERENCE") or node.get("type") == "JOIN":
+            return list(names)  # a join may match by columns that it does not name
+        if node.get("column_name_alias"):
+            return list(names)
+        if node.get("class") == "COLUMN_REF":
+            path = [str(part).lower() for part in node.get("column_names", [])]
+            found = {name for name in names if name.lower() in path}
+            if not found:
+                return list(names)
+            said |= found
+    return [name for name in names if name in said]
 
 
 @contextmanager
@@ -213,8 +244,8 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _check_select(query: str, tables: Mapping[tuple[str, str], SqlTable] = MappingProxyType({})) -> None:
-    """Parse, and refuse what is not one SELECT over tables."""
+def _check_select(query: str, tables: Mapping[tuple[str, str], SqlTable] = MappingProxyType({})) -> Any:
+    """Parse, refuse what is not one SELECT over tables, and return the tree."""
     if not isinstance(query, str) or not query.strip():
         raise QueryError("expected an SQL query, found an empty text")
     if len(query) > MAX_QUERY_CHARS or "\0" in query:
@@ -266,6 +297,7 @@ def _check_select(query: str, tables: Mapping[tuple[str, str], SqlTable] = Mappi
             raise QueryError(
                 f"expected the name of a table, found {node['table_name']!r}; a query may not read files or the network"
             )
+    return parsed
 
 
 def _table_name(node: dict[str, Any]) -> str:

@@ -133,6 +133,11 @@ def id_index_key(dataset: str, number: int) -> str:
     return f"{dataset}/catalog/packs/ids-{number}.parquet"
 
 
+def commit_index_key(dataset: str, number: int) -> str:
+    """Return the key of a file of the index of commits: a cache."""
+    return f"{dataset}/catalog/packs/commits-{number}.parquet"
+
+
 def crop_set_key(dataset: str, crops: str) -> str:
     """Return the folder of a crop set."""
     return f"{dataset}/crops/{crops}"

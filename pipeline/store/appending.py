@@ -9,6 +9,7 @@ from pipeline.storage.litter import sweep
 from pipeline.storage.schema import catalogue_prefix
 from pipeline.store.catalogue import AppendedVideos, Catalogue
 from pipeline.store.commits import mend_commits
+from pipeline.store.indexing import index_when_due
 from pipeline.store.known_rows import known_rows
 from pipeline.store.video_rows import VideoRows
 
@@ -29,7 +30,10 @@ def append_videos(
     rows = VideoRows(backend, dataset, present)
     for who, stop in known.items():
         rows.check_inside(stop, who)
-    return present.append(table)
+    after, appended = present.append(table)
+    if appended.num_new:
+        index_when_due(backend, dataset, after.num_commits)
+    return after, appended
 
 
 def mended_catalogue(backend: StorageBackend, dataset: str) -> Catalogue:

@@ -77,7 +77,7 @@ class Catalogue:
     @cached_property
     def num_rows(self) -> int:
         """Rows in all commits."""
-        return self.commits[self.num_commits - 1].stop if self.num_commits else 0
+        return self.commits.stop
 
     @cached_property
     def videos(self) -> pa.Table:
@@ -150,7 +150,7 @@ class Catalogue:
 
     def digests(self) -> list[str]:
         """Return the sha256 of each commit's file."""
-        return [commit.digest for commit in self.commits.chain()]
+        return self.commits.digests()
 
     def append(self, table: pa.Table) -> tuple[Catalogue, AppendedVideos]:
         """Add the videos that are not there yet; see :meth:`Dataset.append_videos`."""

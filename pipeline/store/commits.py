@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -21,6 +21,7 @@ from pipeline.errors import CorruptDataError, NotFoundError, PipelineError, Sche
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.schema import CATALOGUE_SCHEMA, NUMBER, catalogue_copy_key, catalogue_key, catalogue_prefix
 from pipeline.storage.sealed import unseal
+from pipeline.store.commit_index import MIN_COMMITS, CommitIndex, open_commit_index
 
 _FILE = re.compile(rf"(?:\A|/)videos-{NUMBER}\.parquet\Z")
 
@@ -159,6 +160,31 @@ class Commits:
         self._spans: dict[int, tuple[int, int]] = {}
         self._passed: dict[int, Commit] = {}
 
+    @cached_property
+    def index(self) -> CommitIndex:
+        """What the index says of these commits, held to the last of them that it names; empty where there is none."""
+        nothing = CommitIndex(np.empty(0, np.int64), [])
+        if self.count < MIN_COMMITS:
+            return nothing
+        found = open_commit_index(self._backend, self._dataset).of_first(self.count)
+        if not len(found):
+            return found
+        last = self._read.get(len(found) - 1) or self._decoded(
+            len(found) - 1, pa.schema([CATALOGUE_SCHEMA.field("row")])
+        )
+        return found if last is not None and last.digest == found.sha256s[-1] else nothing
+
+    @property
+    def stop(self) -> int:
+        """The row after the last, reading one commit at most."""
+        if not self.count:
+            return 0
+        return int(self.index.stops[-1]) if len(self.index) == self.count else self[self.count - 1].stop
+
+    def digests(self) -> list[str]:
+        """Return the sha256 of each commit's file, reading those that no index names."""
+        return self.index.sha256s + [commit.digest for commit in self.stream(len(self.index), ["row"])]
+
     def __getitem__(self, number: int) -> Commit:
         """Return one commit.
 
@@ -208,10 +234,12 @@ class Commits:
         CorruptDataError
             If none does: commits do not follow one another.
         """
-        low, high = 0, self.count - 1
-        if high < 0 or row >= self[high].stop:
+        if row >= self.stop:
             return self.count
-        start, stop = 0, self[high].stop
+        low, high = len(self.index), self.count - 1
+        start, stop = int(self.index.stops[-1]) if low else 0, self.stop
+        if row < start:
+            return self.index.holding(row)
         while low <= high:  # commits are often of one size: guess by proportion
             guess = min(high, max(low, low + (row - start) * (high - low + 1) // max(stop - start, 1)))
             first, last = self._span(guess)
@@ -224,6 +252,8 @@ class Commits:
         return self._held_by_none(row)
 
     def _span(self, number: int) -> tuple[int, int]:
+        if number < len(self.index):
+            return self.index.span(number)
         if number not in self._spans:
             commit = self.passing(number)
             self._spans[number] = (commit.first_row, commit.stop)
@@ -259,21 +289,21 @@ class Commits:
             at = stop
         return pa.concat_tables(pieces)
 
-    def each(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the commits' tables in their order, each held to the one before it; none of them is kept.
+    def stream(self, start: int = 0, columns: Sequence[str] = CATALOGUE_SCHEMA.names) -> Iterator[Commit]:
+        """Yield the commits from a number on, each held to the one before it; none of them is kept.
 
         Parameters
         ----------
-        columns : list of str, optional
-            Which of CATALOGUE_SCHEMA to decode, `row` among them; None: all.
+        columns : sequence of str
+            Which of CATALOGUE_SCHEMA their tables have at least, `row` among them.
         """
-        schema = pa.schema([f for f in CATALOGUE_SCHEMA if columns is None or f.name in columns])
-        before: Commit | None = None
-        for number in range(self.count):
+        schema = pa.schema([field for field in CATALOGUE_SCHEMA if field.name in columns])
+        before = self.passing(start - 1) if 0 < start < self.count else None
+        for number in range(start, self.count):
             commit = self._read.get(number) or self._decoded(number, schema) or self[number]
             if not commit.follows(before):
                 commit = self.chain_to(number)
-            yield commit.table.select(schema.names)
+            yield commit
             before = commit
 
     def _decoded(self, number: int, schema: pa.Schema) -> Commit | None:

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ConflictError
 from pipeline.events import OnEvent, Progress, StageFinished, StageStarted, ignore
-from pipeline.sets.binding import video_keys
 from pipeline.sets.compaction import MIN_LOOSE, Compacted, compact_ledger
 from pipeline.storage import schema
 from pipeline.storage.backend import StorageBackend
-from pipeline.store.catalogue import Catalogue
-from pipeline.store.id_index import MAX_INDEX_ROWS, Run, drop_index, open_index, write_index
-
-MIN_IDS = 4096
-"""Fewer new ids are scanned faster than they are indexed."""
+from pipeline.store.indexing import MIN_IDS, index_commits, index_ids
 
 if TYPE_CHECKING:
     from pipeline.store.feature_store import FeatureStore
@@ -76,43 +71,14 @@ def compact_store(
     for ledger in ledgers:
         done.append(compact_ledger(store.backend, ledger, min_loose=min_loose))
         on_event(Progress("compact", done=len(done), total=len(ledgers)))
+    for name in store.datasets():
+        index_commits(store.backend, name)
     report = CompactReport(
         len(ledgers), sum(d.num_entries for d in done), sum(d.num_packs for d in done), sum(d.num_merged for d in done),
         num_indexed=sum(index_ids(store.backend, name, min_ids=min_ids) for name in store.datasets()),
     )  # fmt: skip
     on_event(StageFinished("compact", report.summary(), 0.0))
     return report
-
-
-def index_ids(backend: StorageBackend, dataset: str, *, min_ids: int = MIN_IDS) -> int:
-    """Put the ids that no index knows into one, with smaller index files; return how many were new."""
-    catalogue = Catalogue(backend, dataset)
-    files = open_index(backend, dataset)
-    start = files[-1].stop if files else 0
-    if catalogue.num_rows - start < max(min_ids, 1):
-        return 0
-    num_new = catalogue.num_rows - start
-    runs: list[Run] = []
-    row = start
-    for number in range(catalogue.commits.holding(start), catalogue.num_commits):
-        commit = catalogue.commits.passing(number)
-        ids = commit.table["video_id"].slice(row - commit.first_row)
-        runs.append(Run.of(video_keys(ids.to_pylist()), row))
-        row = commit.stop
-        if sum(len(run.keys) for run in runs) >= MAX_INDEX_ROWS:
-            write_index(backend, dataset, Run.merged(runs), start)
-            runs, start, files = [], row, []
-    while files and runs:
-        size, more = row - start, files[-1].stop - files[-1].start
-        if more > 2 * size or size + more > MAX_INDEX_ROWS:
-            break
-        merged = files.pop()
-        runs.append(merged.whole)
-        start = merged.start
-    if runs:
-        write_index(backend, dataset, Run.merged(runs), start)
-    drop_index(backend, dataset, but=[file.number for file in open_index(backend, dataset)])
-    return num_new
 
 
 def ledger_keys(backend: StorageBackend, dataset: str) -> list[str]:

@@ -25,6 +25,7 @@ from pipeline.sets.set_files import (
     open_feature_set,
 )
 from pipeline.storage import schema
+from pipeline.store import progress
 from pipeline.store.appending import append_videos, mended_catalogue
 from pipeline.store.artifacts import Artifact, list_artifacts, load_artifact, save_artifact
 from pipeline.store.catalogue import AppendedVideos
@@ -32,7 +33,6 @@ from pipeline.store.dropping import drop_feature_set
 from pipeline.store.handle import Pinned
 from pipeline.store.labels import HAND, ChangedLabels
 from pipeline.store.new_sets import drop_embedding_set, open_or_create_set
-from pipeline.store.progress import embedding_set_info, feature_set_info, snapshot_id, status_table
 from pipeline.store.selection import Selection, check_rows
 from pipeline.store.withdrawal import ErasedRows, commit_removal, erase_rows
 
@@ -279,7 +279,7 @@ class Dataset(Pinned):
         if condition is not None:
             from pipeline.query.sql import select_rows
 
-            return Selection(self, select_rows(self.videos, condition, params))
+            return Selection(self, select_rows(schema.CATALOGUE_SCHEMA, self.parts, condition, params))
         if params is not None:
             raise InvalidInputError("expected a condition that the params belong to, found none")
         if video_ids is not None:
@@ -288,18 +288,34 @@ class Dataset(Pinned):
 
     def status(self, crops: str, feature_set: str) -> pa.Table:
         """Return what became of every row: STATUS_SCHEMA, by row; `pending` where no ledger entry covers it."""
-        return status_table(self.by_row, self._ledger(crops, feature_set), self.shard_rows, self._side.removed_rows)
+        return progress.status_table(
+            self.by_row, self._ledger(crops, feature_set), self.shard_rows, self._side.removed_rows
+        )
+
+    def status_counts(self, crops: str, feature_set: str) -> dict[str, int]:
+        """Return how many rows have each status, `pending` included; from what the entries say at a glance."""
+        ledger = self._ledger(crops, feature_set)
+        return dict(progress.status_counts(ledger, self.num_rows, self._side.removed_rows))
+
+    def failed(self, crops: str, feature_set: str) -> pa.Table:
+        """Return the lines of :meth:`status` that are neither ok nor pending, of videos that were not removed."""
+        return progress.failed_table(self._ledger(crops, feature_set), self.lines_of, self._side.removed_rows)
+
+    def undone_shards(self, crops: str, feature_set: str) -> list[int]:
+        """Return the shards of a set that have a video without a result."""
+        ledger = self._ledger(crops, feature_set)
+        return progress.undone_shards(ledger, self.num_rows, self.shard_rows, self._side.removed_rows)
 
     def embedding_status(self, name: str) -> pa.Table:
         """Return :meth:`status` of an embedding set."""
         ledger = self._ledger(None, self._sets.embedding_set(name))
-        return status_table(self.by_row, ledger, self.shard_rows, self._side.removed_rows)
+        return progress.status_table(self.by_row, ledger, self.shard_rows, self._side.removed_rows)
 
     def feature_info(self, crops: str, feature_set: str) -> FeatureSetInfo:
         """Return sizes, fingerprint and progress of a feature set."""
         ledger = self._ledger(crops, feature_set)
         spec, attributes = open_feature_set(self._backend, self.name, crops, feature_set)
-        return feature_set_info(spec, attributes, self._catalogue, ledger)
+        return progress.feature_set_info(spec, attributes, self._catalogue, ledger)
 
     def embedding_info(self, name: str) -> EmbeddingSetInfo:
         """Return sizes, fingerprint and progress of an embedding set."""
@@ -307,7 +323,7 @@ class Dataset(Pinned):
         ledger = self._ledger(None, stored)
         spec, attributes = open_embedding_set(self._backend, self.name, stored)
         version = self._sets.embedding_version(stored)
-        return embedding_set_info(spec, attributes, self._catalogue, ledger, version)
+        return progress.embedding_set_info(spec, attributes, self._catalogue, ledger, version)
 
     def snapshot(self, crops: str | None = None, feature_set: str | None = None, embedding: str | None = None) -> str:
         """Return one id for the state that this handle sees.
@@ -327,7 +343,7 @@ class Dataset(Pinned):
         """
         self._guard.check()
         files = [*self._catalogue.digests(), *self._side.digests()]
-        return snapshot_id(self.name, files, self._sets.ledgers(crops, feature_set, embedding))
+        return progress.snapshot_id(self.name, files, self._sets.ledgers(crops, feature_set, embedding))
 
     def ledger(self, crops: str | None, name: str) -> Ledger:
         """Return the ledger of a feature set, or of an embedding set (`crops` None), as it stands now."""

@@ -106,7 +106,7 @@ class KnownIds:
 
     def _in_files(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         places, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        stop = self._commits[self._commits.count - 1].stop if self._commits.count else 0
+        stop = self._commits.stop
         for file in list(self.files):
             try:
                 found = file.find(keys) if len(keys) <= FEW else file.whole.find(keys)

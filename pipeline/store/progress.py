@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.sets.ledger import UNDONE, Ledger
 from pipeline.sets.set_files import EmbeddingSetInfo, FeatureSetInfo, SetSpec
 from pipeline.status import VideoStatus
-from pipeline.storage.layout import num_shards
+from pipeline.storage.layout import num_shards, shard_range
 from pipeline.storage.schema import PENDING, STATUS_SCHEMA
 from pipeline.store.catalogue import Catalogue
 
@@ -46,6 +48,79 @@ def status_table(by_row: pa.Table, ledger: Ledger, shard_rows: int, removed: np.
         for field, column in ((f, columns[f.name]) for f in STATUS_SCHEMA)
     ]
     return pa.table(arrays, schema=STATUS_SCHEMA)
+
+
+def status_counts(ledger: Ledger, num_rows: int, removed: np.ndarray) -> Counter[str]:
+    """Return how many rows have each status, `pending` included, without reading the entries that packs hold.
+
+    Parameters
+    ----------
+    removed : ndarray of int64
+        Rows whose videos were removed, ascending: they count as `removed`, whatever a ledger says of them.
+    """
+    counts: Counter[str] = Counter()
+    num_covered = num_removed = 0
+    for summary in ledger.summaries():
+        start, stop = summary.row_start, min(summary.row_stop, num_rows)
+        gone = removed[np.searchsorted(removed, start) : np.searchsorted(removed, stop)]
+        found = Counter(summary.counts)
+        if len(gone) or stop < summary.row_stop:
+            entry = ledger.entry(summary.shard)
+            assert entry is not None
+            statuses = np.array(entry.statuses[: max(0, stop - start)], object)
+            found = Counter(np.delete(statuses, gone - start).tolist())
+        counts.update(found)
+        num_covered += max(0, stop - start)
+        num_removed += len(gone)
+    others = int(np.searchsorted(removed, num_rows)) - num_removed
+    counts[PENDING] += num_rows - num_covered - others
+    counts[VideoStatus.REMOVED.value] += num_removed + others
+    return Counter({status: count for status, count in counts.items() if count})
+
+
+def undone_shards(ledger: Ledger, num_rows: int, shard_rows: int, removed: np.ndarray) -> list[int]:
+    """Return the shards with a row that every run does again, or that no entry covers; removed videos do not count."""
+    finished = {}
+    for summary in ledger.summaries():
+        whole = summary.row_stop >= min((summary.shard + 1) * shard_rows, num_rows)
+        finished[summary.shard] = whole and UNDONE.isdisjoint(summary.counts)
+    undone = [shard for shard in range(num_shards(num_rows, shard_rows)) if not finished.get(shard)]
+    touched = set((removed // shard_rows).tolist())
+    return [
+        shard for shard in undone if shard not in touched or _is_undone(ledger, shard, num_rows, shard_rows, removed)
+    ]
+
+
+def _is_undone(ledger: Ledger, shard: int, num_rows: int, shard_rows: int, removed: np.ndarray) -> bool:
+    start, stop = shard_range(shard, shard_rows, num_rows)
+    entry = ledger.entry(shard)
+    statuses = {} if entry is None else dict(zip(range(entry.row_start, entry.row_stop), entry.statuses, strict=True))
+    return any(statuses.get(row, PENDING) in UNDONE for row in np.setdiff1d(np.arange(start, stop), removed).tolist())
+
+
+def failed_table(ledger: Ledger, lines_of: Callable[[np.ndarray], pa.Table], removed: np.ndarray) -> pa.Table:
+    """Return STATUS_SCHEMA of the videos that are neither ok nor pending, reading the entries that have such alone.
+
+    Parameters
+    ----------
+    lines_of : callable
+        Returns the catalogue's lines of some rows.
+    """
+    pieces = [STATUS_SCHEMA.empty_table()]
+    for summary in ledger.summaries():
+        if summary.counts.keys() <= {VideoStatus.OK.value, PENDING}:
+            continue
+        entry = ledger.entry(summary.shard)
+        assert entry is not None
+        there = pc.invert(pc.is_in(entry.table["row"], value_set=pa.array(removed)))
+        failed = pc.invert(pc.is_in(entry.table["status"], value_set=pa.array([VideoStatus.OK.value, PENDING])))
+        found = entry.table.filter(pc.and_(there, failed))
+        n = found.num_rows
+        columns = {name: found[name] for name in ("row", "status", "error", "attempts", "seconds")}
+        columns["video_id"] = lines_of(found["row"].to_numpy())["video_id"]
+        columns |= {"shard": pa.array([entry.shard] * n), "generation": pa.array([entry.generation] * n)}
+        pieces.append(pa.table({field.name: columns[field.name] for field in STATUS_SCHEMA}).cast(STATUS_SCHEMA))
+    return pa.concat_tables(pieces)
 
 
 def num_shards_done(catalogue: Catalogue, ledger: Ledger, shard_rows: int) -> int:

@@ -90,8 +90,12 @@ class SideState:
         wanted, places = np.unique(rows, return_inverse=True)
         return self.laid_over(catalogue.commits.lines(wanted)).take(pa.array(places))
 
-    def parts(self, catalogue: Catalogue, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    def parts(
+        self, catalogue: Catalogue, columns: Sequence[str] | None = None, max_kept: int = MAX_KEPT_ROWS
+    ) -> Iterator[pa.Table]:
         """Yield the lines that are in answers, by row, a commit at a time; nothing of them is kept.
+
+        A catalogue of at most `max_kept` rows comes in one part, which is.
 
         Parameters
         ----------
@@ -99,13 +103,12 @@ class SideState:
             Which are wanted; None: all of CATALOGUE_SCHEMA.
         """
         names = list(CATALOGUE_SCHEMA.names if columns is None else columns)
-        if self._whole is not None and self._whole[0] is catalogue:
-            whole = self._whole[1].select(names)
+        if catalogue.num_rows <= max_kept or (self._whole is not None and self._whole[0] is catalogue):
+            whole = self.by_row(catalogue).select(names)
             yield whole.take(pa.array(self.present(catalogue))) if len(self.removed_rows) else whole
             return
-        read = None if columns is None else list(dict.fromkeys(["row", "video_id", *names]))
-        for table in catalogue.commits.each(read):
-            lines = self.laid_over(table)
+        for commit in catalogue.commits.stream(columns=["row", "video_id", *names]):
+            lines = self.laid_over(commit.table)
             if len(self.removed_rows):
                 removed = pc.is_in(lines["row"], value_set=pa.array(self.removed_rows))
                 lines = lines.filter(pc.invert(removed))

@@ -24,6 +24,7 @@ from pipeline.sets.set_writer import SetWriter
 from pipeline.storage import schema
 from pipeline.storage.spare import REPLACED
 from pipeline.store.catalogue import Catalogue
+from pipeline.store.commit_index import drop_commit_index
 from pipeline.store.erase_artifacts import Traces, erase_from_indexes, erase_from_reports
 from pipeline.store.erase_tables import erase_from_commits, erase_from_side_files
 from pipeline.store.id_index import drop_index
@@ -100,6 +101,7 @@ def erase_rows(backend: StorageBackend, dataset: str, on_event: OnEvent = ignore
     # The catalogue last: until here it says whose traces to look for.
     erase_from_side_files(backend, dataset, open_labels(backend, dataset), rows)
     erase_from_commits(backend, dataset, rows)
+    drop_commit_index(backend, dataset)
     drop_index(backend, dataset)  # hashes of ids; the next compaction makes it again
     if left := list(leftovers(backend, dataset, rows)):
         raise ConflictError(

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import FeatureStore
 from pipeline.errors import NotFoundError, VideoChangedError
-from pipeline.store import compact, id_index
+from pipeline.store import id_index
 from pipeline.store.compact import compact_store, index_ids
 from pipeline.store.id_index import Run, drop_index, open_index
 from tests.support.stores import video_table
@@ -58,12 +58,11 @@ def test_ids_are_found_with_and_without_an_index(store: FeatureStore) -> None:
     check(store)
 
 
-def test_an_index_grows_by_merging_and_never_leaves_a_gap(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compact, "MAX_INDEX_ROWS", 64)
-    assert index_ids(store.backend, "toy", min_ids=1) == 90
+def test_an_index_grows_by_merging_and_never_leaves_a_gap(store: FeatureStore) -> None:
+    assert index_ids(store.backend, "toy", min_ids=1, max_rows=64) == 90
     for size in range(92, 160, 3):
         store.dataset("toy").append_videos(video_table(size))
-        index_ids(store.backend, "toy", min_ids=2)
+        index_ids(store.backend, "toy", min_ids=2, max_rows=64)
         files = open_index(store.backend, "toy")
         assert [f.start for f in files] == [0, *(f.stop for f in files[:-1])]
         assert files[-1].stop == store.dataset("toy").num_rows

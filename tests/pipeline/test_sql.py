@@ -43,6 +43,12 @@ def catalogue(labels: list[str | None] = LABELS) -> pa.Table:
 
 
 VIDEOS = catalogue()
+
+
+def selected(table: pa.Table, condition: str) -> np.ndarray:
+    return select_rows(table.schema, lambda columns: [table.select(columns)], condition)
+
+
 TABLES = {("jhmdb", "videos"): SqlTable(VIDEOS.schema, lambda: VIDEOS)}
 
 
@@ -70,9 +76,34 @@ def test_a_query_answers_as_arrow() -> None:
     ],
 )
 def test_conditions_select_rows(condition: str, rows: list[int]) -> None:
-    found = select_rows(VIDEOS, condition)
+    found = selected(VIDEOS, condition)
     assert found.dtype == np.int64
     assert found.tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("condition", "columns"),
+    [
+        ("label = 'run'", ["row", "label"]),
+        ("Splits['1'] = 'train' AND videos.row < 3", ["row", "splits"]),
+        ("row IN (SELECT row FROM videos WHERE duration_s > 2)", ["row", "duration_s"]),
+        ("EXISTS (SELECT * FROM videos)", None),
+        ("EXISTS (FROM videos a JOIN videos b USING (sha256))", None),
+        ("row IN (SELECT a.row FROM videos a NATURAL JOIN videos b)", None),
+        ("row IN (SELECT c1 FROM videos t(c1))", None),
+        ("videos::VARCHAR LIKE '%run%'", None),
+    ],
+)
+def test_a_condition_reads_the_columns_that_it_speaks_of(condition: str, columns: list[str] | None) -> None:
+    asked: list[list[str]] = []
+
+    def parts(names: list[str]) -> list[pa.Table]:
+        asked.append(names)
+        return [VIDEOS.select(names)]
+
+    select_rows(VIDEOS.schema, parts, condition)
+    assert asked
+    assert all(names == (columns or VIDEOS.column_names) for names in asked)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +133,7 @@ def test_conditions_select_rows(condition: str, rows: list[int]) -> None:
 )
 def test_what_is_no_condition_is_refused(condition: str) -> None:
     with pytest.raises(QueryError):
-        select_rows(VIDEOS, condition)
+        selected(VIDEOS, condition)
 
 
 @settings(max_examples=30, deadline=None)
@@ -112,7 +143,7 @@ def test_selecting_by_any_label_is_the_obvious_filter(labels: list[str | None]) 
     for wanted in {label for label in labels if label is not None}:
         quoted = "'" + wanted.replace("'", "''") + "'"
         expected = [n for n, label in enumerate(labels) if label == wanted]
-        assert select_rows(table, f"label = {quoted}").tolist() == expected
+        assert selected(table, f"label = {quoted}").tolist() == expected
 
 
 def _attempts(folder: Path, endpoint: str) -> list[str]:

@@ -1,0 +1,64 @@
+"""What is added up from the entries at a glance is what the table of every row says."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import FeatureStore, RowStatus
+from pipeline.recipe import RandomPolicy
+from pipeline.sets.ledger import UNDONE
+from pipeline.store.compact import compact_store
+from pipeline.store.dataset import Dataset
+
+V, D, SHARD_ROWS = 1, 2, 4
+STATUSES = ["ok"] * 4 + ["ok", "missing", "ok", "unreadable"] + ["interrupted", "ok", "ok", "ok"] + ["ok", "ok"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """Return 19 videos in five shards: whole, with failures, interrupted, half covered and pending."""
+    store = FeatureStore.create(tmp_path_factory.mktemp("progress"))
+    ds = store.create_dataset("d", shard_rows=SHARD_ROWS)
+    ds.define_crop_set("c", RandomPolicy(policy="random", num_crops=V))
+    ds.append_videos(pa.table({"video_id": [f"{i}.mp4" for i in range(len(STATUSES))]}))
+    writer = ds.writer("c", "f", {"backbone": "b"}, D)
+    for task in writer.todo():
+        n = len(task)
+        valid = np.array([[STATUSES[row] == "ok"] * V for row in task.rows])
+        values = np.where(valid[:, :, None], 1.0, 0.0).repeat(D, 2).astype(np.float32)
+        texts = [RowStatus(row, STATUSES[row], "" if STATUSES[row] == "ok" else "why") for row in task.rows.tolist()]
+        writer.write(task, values, valid, np.ones((n, V, 9), np.float32), texts)
+    ds.append_videos(pa.table({"video_id": [f"later {i}.mp4" for i in range(5)]}))
+    return store
+
+
+def check(ds: Dataset) -> None:
+    table = ds.status("c", "f")
+    assert ds.status_counts("c", "f") == Counter(table["status"].to_pylist())
+    lines = table.to_pylist()
+    assert ds.failed("c", "f").to_pylist() == [x for x in lines if x["status"] not in ("ok", "pending", "removed")]
+    assert ds.undone_shards("c", "f") == sorted({x["shard"] for x in lines if x["status"] in UNDONE})
+
+
+def test_sums_are_those_of_the_rows_loose_and_packed(store: FeatureStore) -> None:
+    check(store.dataset("d"))
+    assert store.dataset("d").undone_shards("c", "f") == [2, 3, 4]
+    compact_store(store, min_loose=1)
+    check(store.dataset("d"))
+
+
+@pytest.mark.parametrize("removed", [[5], [8], [14, 15, 16, 17, 18], [0, 7, 8, 13, 14, 15]])
+def test_removed_videos_are_counted_apart_and_ask_for_nothing(
+    store: FeatureStore, removed: list[int], tmp_path: Path
+) -> None:
+    ds = FeatureStore.open(shutil.copytree(store.url, tmp_path / "s"), mode="a").dataset("d")
+    ds.remove_videos(removed)
+    check(ds)
+    check(ds.refresh())
+    assert ds.status_counts("c", "f")["removed"] == len(removed)
