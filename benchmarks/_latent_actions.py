@@ -27,6 +27,8 @@ class LatentActions:
     background: float = 0.05
     """Norm of a vector that all crops of a video share and no other video has."""
     noise: float = 0.5
+    seconds: tuple[float, float] = (4.0, 12.0)
+    """Shortest and longest video."""
 
 
 def generate(config: LatentActions, num_videos: int, *, world: int, seed: int) -> tuple[np.ndarray, ...]:
@@ -72,7 +74,7 @@ def generate(config: LatentActions, num_videos: int, *, world: int, seed: int) -
     own = _unit(random.normal(size=(num_videos, 1, config.dim))) * config.background
     noise = random.normal(size=features.shape) * config.noise / np.sqrt(config.dim)
 
-    duration_s = random.uniform(4.0, 12.0, size=(num_videos, 1))
+    duration_s = random.uniform(*config.seconds, size=(num_videos, 1))
     left = side * 200 + random.uniform(0, 40, size=shape) * np.where(side == 0, 1, -1)
     top = random.uniform(0, 120, size=shape)
     flip = random.integers(2, size=shape)

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parent))
 
 import numpy as np
 import torch
@@ -61,6 +61,9 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "STOR": {"objective": {"kind": "stor"}, **BLIND},
     "TeG": {"objective": {"kind": "teg"}},
     "SVT": {"objective": {"kind": "svt"}},
+    "ConST-CL (local weight 1)": {"objective": {"kind": "const_cl", "local_weight": 1.0}},
+    "STC-Mix": {"objective": {"kind": "stc_mix"}},
+    "STC-Mix, across streams": {"objective": {"kind": "stc_mix", "across": True}},
 }
 
 
