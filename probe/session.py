@@ -203,7 +203,7 @@ def predictions_file(measured: Measured) -> bytes:
     for result in measured.findings.results:
         split = measured.splits[result.split]
         predictions = measured.findings.predictions.get(result.id, {})
-        for position, hit in measured.findings.hits[result.id].items():
+        for position, hit in measured.findings.hits.get(result.id, {}).items():
             columns["result"].append(result.id)
             columns["row"].append(int(split.rows[position]))
             columns["video_id"].append(split.video_ids[position])

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aggregate.data.geometry import MODEL_COLUMNS, visible_columns
+from aggregate.network.temporal_norm import TemporalGroupNorm, time_groups
 from pipeline.errors import InvalidInputError, ShapeMismatchError
 from pipeline.recipe import ModelSpec
+
+TIME_FROM, TIME_TO = MODEL_COLUMNS.index("t0"), MODEL_COLUMNS.index("t1")
 
 
 class Attention(nn.Module):
@@ -53,21 +56,34 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, dropout: float) -> None:
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, dropout: float, norm_groups: int = 0) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = _norm(dim, norm_groups)
         self.attn = Attention(dim, num_heads, dropout)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = _norm(dim, norm_groups)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, attendable: Tensor | None, wanted: Tensor | None = None) -> Tensor:
-        """Return (R, T, d); or (K, d), only the tokens at `wanted`, flat positions in (R * T)."""
+    def forward(
+        self, x: Tensor, attendable: Tensor | None, wanted: Tensor | None = None, group: Tensor | None = None
+    ) -> Tensor:
+        """Return (R, T, d); or (K, d), only the tokens at `wanted`, flat positions in (R * T).
+
+        `group` is given where tokens are normalised together: then none can be left out before the end.
+        """
+        if group is not None:
+            x = x + self.drop(self.attn.proj(self.attn(self.norm1(x, group), attendable)))
+            x = x + self.mlp(self.norm2(x, group))
+            return x if wanted is None else x.flatten(0, 1).index_select(0, wanted)
         y = self.attn(self.norm1(x), attendable)
         if wanted is not None:  # what nobody reads is not computed: projection and MLP of these tokens alone
             x, y = x.flatten(0, 1).index_select(0, wanted), y.flatten(0, 1).index_select(0, wanted)
         x = x + self.drop(self.attn.proj(y))
         return x + self.mlp(self.norm2(x))
+
+
+def _norm(dim: int, num_groups: int) -> nn.Module:
+    return TemporalGroupNorm(dim, num_groups) if num_groups else nn.LayerNorm(dim)
 
 
 def _prediction_head(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequential:
@@ -135,6 +151,7 @@ class ScaleModel(nn.Module):
         self.input_dim = input_dim
         self.spec = spec
         dim = spec.dim
+        self.norm_groups = spec.norm_groups if spec.norm == "temporal_group" else 0
         self.input_projection = nn.Linear(input_dim, dim)
         self.pos_encoding_mlp = nn.Sequential(
             nn.Linear(len(MODEL_COLUMNS), 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim)
@@ -143,7 +160,7 @@ class ScaleModel(nn.Module):
         self.msk_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.set_head = _prediction_head(dim, spec.head_hidden_dim, spec.projection_dim)
         self.transformer = nn.ModuleList(
-            Block(dim, spec.num_heads, spec.mlp_ratio, spec.dropout) for _ in range(spec.num_layers)
+            Block(dim, spec.num_heads, spec.mlp_ratio, spec.dropout, self.norm_groups) for _ in range(spec.num_layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.dense_target_head = _target_head(input_dim, spec.target_hidden_dim, spec.projection_dim)
@@ -240,8 +257,10 @@ class ScaleModel(nn.Module):
         """Run the transformer over crops that :meth:`project` has read, (R, V, d); the rest as for :meth:`forward`."""
         h = projected
         num_sets, num_crops, _ = h.shape
-        attendable = None
+        attendable = group = None
         geometry = geometry * self.visible_columns
+        if self.norm_groups:
+            group = time_groups(geometry[..., TIME_FROM], geometry[..., TIME_TO], valid, self.norm_groups)
         if valid is not None:
             geometry = torch.where(valid[..., None], geometry, 0.0)
             attendable = functional.pad(valid, (1, 0), value=True)[:, None, None, :]
@@ -250,14 +269,14 @@ class ScaleModel(nn.Module):
         h = h + self.pos_encoding_mlp(geometry)
         h = torch.cat((self.set_cls_token.to(h.dtype).expand(num_sets, -1, -1), h), dim=1)
         for block in self.transformer[:-1]:
-            h = block(h, attendable)
+            h = block(h, attendable, None, group)
         if wanted is None:
-            h = self.norm(self.transformer[-1](h, attendable))
+            h = self.norm(self.transformer[-1](h, attendable, None, group))
             return h[:, 0], h[:, 1:]
         rows = torch.arange(num_sets, device=h.device) * (num_crops + 1)
         # Token v of set r stands at r * (V + 1) + 1 + v, the set token in front of them.
         positions = torch.cat((rows, wanted + torch.div(wanted, num_crops, rounding_mode="floor") + 1))
-        h = self.norm(self.transformer[-1](h, attendable, positions))
+        h = self.norm(self.transformer[-1](h, attendable, positions, group))
         return h[:num_sets], h[num_sets:]
 
     def _check(self, features: Tensor, geometry: Tensor, valid: Tensor | None, masked: Tensor | None) -> None:

@@ -51,6 +51,7 @@ def sweep(
     fields: SetOption,
     html: HtmlOption = None,
     stored: StoredOption = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every number, not the headline ones alone.")] = False,
     store: StoreOption = None,
     data: DataOption = None,
     weights: WeightsOption = None,
@@ -83,7 +84,9 @@ def sweep(
             console.print_table(rows, title=f"sweep: {len(points)} points")
         return
     with store_of_run(settings, dry_run=False) as opened, console.EventPrinter(quiet=quiet) as printer:
-        found = run_sweep(points, opened, settings, read_videos=not stored, on_event=printer)
+        found = run_sweep(
+            points, opened, settings, read_videos=not stored, headline_only=not everything, on_event=printer
+        )
     if html is not None:
         html.write_text(render_sweep(f"{recipe.stem}: {', '.join(fields)}", found), encoding="utf-8")
     if as_json:

@@ -39,6 +39,7 @@ def run_sweep(
     settings: Settings,
     *,
     read_videos: bool = True,
+    headline_only: bool = True,
     on_event: OnEvent = ignore,
 ) -> Sweep:
     """Run every point and put what they measured side by side.
@@ -52,6 +53,8 @@ def run_sweep(
     settings : Settings
     read_videos : bool
         Catalog and extract first, once for all points; without, what the store holds is used.
+    headline_only : bool
+        As for :func:`probe.pages.sweep.sweep_table`.
     on_event : callable
 
     Returns
@@ -81,7 +84,7 @@ def run_sweep(
             failures.append(Failure({**point.choice, **point.repeat}, str(err)))
             continue
         trials.append(Trial(point.choice, point.repeat, run, point.embeddings))
-    return sweep_table(trials, failures)
+    return sweep_table(trials, failures, headline_only=headline_only)
 
 
 def _own_stages(point: Point) -> list[str]:

@@ -77,6 +77,16 @@ class ModelSpec(Spec):
     """Which parts of the 7-vector (flip, box, time) the model sees."""
     geometry_frame: Literal["per_video", "absolute"] = "per_video"
     """per_video: min-max over the video's crops, as in SCALE. absolute: seconds, and fractions of the frame."""
+    norm: Annotated[Literal["layer", "temporal_group"], LATER] = "layer"
+    """layer: each token by itself. temporal_group: crops of one part of the video together, scales for each part."""
+    norm_groups: Annotated[int, Field(ge=2), LATER] = 4
+    """Parts of the video for temporal_group."""
+
+    @model_validator(mode="after")
+    def _norm_sees_time(self) -> ModelSpec:
+        if self.norm == "temporal_group" and self.geometry not in ("time", "all"):
+            raise ValueError(f"expected geometry time or all for the norm temporal_group, found {self.geometry}")
+        return self
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> ModelSpec:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.errors import NoDataError, NotFoundError
 from pipeline.names import did_you_mean
+from pipeline.storage.schema import GEOMETRY_COLUMNS
 from probe.data.vectors import pool_crops
 from probe.results import Coverage
 
@@ -123,6 +124,8 @@ class FeatureTable:
     """(n, V, D) as stored; None where it would not fit in memory."""
     valid: np.ndarray
     """(n, V) bool."""
+    geometry: np.ndarray
+    """(n, V, G) float32, as stored."""
 
 
 def read_features(ds: Dataset, split: SplitTable, crops: str, feature_set: str) -> FeatureTable:
@@ -145,19 +148,21 @@ def read_features(ds: Dataset, split: SplitTable, crops: str, feature_set: str) 
     values = np.zeros(shape, info.dtype) if keep else None
     valid = np.zeros(shape[:2], bool)
     pooled = np.zeros((shape[0], shape[2]), np.float32)
+    geometry = np.zeros((*shape[:2], len(GEOMETRY_COLUMNS)), np.float32)
     for at in _reads(split.rows):
         block = ds.select(rows=split.rows[at]).features(crops, feature_set)
         finite = np.asarray(block.valid, bool) & np.isfinite(block.values).all(axis=2)
         safe = np.where(finite[:, :, None], block.values, 0) if not finite.all() else block.values
         pooled[at], _ = pool_crops(safe, finite)
         valid[at] = finite
+        geometry[at] = block.geometry
         if values is not None:
             values[at] = safe
     statuses = ds.status(crops, feature_set)
     by_row = dict(zip(statuses.column("row").to_pylist(), statuses.column("status").to_pylist(), strict=True))
     has_any = valid.sum(axis=1) > 0
     reasons = tuple("" if ok else _reason(by_row.get(int(row))) for row, ok in zip(split.rows, has_any, strict=True))
-    return FeatureTable(crops, feature_set, pooled, reasons, info.num_crops, values, valid)
+    return FeatureTable(crops, feature_set, pooled, reasons, info.num_crops, values, valid, geometry)
 
 
 def read_embeddings(ds: Dataset, split: SplitTable, name: str) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -21,6 +21,12 @@ METHODS = {
     "mlp": "MLP classifier",
     "attentive": "Attentive classifier",
     "retrieval": "Retrieval",
+    "semi": "Few labels",
+    "order": "Order of two crops",
+    "overlap": "Overlap of two crops",
+    "speed": "Speed of a crop",
+    "tau": "Order within a class",
+    "phase": "Phase within a class",
 }
 READOUTS = {
     "mean": "mean of the crops",

@@ -7,7 +7,7 @@ do not pass for more videos.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from probe.pages.page import p_text, points, render_page
 from probe.pages.report_view import METHODS, readout_name
 from probe.results import ProbeResult
 
+USUAL_PROTOCOLS = ("strict", "selected", "mean", "pairs", "same_class")
+"""Not named: each probe's own."""
 Unit = tuple[str, str]
 """Split and video."""
 
@@ -109,19 +111,21 @@ class Sweep:
         return {"rows": rows, "failures": [{"point": dict(f.point), "error": f.error} for f in self.failures]}
 
 
-def sweep_table(trials: Sequence[Trial], failures: Sequence[Failure] = ()) -> Sweep:
-    """Put the headline numbers of many reports side by side.
+def sweep_table(trials: Sequence[Trial], failures: Sequence[Failure] = (), *, headline_only: bool = True) -> Sweep:
+    """Put the numbers of many reports side by side.
 
     Parameters
     ----------
     trials : sequence of Trial
         The first one's point is what others are compared with.
     failures : sequence of Failure
+    headline_only : bool
+        Leave out every number but one a probe and readout.
     """
     by_choice: dict[str, list[Trial]] = {}
     for trial in trials:
         by_choice.setdefault(repr(sorted(trial.choice.items())), []).append(trial)
-    pooled = {choice: _pool(of_choice) for choice, of_choice in by_choice.items()}
+    pooled = {choice: _pool(of_choice, headline_only) for choice, of_choice in by_choice.items()}
     first = next(iter(pooled.values()), {})
     rows = []
     for choice, measured in pooled.items():
@@ -155,15 +159,29 @@ class _Measured:
     feature_set: str
     readout: str
     embedding: str | None
+    detail: str
 
     def with_readout(self, readout: str) -> _Measured:
-        return _Measured(self.probe, self.crops, self.feature_set, readout, None)
+        return replace(self, readout=readout, embedding=None)
 
     @property
     def words(self) -> str:
         """For people."""
         readout = readout_name(self.readout, self.embedding)
-        return f"{METHODS.get(self.probe, self.probe)}, {self.crops}/{self.feature_set}, {readout}"
+        method = METHODS.get(self.probe, self.probe)
+        return f"{', '.join(filter(None, (method, self.detail)))}, {self.crops}/{self.feature_set}, {readout}"
+
+
+def _detail(r: ProbeResult) -> str:
+    """Say what else tells results of one probe and readout apart, seeds aside."""
+    parts = [] if r.protocol in USUAL_PROTOCOLS else [r.protocol]
+    if r.probe == "knn":
+        parts.append(f"k = {r.k}, T = {r.temperature:g}")
+    if r.n_per_class is not None:
+        parts.append(f"{r.n_per_class} labels per class")
+    elif r.fraction < 1:
+        parts.append(f"{r.fraction * 100:g} % of the labels")
+    return ", ".join(parts)
 
 
 class _Pool:
@@ -190,16 +208,16 @@ class _Pool:
         return {unit: (float(np.mean(hits)), self._groups[unit]) for unit, hits in self._of_unit.items()}
 
 
-def _pool(trials: Iterable[Trial]) -> dict[_Measured, _Pool]:
+def _pool(trials: Iterable[Trial], headline_only: bool) -> dict[_Measured, _Pool]:
     pools: dict[_Measured, _Pool] = {}
     for trial in trials:
         run = trial.run
         for result in run.report.results:
-            if not result.is_headline:
+            if headline_only and not result.is_headline:
                 continue
             embedding = trial.embeddings.get(result.embedding or "", result.embedding)
             readout = result.readout if result.embedding is None else result.readout.partition(":")[0]
-            what = _Measured(result.probe, result.crops, result.feature_set, readout, embedding)
+            what = _Measured(result.probe, result.crops, result.feature_set, readout, embedding, _detail(result))
             found = {} if run.predictions is None else outcomes(run.predictions, result.id)
             pools.setdefault(what, _Pool()).add(run.report.recipe, result, found)
     return pools

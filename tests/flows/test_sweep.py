@@ -139,6 +139,11 @@ def test_a_grid_is_run_once_paired_and_averaged(tmp_path: Path) -> None:
     assert later.to_first is not None
     assert later.to_first.difference == 0  # the mean of the crops does not depend on the training
     assert len(found.table()) == len(found.rows)
+    everything = run_sweep(grid(*axes), store, CPU, read_videos=False, headline_only=False)
+    assert {row.measured.split(", c/")[0] for row in everything.rows} == {
+        "Nearest neighbours, k = 3, T = 0.07", "Nearest neighbours, k = 20, T = 0.07",
+        "Nearest neighbours, scale, k = 20, T = 0.07",
+    }  # fmt: skip
 
 
 def test_the_command_goes_on_after_a_point_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
