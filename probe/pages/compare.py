@@ -23,7 +23,8 @@ from pipeline.storage.parquet import read_parquet
 from pipeline.store.artifacts import split_version, stored_name
 from probe.maths.statistics import compare_paired
 from probe.pages.page import p_text, points, render_page
-from probe.pages.report_view import FIGURES, METHODS, date_text, main_figure, percent, readout_text
+from probe.pages.report_view import FIGURES, date_text, main_figure, percent, readout_text
+from probe.pages.words import METHODS
 from probe.results import PREDICTIONS_FILE, REPORT_FILE, ProbeReport, ProbeResult
 
 if TYPE_CHECKING:

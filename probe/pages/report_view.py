@@ -13,28 +13,9 @@ from markupsafe import Markup
 
 from probe.pages import charts
 from probe.pages.page import number, percent
+from probe.pages.words import METHODS, READOUTS
 from probe.results import Curve, EmbeddingMap, LeakCheck, ProbeReport, ProbeResult
 
-METHODS = {
-    "knn": "Nearest neighbours",
-    "linear": "Linear classifier",
-    "mlp": "MLP classifier",
-    "attentive": "Attentive classifier",
-    "retrieval": "Retrieval",
-    "semi": "Few labels",
-    "order": "Order of two crops",
-    "overlap": "Overlap of two crops",
-    "speed": "Speed of a crop",
-    "tau": "Order within a class",
-    "phase": "Phase within a class",
-}
-READOUTS = {
-    "mean": "mean of the crops",
-    "crops": "each crop, logits averaged",
-    "cls": "SCALE embedding",
-    "joined": "mean and SCALE embedding",
-    "attention": "attention over the crops",
-}
 CURVE_TITLES = {
     "k": ("k, neighbours that vote", "log"),
     "crops": ("crops averaged per video", "linear"),

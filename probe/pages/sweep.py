@@ -15,7 +15,8 @@ import numpy as np
 from probe.maths.statistics import Paired, bootstrap_interval, compare_paired
 from probe.pages.compare import Run, outcomes
 from probe.pages.page import p_text, points, render_page
-from probe.pages.report_view import METHODS, readout_name
+from probe.pages.report_view import readout_name
+from probe.pages.words import METHODS
 from probe.results import ProbeResult
 
 USUAL_PROTOCOLS = ("strict", "selected", "mean", "pairs", "same_class")
