@@ -156,7 +156,7 @@ def run_recipe(
     on_plan : callable, optional
         Receives each plan just before it is run.
     **options
-        Options of single stages: ``shards``, ``retry`` (extract), ``only`` (train, embed).
+        Options of single stages: ``replace`` (catalog), ``shards``, ``retry`` (extract), ``only`` (train, embed).
 
     Returns
     -------
@@ -193,5 +193,10 @@ def _say_uncatalogued(
 
 
 def _options_for(stage: Stage, options: dict[str, Any]) -> dict[str, Any]:
-    known = {"extract": {"shards", "retry", "targets"}, "train": {"only"}, "embed": {"only"}}.get(stage.name, set())
+    known = {
+        "catalog": {"replace"},
+        "extract": {"shards", "retry", "targets"},
+        "train": {"only"},
+        "embed": {"only"},
+    }.get(stage.name, set())
     return {name: value for name, value in options.items() if name in known and value is not None}

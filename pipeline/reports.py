@@ -49,12 +49,17 @@ class StageReport(BaseModel):
         """What was left undone, for people; empty where nothing was.
 
         A video that cannot be read is a row with a status, and done. Undone is a shard that failed, a row whose worker
-        died, and the whole where no video of the dataset can be used.
+        died, a known file that changed after it gave features, and the whole where no video of the dataset can be used.
         """
         if failed := self.did.get("shards_failed", 0):
             return f"{failed} shards failed; run again"
         if lost := self.did.get("videos_interrupted", 0):
             return f"{lost} videos were lost with their workers; run again"
+        if changed := self.did.get("videos_changed", 0):
+            return (
+                f"{changed} known videos have other bytes than their features were made from, and were left as they "
+                "were; `scale catalog --replace` takes the new files"
+            )
         if self.details.get("num_usable") == 0:
             reasons = Counter(video.error for video in self.skipped).most_common(1)
             return "not one video can be used" + (f": {reasons[0][0]}" if reasons else "; see `scale status`")

@@ -1,18 +1,16 @@
 """The catalog stage: finds the videos that a recipe names and appends those that are new to the catalogue.
 
 Known videos are recognised by their id. A known file whose size is the same
-and whose inode has not changed since it was catalogued is not read again; any
-other is hashed, and other bytes under a known id are an error.
+and whose inode has not changed since it was catalogued is not read again; of
+any other the bytes are compared (:mod:`extract.catalog.looking_again`).
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,11 +20,12 @@ import pyarrow as pa
 from extract.catalog.annotations import Annotation
 from extract.catalog.datasets import image_fps_of, list_rows
 from extract.catalog.find_videos import ListedVideo
-from extract.catalog.inspect_videos import hash_videos, probe_videos
+from extract.catalog.inspect_videos import probe_videos
+from extract.catalog.looking_again import KnownVideo, LookedAgain, look_again, may_have_changed
 from extract.catalog.matching import how_many
 from extract.catalog.parts import facts_of_part
 from extract.decoding.inspect import VideoInfo
-from pipeline.errors import PipelineError, VideoChangedError
+from pipeline.errors import PipelineError
 from pipeline.events import Note, OnEvent, Progress, StageFinished, StageStarted, VideoFailed, ignore
 from pipeline.products import Standing, Videos
 from pipeline.products.standing import State
@@ -40,21 +39,12 @@ from pipeline.store.labels import LABEL_COLUMNS, RECIPE, label_difference
 
 if TYPE_CHECKING:
     from pipeline import FeatureStore
+    from pipeline.store.dataset import Dataset
 
 COMMIT_VIDEOS = 8192
 """Videos a catalogue commit: what a killed run loses at most, and how many rows a catalogue file has."""
 
 _TABLE_ROWS = 30
-
-
-@dataclass(frozen=True)
-class KnownVideo:
-    """A video of the catalogue that is there again, and may have changed."""
-
-    row: int
-    video: ListedVideo
-    sha256: str
-    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +72,8 @@ class CatalogPlan:
     """Known videos whose labels differ from the recipe's because `scale label` gave them; they stay."""
     notes: tuple[str, ...] = ()
     """Rows of lists that match no video, videos without a label."""
+    replace: bool = False
+    """Whether changed files that gave features are described anew, so that their features are made again."""
 
     stage = "catalog"
 
@@ -107,7 +99,7 @@ class CatalogPlan:
         """One line: how many videos, and why."""
         parts = [f"{len(self.new)} new videos to look into", f"{self.num_known} known"]
         if self.to_check:
-            parts.append(f"{len(self.to_check)} of them touched since, to be compared")
+            parts.append(f"{len(self.to_check)} of them touched since or late, to be looked at")
         if self.num_gone:
             parts.append(f"{self.num_gone} of the catalogue are not found any more")
         if self.num_relabelled:
@@ -121,7 +113,7 @@ class CatalogPlan:
             for video, note in zip(self.new[:_TABLE_ROWS], self.annotations, strict=False)
         ]
         rows += [
-            {"video": known.video.video_id, "label": "", "splits": "", "why": "touched since it was catalogued"}
+            {"video": known.video.video_id, "label": "", "splits": "", "why": "late or touched since it was catalogued"}
             for known in self.to_check[: _TABLE_ROWS - len(rows)]
         ]
         left = len(self.new) + len(self.to_check) - len(rows)
@@ -130,7 +122,7 @@ class CatalogPlan:
         return rows
 
 
-def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings) -> CatalogPlan:
+def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings, *, replace: bool = False) -> CatalogPlan:
     """List the recipe's videos and compare them with the catalogue. Opens no video.
 
     Parameters
@@ -140,6 +132,8 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings) -> Cat
         The dataset need not exist yet.
     settings : Settings
         `data` is the folder that the recipe's paths are relative to.
+    replace : bool
+        Describe changed files anew that gave features already; their features are made again.
 
     Raises
     ------
@@ -156,6 +150,7 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings) -> Cat
         notes.append(how_many(len(bare), f"of {len(listed)} videos without a label", bare[0]))
     catalogue = _known_videos(store, dataset.name)
     by_hand = set(store.dataset(dataset.name).rows_labelled_by_hand()) if catalogue else set()
+    looked_at = store.dataset(dataset.name).looked_at() if catalogue else {}
     declared = _declared(dataset)
     new: list[ListedVideo] = []
     new_annotations: list[Annotation] = []
@@ -175,8 +170,9 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings) -> Cat
             else:
                 relabelled[known["row"]] = wanted
                 example = example or f"{video.video_id}: {difference}"
-        if known["sha256"] is not None and _may_have_changed(video, known):
-            to_check.append(KnownVideo(known["row"], video, known["sha256"], known["bytes"]))
+        if may_have_changed(video, known, looked_at.get(known["row"], known["added_at"])):
+            seen = KnownVideo(known["row"], video, known["sha256"], known["bytes"], known["probe_error"])
+            to_check.append(seen)
     return CatalogPlan(
         recipe=recipe.name,
         dataset=dataset,
@@ -190,6 +186,7 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings) -> Cat
         image_fps=image_fps_of(dataset),
         num_kept_by_hand=num_kept,
         notes=tuple(notes),
+        replace=replace,
     )
 
 
@@ -216,12 +213,8 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
     Returns
     -------
     StageReport
-        `did`: videos_new, videos_known, videos_unreadable; videos_relabelled where there are any.
-
-    Raises
-    ------
-    VideoChangedError
-        If a known id has other bytes; the others are appended first.
+        `did`: videos_new, videos_known, videos_unreadable; where there are any also videos_relabelled, videos_late
+        (could not be used before), videos_replaced, videos_changed (left as they were, because they gave features).
     """
     started = time.monotonic()
     on_event(StageStarted("catalog", len(plan.new), "videos", plan.summary()))
@@ -267,7 +260,7 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
     if plan.relabelled:
         changed = dataset.change_labels(plan.relabelled, by=RECIPE)
         did["videos_relabelled"] = changed.num_changed
-    _check_unchanged(plan, settings)  # last: one odd file does not keep others out
+    _take_again(plan, dataset, settings, did, skipped, on_event)
     catalogued = dataset.refresh().videos
     usable = {"num_usable": catalogued["probe_error"].null_count} if len(catalogued) else {}
     if left_out := did.get("videos_interrupted"):
@@ -290,21 +283,8 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
 def _known_videos(store: FeatureStore, name: str) -> dict[str, dict]:
     if name not in store.datasets():
         return {}
-    columns = ["row", "video_id", "bytes", "sha256", "label", "labels", "splits", "group", "added_at"]
+    columns = ["row", "video_id", "bytes", "sha256", "probe_error", "label", "labels", "splits", "group", "added_at"]
     return {row["video_id"]: row for row in store.dataset(name).videos.select(columns).to_pylist()}
-
-
-def _may_have_changed(video: ListedVideo, known: Mapping) -> bool:
-    """Whether a known video must be hashed: its size or anything about its inode changed since it was catalogued."""
-    try:
-        found = os.stat(video.path)
-    except (OSError, ValueError):
-        return False  # gone for now; extraction says so where it matters
-    if not os.path.isfile(video.path):
-        return os.path.isdir(video.path)  # an image folder: its own times do not tell
-    added_at: datetime = known["added_at"]
-    # ctime cannot be set back by copying tools as mtime can
-    return found.st_size != known["bytes"] or max(found.st_ctime, found.st_mtime) >= added_at.timestamp()
 
 
 def _declared(dataset: DatasetBase) -> set[str]:
@@ -326,21 +306,51 @@ def _labels(annotation: Annotation) -> dict[str, object]:
             "group": annotation.group}  # fmt: skip
 
 
-def _check_unchanged(plan: CatalogPlan, settings: Settings) -> None:
-    paths = [known.video.path for known in plan.to_check]
-    changed = [
-        (known, sha256)
-        for known, sha256 in zip(plan.to_check, hash_videos(paths, workers=settings.workers), strict=True)
-        if sha256 is not None and sha256 != known.sha256
-    ]
-    if changed:
-        known, sha256 = changed[0]
-        others = f" ({len(changed)} such videos)" if len(changed) > 1 else ""
-        raise VideoChangedError(
-            f"dataset {plan.dataset.name}: expected {known.video.video_id!r} (row {known.row}) to keep its bytes, "
-            f"sha256 {known.sha256[:16]}..., found sha256 {sha256[:16]}... at {known.video.path}{others}; give "
-            "a changed video a new path, or start a new dataset"
+def _take_again(
+    plan: CatalogPlan,
+    dataset: Dataset,
+    settings: Settings,
+    did: dict[str, int],
+    skipped: list[SkippedVideo],
+    on_event: OnEvent,
+) -> None:
+    """Look at known files again; write down what they are now, and say which are left as they were."""
+    if not plan.to_check:
+        return
+    found = look_again(plan.to_check, dataset, replace=plan.replace, workers=settings.workers, image_fps=plan.image_fps)
+    if found.facts:
+        dataset.change_facts(found.facts)
+    ids = {known.row: known.video.video_id for known in plan.to_check}
+    for row, error in found.errors.items():
+        on_event(VideoFailed("catalog", row, ids[row], VideoStatus.UNREADABLE, error))
+        skipped.append(SkippedVideo(row=row, video_id=ids[row], status=VideoStatus.UNREADABLE, error=error))
+    counts = {"videos_late": len(found.late), "videos_replaced": len(found.replaced),
+              "videos_changed": len(found.kept), "videos_interrupted": found.num_interrupted}  # fmt: skip
+    for name, count in counts.items():
+        if count:
+            did[name] = did.get(name, 0) + count
+    for text in _told(found):
+        on_event(Note("catalog", text, level="warning"))
+
+
+def _told(found: LookedAgain) -> list[str]:
+    """Say what became of files that are not what they were."""
+    told = []
+    if found.late:
+        what = "videos could not be used before and can now"
+        told.append(how_many(len(found.late), what, found.late[0].video.video_id))
+    if found.replaced:
+        what = "videos were replaced; their features are made again"
+        told.append(how_many(len(found.replaced), what, found.replaced[0].video.video_id))
+    if found.kept:
+        first = found.kept[0]
+        what = "known videos have other bytes than their features were made from"
+        told.append(
+            f"{how_many(len(found.kept), what, first.video.video_id)}; row {first.row} was catalogued with sha256 "
+            f"{str(first.sha256)[:16]}..., {first.video.path} has others. Their features stay; "
+            "`scale catalog --replace` takes the new files, or give a changed video a new path"
         )
+    return told
 
 
 def _notes(plan: CatalogPlan) -> list[str]:

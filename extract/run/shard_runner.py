@@ -187,9 +187,13 @@ class ShardRunner:
 
     def _open(self, shard: int, parts: Sequence[TargetShard]) -> OpenShard:
         rows = np.unique(np.concatenate([part.task.rows for part in parts]))
+        videos = self._dataset.lines_of(rows).to_pylist()
+        looked_at = self._dataset.looked_at()
+        for video in videos:
+            video["added_at"] = looked_at.get(video["row"], video["added_at"])
         works = [
             VideoWork(video, self._path_of(video), [p for p in parts if video["row"] in p.place])
-            for video in self._dataset.lines_of(rows).to_pylist()
+            for video in videos
         ]
         return OpenShard(shard, parts, works)
 

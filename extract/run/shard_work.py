@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -101,6 +102,8 @@ class VideoWork:
             part=RowPart() if facts is None else RowPart.of(video),
             num_bytes=video.get("bytes"),
             size=None if facts is None else (facts.width, facts.height),
+            sha256=video.get("sha256"),
+            looked_at=math.inf if video.get("added_at") is None else video["added_at"].timestamp(),
             requests=tuple(self._request(name) for name in self.crops),
         )
 

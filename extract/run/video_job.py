@@ -5,15 +5,18 @@ No torch here: workers that only decode must start fast and stay small.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from extract.decoding.decode import DecodedFrames, VideoReader
 from extract.decoding.frame_picking import RowPart, pick_row_frames, predecessors
+from extract.decoding.inspect import hash_file
 from pipeline.errors import VideoError
 from pipeline.recipe.crops import CropPolicyBase
 from pipeline.status import VideoStatus
@@ -52,6 +55,10 @@ class VideoJob:
     """Of the file, as catalogued."""
     size: tuple[int, int] | None = None
     """Width and height as catalogued: boxes of crops lie within."""
+    sha256: str | None = None
+    """Of the file, as catalogued."""
+    looked_at: float = math.inf
+    """When that was, in seconds since the epoch; a file that was touched since is held to its hash."""
 
 
 @dataclass(frozen=True)
@@ -180,13 +187,20 @@ def _check_unchanged(job: VideoJob, reader: VideoReader) -> None:
         if num_bytes != job.num_bytes:
             raise VideoError(
                 f"changed since it was catalogued: expected {job.num_bytes} bytes, found {num_bytes}; "
-                "give a changed video a new path"
+                "run `scale catalog` again, or give a changed video a new path"
             )
     if job.size is not None and job.size != (reader.width, reader.height):
         raise VideoError(
             f"changed since it was catalogued: expected frames of {job.size[0]}x{job.size[1]} px, "
-            f"found {reader.width}x{reader.height}; give a changed video a new path"
+            f"found {reader.width}x{reader.height}; run `scale catalog` again, or give a changed video a new path"
         )
+    if job.sha256 is not None and os.path.isfile(job.path):
+        found = os.stat(job.path)
+        if max(found.st_ctime, found.st_mtime) >= job.looked_at and hash_file(Path(job.path)) != job.sha256:
+            raise VideoError(
+                f"changed since it was catalogued: expected the bytes with sha256 {job.sha256[:16]}..., found others; "
+                "run `scale catalog` again, or give a changed video a new path"
+            )
 
 
 def _located(job: VideoJob, picks: list[Picks], decoded: DecodedFrames, seconds: float) -> VideoFrames:

@@ -37,7 +37,7 @@ ShardsOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("run", help="Catalog, extract, train, embed, probe and report: only what is missing.")(run)
-    app.command("catalog", help="Find the videos and describe them in the catalogue.")(_single("catalog"))
+    app.command("catalog", help="Find the videos and describe them in the catalogue.")(catalog)
     app.command("extract", help="Decode the videos once and store the features of their crops.")(extract)
     app.command("train", help="Train the recipe's models on stored features.")(_of_models("train"))
     app.command("embed", help="Write video embeddings back into the store.")(_of_models("embed"))
@@ -68,6 +68,27 @@ def run(
     where = {"store": store, "data": data, "weights": weights, "device": device, "workers": workers, "dask": dask}
     settings = make_settings(recipe, **where)
     execute(recipe, settings, stages=None, dry_run=dry_run, as_json=as_json, quiet=quiet)
+
+
+def catalog(
+    recipe: RecipeArgument,
+    store: StoreOption = None,
+    data: DataOption = None,
+    workers: WorkersOption = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take changed files that gave features; those are made again.")
+    ] = False,
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Find the videos of a recipe; describe those that are new, late or mended."""
+    settings = make_settings(recipe, store=store, data=data, weights=weights, device=device, workers=workers)
+    execute(
+        recipe, settings, stages=["catalog"], dry_run=dry_run, as_json=as_json, quiet=quiet, replace=replace or None
+    )
 
 
 def extract(

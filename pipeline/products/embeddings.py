@@ -12,7 +12,7 @@ from pipeline.products.features import features_ref, shard_states
 from pipeline.products.product import Kind, Product, Ref, Stored, Units
 from pipeline.recipe import EmbedSpec, ReadoutSpec, Recipe, TrainSpec
 from pipeline.recipe.readouts import plain_readout
-from pipeline.sets.ledger import Ledger
+from pipeline.sets.ledger import REPLACED, Ledger
 from pipeline.storage.schema import PENDING
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Embeddings(Product):
 def made_from(ledger: Ledger, shard: int) -> str | None:
     """Return which state of the feature shard an embedding shard was made from; None where it has to be made again."""
     entry = ledger.entry(shard)
-    if entry is None or (entry.reason == "repair" and PENDING in entry.statuses):  # a repair dropped some of its rows
+    if entry is None or (entry.reason in ("repair", REPLACED) and PENDING in entry.statuses):  # some rows were dropped
         return None
     return entry.versions.get(SOURCE)
 

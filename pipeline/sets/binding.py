@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.errors import WrongVideoError
+from pipeline.errors import SnapshotChangedError, WrongVideoError
 
 
 class Binding(Protocol):
@@ -27,6 +27,18 @@ class Binding(Protocol):
             If the catalogue, looked at again, has no such rows.
         """
 
+    def former(self, found: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """Return which of the keys that an entry has for ``[start, stop)`` are of earlier states of these rows, bool.
+
+        What was made from the file before it was replaced counts no more, and is nobody else's either.
+        """
+
+    def has_former(self, start: int, stop: int) -> bool:
+        """Whether a row of ``[start, stop)`` has another state than it was catalogued in."""
+
+    def is_replaced_since(self, found: np.ndarray, start: int, stop: int) -> bool:
+        """Whether some of the keys, and no others than these and the present ones, are of states that came later."""
+
 
 NOBODY = 0
 """The key of a row whose video was removed: an entry may still name the one it was, until it is erased."""
@@ -38,8 +50,13 @@ def video_keys(video_ids: Iterable[str]) -> np.ndarray:
     return np.frombuffer(b"".join(parts), "<u8")
 
 
-def check_binding(found: np.ndarray | None, start: int, stop: int, binding: Binding, *, what: str) -> None:
+def check_binding(found: np.ndarray | None, start: int, stop: int, binding: Binding, *, what: str) -> np.ndarray | None:
     """Hold the rows ``[start, stop)`` of an entry to the catalogue's videos.
+
+    Returns
+    -------
+    ndarray of bool, or None
+        Which rows are of an earlier state of their video, None where none is.
 
     Parameters
     ----------
@@ -50,13 +67,22 @@ def check_binding(found: np.ndarray | None, start: int, stop: int, binding: Bind
     ------
     WrongVideoError
         If a row is another video's, or lies beyond the catalogue.
+    SnapshotChangedError
+        If a row was made from a file that came after what the reader pinned.
     """
     expected = binding.keys(start, stop)
     if found is None or np.array_equal(found, expected):
-        return
-    bad = (start + np.flatnonzero((found != expected) & (expected != NOBODY))).tolist()
+        return None
+    differs = (found != expected) & (expected != NOBODY)
+    former = differs & binding.former(found, start, stop)
+    bad = (start + np.flatnonzero(differs & ~former)).tolist()
     if not bad:
-        return
+        return former if former.any() else None
+    if binding.is_replaced_since(found, start, stop):
+        raise SnapshotChangedError(
+            f"{what}: the file of row {bad[0]} was catalogued again (`scale catalog`) since this handle was opened; "
+            "open the dataset again (`ds.refresh()`)"
+        )
     raise WrongVideoError(
         f"{what}: expected the results of the videos that the catalogue has in its rows, found those of other videos "
         f"in row(s) {', '.join(map(str, bad[:5]))}{' ...' if len(bad) > 5 else ''}; nothing was returned. A catalogue "

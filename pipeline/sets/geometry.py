@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.errors import ConflictError, CorruptDataError, NotFoundError, SnapshotChangedError
 from pipeline.sets.arrays import write_array_metadata
+from pipeline.sets.binding import Binding
 from pipeline.sets.ledger import Ledger
 from pipeline.sets.mapped import open_shard
 from pipeline.sets.set_files import SetSpec
@@ -29,6 +30,7 @@ def commit_geometry(
     offered: np.ndarray,
     has_values: list[bool],
     removed: np.ndarray,
+    binding: Binding,
 ) -> np.ndarray:
     """Write the shard's geometry unless it is there; return it as stored.
 
@@ -40,6 +42,8 @@ def commit_geometry(
         Which of them have valid crops in this set.
     removed : ndarray of int64
         Places of rows whose videos were removed: what stands there goes.
+    binding : Binding
+        Says what was made from files that were replaced since: nobody is held to that.
 
     Raises
     ------
@@ -57,7 +61,7 @@ def commit_geometry(
         is_set[: len(stored)] = stored.any(axis=(1, 2))
         differs = np.flatnonzero(is_set[: len(offered)] & (final[: len(offered)] != offered).any(axis=(1, 2)))
         conflicting = [k for k in differs.tolist() if has_values[k]]
-        _check_conflicts(backend, spec, task, offered, conflicting)
+        _check_conflicts(backend, spec, task, offered, conflicting, binding)
         take = np.array(has_values, bool) | ~is_set[: len(offered)]
         final[: len(offered)][take] = offered[take]
         final[removed] = 0
@@ -97,7 +101,12 @@ def vouched_rows(backend: StorageBackend, crop_set: str, key: str, layout: Array
 
 
 def _check_conflicts(
-    backend: StorageBackend, spec: SetSpec, task: ShardTask, offered: np.ndarray, conflicting: list[int]
+    backend: StorageBackend,
+    spec: SetSpec,
+    task: ShardTask,
+    offered: np.ndarray,
+    conflicting: list[int],
+    binding: Binding,
 ) -> None:
     """Raise unless nobody vouches for the stored bytes of these rows, or somebody vouches for the offered ones."""
     if not conflicting:
@@ -112,9 +121,12 @@ def _check_conflicts(
         if entry is None:
             continue
         checksums = entry.checksums("geometry")
+        counts = entry.num_valid.copy()
+        if entry.video_keys is not None:
+            counts[binding.former(entry.video_keys, entry.row_start, entry.row_stop)] = 0
         for k in conflicting:
             inside = task.row_start + k - entry.row_start
-            if inside < len(checksums) and entry.num_valid[inside] > 0:
+            if inside < len(checksums) and counts[inside] > 0:
                 vouched[k][int(checksums[inside])] = name
     found = row_checksums(offered[conflicting])
     for k, checksum in zip(conflicting, found.tolist(), strict=True):

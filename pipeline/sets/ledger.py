@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,8 @@ from pipeline.storage.schema import LEDGER_SCHEMA, PENDING, SCHEMA_VERSION
 from pipeline.storage.sealed import seal, unseal
 
 _STATUSES = frozenset(VideoStatus) | {PENDING}
+REPLACED = "replaced"
+"""Reason of an entry some rows of which were made from files that were catalogued again; no file says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,24 @@ class LedgerEntry:
             digest.update(self.table[name].to_numpy().tobytes())
         digest.update("\n".join(self.statuses).encode())
         return digest.hexdigest()
+
+    def without(self, former: np.ndarray, keys: np.ndarray) -> LedgerEntry:
+        """Return the entry with some rows pending: what it says of them was made from a file that was replaced.
+
+        Parameters
+        ----------
+        former : ndarray of bool
+            Which rows.
+        keys : ndarray of uint64
+            Keys of the videos as they are now, of all rows.
+        """
+        blank = {"status": PENDING, "error": "its file was catalogued again", "attempts": 0, "seconds": 0.0}
+        lines = self.table.to_pylist()
+        for place, line in enumerate(lines):
+            line["video_key"] = int(keys[place])
+            if former[place]:
+                line.update({name: blank.get(name, 0) for name in line if name not in ("row", "video_key")})
+        return replace(self, table=pa.Table.from_pylist(lines, LEDGER_SCHEMA), reason=REPLACED)
 
     @property
     def _about(self) -> str:
@@ -253,7 +273,9 @@ class Ledger:
         if entry.ledger not in ("", self.key):
             raise CorruptDataError(f"{what}: expected an entry of this ledger, found one of {entry.ledger}")
         if self.binding is not None:
-            check_binding(entry.video_keys, entry.row_start, entry.row_stop, self.binding, what=what)
+            former = check_binding(entry.video_keys, entry.row_start, entry.row_stop, self.binding, what=what)
+            if former is not None:
+                return entry.without(former, self.binding.keys(entry.row_start, entry.row_stop))
         return entry
 
     def entries(self) -> Iterator[LedgerEntry]:
@@ -288,6 +310,9 @@ class Ledger:
             return None
         generation = self.generations[shard]
         found = None if self.packs is None else self.packs.index_of(shard, generation)
+        if found is not None and self.binding is not None:
+            span = int(found[0].row_start[found[1]]), int(found[0].row_stop[found[1]])
+            found = None if self.binding.has_former(*span) else found
         if found is None:
             entry = self.entry(shard)
             assert entry is not None

@@ -295,6 +295,16 @@ class SetReader:
         return local[rows.checksums(local) != opened.entry.checksums(name)[local]]
 
     def _refusal(self, entry: LedgerEntry, found: str) -> Exception:
+        binding, keys = self.ledger.binding, entry.video_keys
+        if (
+            binding is not None
+            and keys is not None
+            and binding.is_replaced_since(keys, entry.row_start, entry.row_stop)
+        ):
+            return SnapshotChangedError(
+                f"{self.spec.label}: files of shard {entry.shard} were catalogued again since this handle was opened, "
+                "and other features share the geometry of their rows; open the dataset again (`ds.refresh()`)"
+            )
         newest = list_generations(self._backend, self.spec.ledger).get(entry.shard, (-1,))[-1]
         if newest != entry.generation:
             return SnapshotChangedError(

@@ -234,6 +234,7 @@ class SetWriter:
                 merged["geometry"] = commit_geometry(
                     self._backend, spec, self._layouts["geometry"], task, merged["geometry"],
                     [s.num_valid > 0 for s in statuses], self._removed_places(task.row_start, task.row_stop),
+                    self._binding,
                 )  # fmt: skip
             digests = {}
             for name in ("values", "valid"):

@@ -84,6 +84,25 @@ class Dataset(Pinned):
         self._check_writable()
         return self._change_labels(check_rows(sorted(changes), self.num_rows), changes, by)
 
+    def change_facts(self, facts: Mapping[int, Mapping[str, Any]]) -> int:
+        """Give rows the facts of a file that was late, broken or replaced, as one commit; this handle then sees them.
+
+        What was made from these rows' files before counts no more: they are pending in every set. Their bytes stay
+        until they are made again.
+
+        Parameters
+        ----------
+        facts : mapping of row to mapping
+            The catalogue's columns from `uri` to `start_frame`, and `probe_error`.
+
+        Returns
+        -------
+        int
+            Rows that are new to the store in that state.
+        """
+        self._check_writable()
+        return self._change_facts(check_rows(sorted(facts), self.num_rows), facts)
+
     def remove_videos(self, rows: Sequence[int] | np.ndarray, *, erase: bool = False) -> int:
         """Take videos out of every answer at once; their rows stay taken. Returns how many were in one.
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import ConflictError
+from pipeline.sets.binding import video_keys
 from pipeline.storage.guard import ForkGuard
 from pipeline.storage.layout import num_shards
 from pipeline.store.catalogue import Catalogue
+from pipeline.store.facts import fact_lines
 from pipeline.store.labels import HAND, ChangedLabels, label_lines
 from pipeline.store.pinned_sets import PinnedNames, PinnedSets
 from pipeline.store.rows import SideCounts, SideState
@@ -44,7 +47,7 @@ class Pinned:
         self.shard_rows = shard_rows
         self._pinned = Catalogue(self._backend, name, num_commits)
         self._side = SideState(self._backend, name, side)
-        self._rows = VideoRows(self._backend, name, self._pinned, self._side.removed_rows)
+        self._rows = VideoRows(self._backend, name, self._pinned, self._side.removed_rows, self._side.states)
         self._sets = PinnedSets(self._backend, name, self._rows, pinned, hidden=self._side.removed_rows)
         self._is_whole = False
 
@@ -123,9 +126,18 @@ class Pinned:
         rows = [row for row, by in zip(state["row"].to_pylist(), state["by"].to_pylist(), strict=True) if by == HAND]
         return [row for row in rows if row not in self._side.removed_rows]
 
+    def looked_at(self) -> dict[int, datetime]:
+        """Return when the files of rows were looked at that were catalogued again; of the others `added_at` says it."""
+        state = self._side.facts.state
+        return dict(zip(state["row"].to_pylist(), state["changed_at"].to_pylist(), strict=True))
+
+    def rows_with_features(self, rows: Sequence[int]) -> list[int]:
+        """Return those of some rows of which any feature set holds a valid crop, ascending."""
+        return self._sets.rows_with_features(rows, self.shard_rows)
+
     def preview_labels(self, changes: Mapping[int, Mapping[str, Any]]) -> ChangedLabels:
         """Return what :meth:`Dataset.change_labels` would do; nothing is written."""
-        return label_lines(self.by_row, self._rows.keys(0, self.num_rows), changes, HAND)[1]
+        return label_lines(self.by_row, video_keys(self.by_row["video_id"].to_pylist()), changes, HAND)[1]
 
     def _rows_of(self, video_ids: Sequence[str]) -> np.ndarray:
         rows = self._catalogue.rows_of(video_ids)
@@ -144,13 +156,27 @@ class Pinned:
             nonlocal done
             self._side = SideState(self._backend, self.name)
             wanted = {row: changes[row] for row in rows.tolist() if row not in self._side.removed_rows}
-            keys = self._rows.keys(0, self.num_rows)
+            keys = video_keys(self.by_row["video_id"].to_pylist())
             table, done = label_lines(self.by_row, keys, wanted, by, self.rows_labelled_by_hand())
             return table
 
         self._side.labels.commit(lines)
         self._side = SideState(self._backend, self.name)
         return done
+
+    def _change_facts(self, rows: np.ndarray, facts: Mapping[int, Mapping[str, Any]]) -> int:
+        num_changed = 0
+
+        def lines(seen: SideFiles) -> pa.Table:
+            nonlocal num_changed
+            ids = self.by_row["video_id"].take(pa.array(rows)).to_pylist()
+            table = fact_lines(seen, ids, facts, self._side.removed_rows.tolist())
+            num_changed = table.num_rows
+            return table
+
+        self._side.facts.commit(lines)
+        self._open(self._store, self.name, self.shard_rows)
+        return num_changed
 
     def _check_writable(self) -> None:
         self._guard.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import numpy as np
@@ -169,6 +170,16 @@ class PinnedSets:
             return {(None, embedding): self.ledger(None, embedding)}
         chosen = (key for key in {**self._ledgers, **self._broken} if crops is None or key[0] == crops)
         return {key: self.ledger(*key) for key in sorted(chosen, key=lambda k: (k[0] or "", k[1]))}
+
+    def rows_with_features(self, rows: Iterable[int], shard_rows: int) -> list[int]:
+        """Return those of some rows of which any feature set holds a valid crop, ascending."""
+        found: set[int] = set()
+        for (crops, _), ledger in self._ledgers.items():
+            for row in set(rows) - found if crops is not None else ():
+                entry = ledger.entry(row // shard_rows)
+                if entry is not None and row < entry.row_stop and entry.num_valid[row - entry.row_start] > 0:
+                    found.add(row)
+        return sorted(found)
 
     def add_crop_set(self, name: str) -> None:
         """See a crop set that this handle has just defined."""

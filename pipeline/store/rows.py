@@ -1,6 +1,7 @@
 """The videos of a dataset as they stand: the catalogue's commits, with what its side files say of some rows since.
 
-Labels replace labels. A removed row stays as a tombstone where rows are counted by their place, and is in no answer.
+Labels replace labels, facts replace facts. A removed row stays as a tombstone where rows are counted by their place,
+and is in no answer.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import pyarrow.compute as pc
 
 from pipeline.storage.schema import CATALOGUE_SCHEMA
 from pipeline.store.erase_tables import with_tombstones
+from pipeline.store.facts import FACT_COLUMNS, FACTS, FactStates, open_facts
 from pipeline.store.labels import LABEL_COLUMNS, LABELS, open_labels
 from pipeline.store.removals import REMOVED, open_removals
-from pipeline.store.side_files import check_keys, overlaid, side_counts
+from pipeline.store.side_files import SideFiles, check_keys, overlaid, side_counts
 
 if TYPE_CHECKING:
     from pipeline.storage.backend import StorageBackend
@@ -35,6 +37,7 @@ class SideCounts:
 
     labels: int
     removed: int
+    facts: int = 0
 
 
 class SideState:
@@ -49,15 +52,21 @@ class SideState:
     def __init__(self, backend: StorageBackend, dataset: str, counts: SideCounts | None = None) -> None:
         self._dataset = dataset
         if counts is None:
-            counts = SideCounts(**side_counts(backend, dataset, (LABELS, REMOVED)))
+            counts = SideCounts(**side_counts(backend, dataset, (LABELS, REMOVED, FACTS)))
         self.labels = open_labels(backend, dataset, counts.labels)
         self.removals = open_removals(backend, dataset, counts.removed)
+        self.facts = open_facts(backend, dataset, counts.facts)
         self._whole: tuple[Catalogue, pa.Table] | None = None
 
     @property
     def counts(self) -> SideCounts:
         """How many files of each kind this is."""
-        return SideCounts(self.labels.count, self.removals.count)
+        return SideCounts(self.labels.count, self.removals.count, self.facts.count)
+
+    @cached_property
+    def states(self) -> FactStates:
+        """Which rows have another state than they were catalogued in."""
+        return FactStates(self.facts)
 
     @cached_property
     def removed_rows(self) -> np.ndarray:
@@ -66,7 +75,11 @@ class SideState:
 
     def digests(self) -> list[str]:
         """Return a line for every file, for snapshots; none where there is no file."""
-        return [f"\n{files.kind}:{digest}" for files in (self.labels, self.removals) for digest in files.digests()]
+        return [
+            f"\n{files.kind}:{digest}"
+            for files in (self.labels, self.facts, self.removals)
+            for digest in files.digests()
+        ]
 
     def by_row(self, catalogue: Catalogue) -> pa.Table:
         """Return one line for every row, in its place: what counts now, a tombstone where a video was removed.
@@ -124,17 +137,23 @@ class SideState:
         """
         if not lines.num_rows:
             return lines
-        among = pc.min_max(lines["row"])
-        state = self.labels.state
-        if state.num_rows:
-            rows = state["row"].to_numpy()
-            first = np.searchsorted(rows, among["min"].as_py())
-            near = state.slice(first, np.searchsorted(rows, among["max"].as_py(), "right") - first)
-            named = near.filter(pc.is_in(near["row"], value_set=lines["row"].combine_chunks()))
-            named = named.filter(pc.invert(pc.is_in(named["row"], value_set=pa.array(self.removed_rows))))
-            check_keys(named, lines, what=f"{LABELS} of dataset {self._dataset}")
-            lines = overlaid(lines, named, LABEL_COLUMNS)
+        for files, columns in ((self.facts, FACT_COLUMNS), (self.labels, LABEL_COLUMNS)):
+            lines = self._with_state(lines, files, columns)
         return with_tombstones(lines, self.removed_rows)
+
+    def _with_state(self, lines: pa.Table, files: SideFiles, columns: Sequence[str]) -> pa.Table:
+        """Return the lines as the files of one kind have them, held to the videos that are in these rows."""
+        state = files.state
+        if not state.num_rows:
+            return lines
+        among = pc.min_max(lines["row"])
+        rows = state["row"].to_numpy()
+        first = np.searchsorted(rows, among["min"].as_py())
+        near = state.slice(first, np.searchsorted(rows, among["max"].as_py(), "right") - first)
+        named = near.filter(pc.is_in(near["row"], value_set=lines["row"].combine_chunks()))
+        named = named.filter(pc.invert(pc.is_in(named["row"], value_set=pa.array(self.removed_rows))))
+        check_keys(named, lines, what=f"{files.kind} of dataset {self._dataset}")
+        return overlaid(lines, named, columns)
 
     def present(self, catalogue: Catalogue) -> np.ndarray:
         """Return the rows that are in answers, ascending."""

@@ -8,6 +8,7 @@ from pipeline.errors import WrongVideoError
 from pipeline.sets.binding import NOBODY, video_keys
 from pipeline.storage.backend import StorageBackend
 from pipeline.store.catalogue import Catalogue
+from pipeline.store.facts import FactStates, open_facts
 from pipeline.store.removals import open_removals, tombstone_id
 
 
@@ -19,12 +20,18 @@ class VideoRows:
     """
 
     def __init__(
-        self, backend: StorageBackend, dataset: str, catalogue: Catalogue, removed: np.ndarray | None = None
+        self,
+        backend: StorageBackend,
+        dataset: str,
+        catalogue: Catalogue,
+        removed: np.ndarray | None = None,
+        states: FactStates | None = None,
     ) -> None:
         self._backend = backend
         self._dataset = dataset
         self._catalogue = catalogue
         self._removed = removed
+        self._states = states
 
     @property
     def removed_rows(self) -> np.ndarray:
@@ -40,9 +47,39 @@ class VideoRows:
         ids = self._catalogue.part(start, stop)["video_id"].to_pylist()
         keys = video_keys(ids).copy()
         keys[[place for place, video_id in enumerate(ids) if video_id == tombstone_id(start + place)]] = NOBODY
+        for row in self._known_states.rows_in(start, stop):
+            if keys[row - start] != NOBODY:
+                keys[row - start] = self._known_states.key(row, ids[row - start])
         removed = self.removed_rows
         keys[removed[(removed >= start) & (removed < stop)] - start] = NOBODY
         return keys
+
+    @property
+    def _known_states(self) -> FactStates:
+        if self._states is None:
+            self._states = FactStates(open_facts(self._backend, self._dataset))
+        return self._states
+
+    def former(self, found: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """See :class:`pipeline.sets.binding.Binding`."""
+        places = np.zeros(len(found), bool)
+        rows = self._known_states.rows_in(start, stop)
+        ids = self._catalogue.part(start, stop)["video_id"].to_pylist() if rows else []
+        for row in rows:
+            places[row - start] = int(found[row - start]) in self._known_states.former_keys(row, ids[row - start])
+        return places
+
+    def has_former(self, start: int, stop: int) -> bool:
+        """See :class:`pipeline.sets.binding.Binding`."""
+        return bool(self._known_states.rows_in(start, stop))
+
+    def is_replaced_since(self, found: np.ndarray, start: int, stop: int) -> bool:
+        """See :class:`pipeline.sets.binding.Binding`."""
+        later = VideoRows(self._backend, self._dataset, self._catalogue, self._removed)
+        if later._known_states.count == self._known_states.count:
+            return False
+        now = later.keys(start, stop)
+        return bool(((found == now) | later.former(found, start, stop) | (now == NOBODY)).all())
 
     def covers(self, stop: int) -> bool:
         """Whether the catalogue, looked at again where that is needed, reaches row `stop`."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import ConflictError, CorruptDataError, NotFoundError
 from pipeline.events import Note, OnEvent, ignore
@@ -27,6 +28,7 @@ from pipeline.store.catalogue import Catalogue
 from pipeline.store.commit_index import drop_commit_index
 from pipeline.store.erase_artifacts import Traces, erase_from_indexes, erase_from_reports
 from pipeline.store.erase_tables import erase_from_commits, erase_from_side_files
+from pipeline.store.facts import open_facts
 from pipeline.store.id_index import drop_index
 from pipeline.store.labels import open_labels
 from pipeline.store.removals import REMOVED_SCHEMA, open_removals, tombstone_id
@@ -99,7 +101,8 @@ def erase_rows(backend: StorageBackend, dataset: str, on_event: OnEvent = ignore
     reports = erase_from_reports(backend, dataset, traces)
     _clear_replaced(backend, dataset)
     # The catalogue last: until here it says whose traces to look for.
-    erase_from_side_files(backend, dataset, open_labels(backend, dataset), rows)
+    for files in (open_labels(backend, dataset), open_facts(backend, dataset)):
+        erase_from_side_files(backend, dataset, files, rows)
     erase_from_commits(backend, dataset, rows)
     drop_commit_index(backend, dataset)
     drop_index(backend, dataset)  # hashes of ids; the next compaction makes it again
@@ -116,6 +119,11 @@ def erase_rows(backend: StorageBackend, dataset: str, on_event: OnEvent = ignore
 def _traces(backend: StorageBackend, dataset: str, rows: np.ndarray) -> Traces:
     videos = Catalogue(backend, dataset).videos.take(pa.array(rows))
     texts = {text for name in ("video_id", "uri", "sha256") for text in videos[name].to_pylist() if text}
+    facts = open_facts(backend, dataset)
+    for number in range(facts.count):
+        lines = facts.file(number)[0]
+        lines = lines.filter(pc.is_in(lines["row"], value_set=pa.array(rows)))
+        texts |= {text for name in ("uri", "sha256") for text in lines[name].to_pylist() if text}
     return Traces(frozenset(rows.tolist()), tuple(sorted(texts - {tombstone_id(row) for row in rows.tolist()})))
 
 
@@ -179,8 +187,9 @@ def leftovers(backend: StorageBackend, dataset: str, rows: np.ndarray) -> Iterat
     tombstones = [tombstone_id(row) for row in rows.tolist()]
     if catalogue.videos["video_id"].take(pa.array(rows)).to_pylist() != tombstones:
         yield f"{schema.catalogue_prefix(dataset)}: the videos' own lines"
-    if np.isin(open_labels(backend, dataset).state["row"].to_numpy(), rows).any():
-        yield f"{schema.catalogue_prefix(dataset)}: labels"
+    for files in (open_labels(backend, dataset), open_facts(backend, dataset)):
+        if np.isin(files.state["row"].to_numpy(), rows).any():
+            yield f"{schema.catalogue_prefix(dataset)}: {files.kind}"
     binding = VideoRows(backend, dataset, catalogue)
     for spec in each_set(backend, dataset):
         yield from _set_leftovers(backend, spec, binding, rows)

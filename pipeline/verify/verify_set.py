@@ -106,9 +106,10 @@ class SetCheck:
         bad = np.zeros(len(entry.num_valid), bool)
         keys = self._keys(entry.row_start, entry.row_stop)
         has_owner = np.ones(len(bad), bool) if keys is None else keys != NOBODY
-        present = np.flatnonzero((entry.num_valid > 0) & has_owner)  # a removed row is checked as an erasure
-        if keys is not None and entry.video_keys is not None and ((entry.video_keys != keys) & has_owner).any():
-            bad |= (entry.video_keys != keys) & has_owner
+        former = self._former(entry)  # of a file that was catalogued again: counts no more, the next run makes it anew
+        present = np.flatnonzero((entry.num_valid > 0) & has_owner & ~former)  # a removed row: checked as an erasure
+        bad |= self._not_ours(entry) & ~former
+        if bad.any():
             others = entry.row_start + np.flatnonzero(bad)
             what = f"row(s) {', '.join(map(str, others[:5].tolist()))} hold the results of other videos"
             self._found("other videos", where, what, self._dropped(), rows=len(others))
@@ -124,7 +125,8 @@ class SetCheck:
                 self._drop_rows(entry, bad, opened)
             return
         for name in ("values", "valid") if present.size else ():
-            self._check_digest(entry, self._spec.array(name), opened)
+            if not self._check_digest(entry, self._spec.array(name), opened, former):
+                break
 
     def _good_array(
         self, array: ArraySpec, entry: LedgerEntry, present: np.ndarray, bad: np.ndarray
@@ -191,20 +193,45 @@ class SetCheck:
     def _dropped(self) -> str:
         return "dropped; the next run redoes it" if self._repair else ""
 
-    def _check_digest(self, entry: LedgerEntry, array: ArraySpec, opened: dict[str, ShardRows]) -> None:
-        """All rows are good; is the file besides them what was committed? If not, write it again from the rows."""
+    def _not_ours(self, entry: LedgerEntry) -> np.ndarray:
+        """Return which rows of an entry are not of what the catalogue has in them now, bool."""
+        keys = self._keys(entry.row_start, entry.row_stop)
+        if keys is None or entry.video_keys is None:
+            return np.zeros(len(entry.num_valid), bool)
+        return (entry.video_keys != keys) & (keys != NOBODY)
+
+    def _former(self, entry: LedgerEntry) -> np.ndarray:
+        """Return which of them are of an earlier state of the same video, bool."""
+        others = self._not_ours(entry)
+        if self._binding is None or entry.video_keys is None or not others.any():
+            return np.zeros(len(others), bool)
+        return others & self._binding.former(entry.video_keys, entry.row_start, entry.row_stop)
+
+    def _check_digest(
+        self, entry: LedgerEntry, array: ArraySpec, opened: dict[str, ShardRows], former: np.ndarray
+    ) -> bool:
+        """All rows are good; is the file besides them what was committed? If not, write it again from the rows.
+
+        Returns
+        -------
+        bool
+            Whether the entry is still the newest.
+        """
         layout = self._layouts[array.name]
         expected = entry.digests.get(array.name)
         if layout is None or expected is None:
-            return
+            return True
         key = shard_key(array.key, entry.shard, layout.ndim)
         try:
             if hashlib.sha256(self._backend.read(key)).hexdigest() == expected:
-                return
+                return True
         except NotFoundError:
             pass
         fixed = ""
-        if self._repair:
+        if self._repair and former.any():  # nobody can say what their bytes were
+            self._drop_rows(entry, former, opened)
+            fixed = "written again without the rows of replaced files"
+        elif self._repair:
             rows = np.zeros((len(entry.num_valid), *layout.row_shape), layout.dtype)
             for k in np.flatnonzero(entry.num_valid > 0).tolist():
                 rows[k] = opened[array.name].row(k)
@@ -214,9 +241,11 @@ class SetCheck:
             fixed = f"written again from its rows{self._findings.put(key, data)}"
         what = "rows are good, but the file holds other bytes too: a killed append, or damage between the rows"
         self._found("interrupted write", key, what, fixed)
+        return not (self._repair and former.any())
 
     def _drop_rows(self, entry: LedgerEntry, bad: np.ndarray, opened: dict[str, ShardRows]) -> None:
         """Commit a generation in which the bad rows are pending again, and write the good ones out."""
+        bad = bad | self._not_ours(entry)  # the new entry names the present videos: nothing of others goes into it
         statuses = _statuses(entry)
         for k in np.flatnonzero(bad).tolist():
             statuses[k] = RowStatus(entry.row_start + k, PENDING, "dropped by verify --repair", attempts=0)
@@ -247,7 +276,7 @@ class SetCheck:
                 self._commit(base, statuses, {}, np.empty(0, np.int64))
             else:
                 present = np.flatnonzero(base.num_valid > 0)
-                bad = np.zeros(len(base.num_valid), bool)
+                bad = self._not_ours(base)
                 opened = {}
                 for array in self._spec.arrays:
                     try:

@@ -11,6 +11,7 @@ from pipeline.storage.backend import StorageBackend
 from pipeline.storage.spare import keep
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.dropping import clear_leftover_ledger, leftover_ledgers
+from pipeline.store.facts import FACTS, open_facts
 from pipeline.store.labels import LABELS, open_labels
 from pipeline.store.removals import REMOVED, open_removals
 from pipeline.store.rows import SideState
@@ -24,11 +25,11 @@ Found = Callable[..., None]
 def check_side_files(backend: StorageBackend, dataset: str, found: Found, *, repair: bool) -> None:
     """Hold every side file and its copy to their seals, and put one back from the other."""
     try:
-        counts = side_counts(backend, dataset, (LABELS, REMOVED))
+        counts = side_counts(backend, dataset, (LABELS, FACTS, REMOVED))
     except CorruptDataError as err:
         found("damaged catalogue", f"{dataset}/catalog", str(err))
         return
-    openers = {LABELS: open_labels, REMOVED: open_removals}
+    openers = {LABELS: open_labels, FACTS: open_facts, REMOVED: open_removals}
     for kind, count in counts.items():
         files = openers[kind](backend, dataset, count)
         for number in range(count):

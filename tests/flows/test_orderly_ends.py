@@ -13,8 +13,10 @@ import pytest
 from flows.cli import run
 from pipeline import FeatureStore
 from tests.flows.conftest import Job
+from tests.support.soak import Tally, soak
 
 SCALE = Path(sys.executable).parent / "scale"
+ENDS = int(os.environ.get("SCALE_SOAK_ENDS", "200"))
 BURN = "while True: pass"
 THREADS_OF_A_READER = """
 import os, sys
@@ -41,27 +43,37 @@ def test_reading_a_store_starts_no_thread_that_outlives_the_reading(job: Job) ->
     assert after == before
 
 
-def ends(job: Job, command: str, rounds: int, at_once: int = 3) -> Counter[int]:
-    """Run a command that has nothing to do so many times, several at once beside a process that burns a core."""
-    codes: Counter[int] = Counter()
+def end(job: Job, command: str, at_once: int = 3) -> Counter[int]:
+    """Run a command that has nothing to do several times at once, beside a process that burns a core."""
     call = [str(SCALE), command, str(job.recipe), "--data", str(job.data), "--store", str(job.store), "-q"]
     burner = subprocess.Popen([sys.executable, "-c", BURN])
     try:
-        for start in range(0, rounds, at_once):
-            running = [
-                subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                 env=os.environ | {"OMP_NUM_THREADS": "1"})
-                for _ in range(min(at_once, rounds - start))
-            ]  # fmt: skip
-            codes.update(process.wait(timeout=300) for process in running)
+        running = [
+            subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             env=os.environ | {"OMP_NUM_THREADS": "1"})
+            for _ in range(at_once)
+        ]  # fmt: skip
+        return Counter(process.wait(timeout=300) for process in running)
     finally:
         burner.kill()
         burner.wait()
-    return codes
 
 
-@pytest.mark.parametrize("rounds", [pytest.param(3, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.soak)])
-def test_commands_with_nothing_to_do_exit_with_0_under_load(job: Job, rounds: int) -> None:
+@pytest.mark.slow
+def test_commands_with_nothing_to_do_exit_with_0_under_load(job: Job) -> None:
     assert run(["run", str(job.recipe), "--data", str(job.data), "--store", str(job.store), "-q"]) == 0
-    found = {command: ends(job, command, rounds) for command in ("catalog", "extract", "probe")}
-    assert found == {command: Counter({0: rounds}) for command in found}
+    found = {command: end(job, command) for command in ("catalog", "extract", "probe")}
+    assert found == {command: Counter({0: 3}) for command in found}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("command", ["catalog", "extract", "probe"])
+def test_hundreds_of_commands_exit_with_0_under_load(job: Job, command: str) -> None:
+    assert run(["run", str(job.recipe), "--data", str(job.data), "--store", str(job.store), "-q"]) == 0
+
+    def one(number: int, tally: Tally) -> None:
+        for code, count in end(job, command, at_once=4).items():
+            tally.counts[command].update({"rounds": count, f"exit {code}": count, "wrong": count * (code != 0)})
+
+    assert soak(f"ends-{command}", ENDS, one).total()["wrong"] == 0

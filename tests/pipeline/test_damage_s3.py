@@ -13,11 +13,11 @@ from pipeline import FeatureStore
 from pipeline.errors import PipelineError
 from pipeline.storage.backend_object import ObjectBackend
 from pipeline.verify.verify_store import verify_store
-from tests.pipeline.test_damage import Tally
 from tests.support import damage as world
 from tests.support.damage import Pristine, damage, kind_of, read_everything, work
 from tests.support.faults import FaultPlan, FaultyBackend
 from tests.support.s3 import BUCKET, S3Server
+from tests.support.soak import Tally, soak
 
 ROUNDS = int(os.environ.get("SCALE_SOAK_S3_ROUNDS", "300"))
 
@@ -80,23 +80,24 @@ def one_round(pristine: Pristine, seed: int, tally: Tally) -> None:
         backend.delete(name)
 
 
-def rounds(first: int, count: int) -> Tally:
-    pristine = Pristine.make(ObjectBackend(f"s3://{BUCKET}/pristine-{first}"), ({"toy": 2}, {"toy": 4}))
-    tally = Tally()
-    for seed in range(first, first + count):
-        one_round(pristine, seed, tally)
-    return tally
+def make_pristine(name: str) -> Pristine:
+    return Pristine.make(ObjectBackend(f"s3://{BUCKET}/pristine-{name}"), ({"toy": 2}, {"toy": 4}))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("s3", "small")
 def test_a_few_damages_and_kills_on_s3() -> None:
-    assert sum(c["rounds"] for c in rounds(0, 4).counts.values()) == 4
+    pristine, tally = make_pristine("few"), Tally()
+    for seed in range(4):
+        one_round(pristine, seed, tally)
+    assert tally.num_rounds == 4
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(0)
 @pytest.mark.usefixtures("small")
 def test_hundreds_of_damages_and_kills_on_s3(s3: S3Server) -> None:
-    tally = rounds(1_000, ROUNDS)
-    print(f"\nS3 at {s3.endpoint}\n{tally.table()}")
+    pristine = make_pristine("many")
+    tally = soak("damages-s3", ROUNDS, lambda n, tally: one_round(pristine, 1_000 + n, tally))
+    assert tally.total()["killed"] > 0
+    assert not tally.total()["wrong"]

@@ -1,0 +1,109 @@
+"""Facts of a file that were learned after its row was catalogued: it was late, half copied, broken, or was replaced.
+
+A line is a new state of its row. What a ledger says of the row names the state it was made from (:func:`state_key`), so
+the moment the line is committed nothing that was made from the file before counts any more, whoever made it and
+whenever: the row is pending again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import InvalidInputError
+from pipeline.storage.schema import CATALOGUE_SCHEMA
+from pipeline.store.side_files import KEY_FIELDS, SideFiles
+
+if TYPE_CHECKING:
+    from pipeline.storage.backend import StorageBackend
+
+FACTS = "facts"
+_NOT_FACTS = ("row", "video_id", "label", "labels", "splits", "group", "added_at")
+FACT_COLUMNS = tuple(name for name in CATALOGUE_SCHEMA.names if name not in _NOT_FACTS)
+FACTS_SCHEMA = pa.schema(
+    [
+        *KEY_FIELDS,
+        *(CATALOGUE_SCHEMA.field(name) for name in FACT_COLUMNS),
+        pa.field("changed_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+"""``facts-<n>.parquet``: all of these columns of every row that it names."""
+
+
+def open_facts(backend: StorageBackend, dataset: str, count: int | None = None) -> SideFiles:
+    """Return the facts files of a dataset; `count` of them, or all that there are."""
+    return SideFiles(backend, dataset, FACTS, FACTS_SCHEMA, count)
+
+
+class FactStates:
+    """The states that rows have had since they were catalogued.
+
+    Parameters
+    ----------
+    files : SideFiles
+        Facts.
+    """
+
+    def __init__(self, files: SideFiles) -> None:
+        self.count = files.count
+        self._states: dict[int, list[str]] = {}
+        for number in range(files.count):
+            table = files.file(number)[0].select(["row", "sha256", "changed_at"])
+            for row, sha256, changed_at in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                self._states.setdefault(row, []).append(f"{number}\0{sha256}\0{changed_at.isoformat()}")
+
+    def rows_in(self, start: int, stop: int) -> list[int]:
+        """Return the rows of ``[start, stop)`` that have a later state than the catalogue's, ascending."""
+        if len(self._states) < stop - start:
+            return sorted(row for row in self._states if start <= row < stop)
+        return [row for row in range(start, stop) if row in self._states]
+
+    def key(self, row: int, video_id: str) -> int:
+        """Return the key of such a row's present state."""
+        return state_key(video_id, self._states[row][-1])
+
+    def former_keys(self, row: int, video_id: str) -> list[int]:
+        """Return the keys of the states it had before, the catalogue's first."""
+        earlier = [state_key(video_id, state) for state in self._states[row][:-1]]
+        return [state_key(video_id), *earlier]
+
+
+def state_key(video_id: str, state: str | None = None) -> int:
+    """Return the first 8 bytes (little endian) of the sha256 of a video id, and of a later state of its row."""
+    text = video_id if state is None else f"{video_id}\0{state}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def fact_lines(
+    seen: SideFiles, video_ids: Sequence[str], facts: Mapping[int, Mapping[str, Any]], removed: Iterable[int]
+) -> pa.Table:
+    """Return the lines of a facts file; none for rows of which the newest file says the same already.
+
+    Parameters
+    ----------
+    seen : SideFiles
+        The facts as they stand.
+    video_ids : sequence of str
+        Of the rows of `facts`, ascending.
+    facts : mapping of row to mapping
+        Every column of FACT_COLUMNS.
+    removed : iterable of int
+        Rows of which nothing is written any more.
+    """
+    for row, given in facts.items():
+        if set(given) != set(FACT_COLUMNS):
+            raise InvalidInputError(f"row {row}: expected {', '.join(FACT_COLUMNS)}, found {', '.join(sorted(given))}")
+    state = {line["row"]: (line["sha256"], line["probe_error"]) for line in seen.state.to_pylist()}
+    gone, now = set(removed), datetime.now(UTC)
+    keys = np.array([state_key(video_id) for video_id in video_ids], np.uint64)
+    lines = [
+        {"row": row, "video_key": key, **facts[row], "changed_at": now}
+        for row, key in zip(sorted(facts), keys.tolist(), strict=True)
+        if row not in gone and state.get(row) != (facts[row]["sha256"], facts[row]["probe_error"])
+    ]
+    return pa.Table.from_pylist(lines, FACTS_SCHEMA)
