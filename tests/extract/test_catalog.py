@@ -16,7 +16,7 @@ from extract.catalog.stage import plan_catalog, run_catalog
 from extract.decoding.decode_pool import DecodePool
 from extract.decoding.inspect import VideoInfo
 from pipeline import FeatureStore
-from pipeline.errors import NoDataError, VideoChangedError
+from pipeline.errors import NoDataError
 from pipeline.events import Event, Note, Progress, StageFinished, StageStarted, VideoFailed
 from pipeline.recipe import Recipe
 from pipeline.settings import Settings
@@ -135,23 +135,28 @@ def test_again_does_nothing_and_new_videos_are_appended(
     assert after == before
 
 
-def test_other_bytes_under_a_known_id_are_an_error_that_names_both(data: Path, store: FeatureStore) -> None:
+def test_other_bytes_under_a_known_id_that_gave_no_feature_are_simply_catalogued(
+    data: Path, store: FeatureStore
+) -> None:
     run(data, store)
-    old = rows(store)["run/a.mp4"]["sha256"]
+    before = rows(store)
     path = data / "run/a.mp4"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    shutil.copy(data / "run/b.mp4", path)
     os.utime(path, (0, 0))  # even if its modification time is set back
     shutil.copy(data / "run/b.mp4", data / "run/c.mp4")
-    with pytest.raises(VideoChangedError) as caught:
-        run(data, store)
-    message = str(caught.value)
-    assert "'run/a.mp4' (row " in message
-    assert old[:16] in message
-    assert str(path) in message
-    assert len(rows(store)) == 7  # one odd file keeps no other out
-    assert rows(store)["run/a.mp4"]["sha256"] == old
+    plan, report = run(data, store)
+    assert report.did == {"videos_new": 1, "videos_known": 6, "videos_unreadable": 0}
+    after = rows(store)
+    assert len(after) == 7  # one odd file keeps no other out
+    assert after["run/a.mp4"]["row"] == before["run/a.mp4"]["row"]
+    assert after["run/a.mp4"]["sha256"] == before["run/b.mp4"]["sha256"]
+    assert (after["run/a.mp4"]["num_frames"], after["run/a.mp4"]["rotation_deg"]) == (20, 90)
+    assert after["run/a.mp4"]["label"] == "run"
+    assert {name: row for name, row in after.items() if name in before and name != "run/a.mp4"} == {
+        name: row for name, row in before.items() if name != "run/a.mp4"
+    }
+    plan, report = run(data, store)
+    assert [known.video.video_id for known in plan.to_check] == ["jump/frames"]  # whose times do not tell
 
 
 def test_a_touched_video_with_the_same_bytes_is_known(data: Path, store: FeatureStore) -> None:
@@ -164,9 +169,12 @@ def test_a_touched_video_with_the_same_bytes_is_known(data: Path, store: Feature
 
 def test_an_image_folder_that_changed_is_noticed(data: Path, store: FeatureStore) -> None:
     run(data, store)
+    before = rows(store)["jump/frames"]
     shutil.copy(data / "jump/frames/frame1.png", data / "jump/frames/frame2.png")
-    with pytest.raises(VideoChangedError, match="jump/frames"):
-        run(data, store)
+    run(data, store)
+    after = rows(store)["jump/frames"]
+    assert after["sha256"] != before["sha256"]
+    assert (after["row"], after["num_frames"]) == (before["row"], 6)
 
 
 def test_files_of_a_manifest_that_are_missing_are_rows(data: Path, store: FeatureStore) -> None:
@@ -182,10 +190,18 @@ def test_files_of_a_manifest_that_are_missing_are_rows(data: Path, store: Featur
     gone = rows(store)["gone.mp4"]
     assert (gone["sha256"], gone["label"], dict(gone["splits"]), gone["group"]) == (None, "y", {"1": "test"}, "f2")
     assert "missing" in gone["probe_error"]
-    shutil.copy(data / "run/b.mp4", data / "gone.mp4")  # it came: known, its row stays, extraction reads the file
-    plan, report = run(data, store, **options)
-    assert plan.is_empty
-    assert report.did["videos_known"] == 2
+    shutil.copy(data / "run/b.mp4", data / "gone.mp4")  # it came: its row stays, and gets its facts
+    events: list[Event] = []
+    plan, report = run(data, store, events=events, **options)
+    assert not plan.is_empty
+    assert report.did == {"videos_new": 0, "videos_known": 2, "videos_unreadable": 0, "videos_late": 1}
+    assert "1 videos could not be used before and can now: 'gone.mp4'" in [
+        e.text for e in events if isinstance(e, Note)
+    ]
+    came, b = rows(store)["gone.mp4"], (data / "run/b.mp4")
+    assert (came["row"], came["num_frames"], came["height"], came["label"]) == (gone["row"], 20, 80, "y")
+    assert (came["bytes"], came["probe_error"], came["added_at"]) == (b.stat().st_size, None, gone["added_at"])
+    assert run(data, store, **options)[0].is_empty
 
 
 def test_changed_labels_are_taken_and_vanished_videos_said(data: Path, store: FeatureStore) -> None:
