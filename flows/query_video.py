@@ -22,6 +22,7 @@ from pipeline.events import Event, Note, OnEvent, StageStarted, ignore
 from pipeline.products import Vectors, embedding_products
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings
+from pipeline.storage.backend_local import LocalBackend
 
 if TYPE_CHECKING:
     from probe.index.stage import SearchIndex
@@ -63,7 +64,7 @@ def query_vector(
         (data / f"query{video.suffix}").symlink_to(video.resolve())
         update = {"data": data, "recipe_dir": settings.recipe_dir or settings.data or data_folder(ds)}
         own = settings.model_copy(update=update)
-        store = FeatureStore.create(str(Path(folder) / "store"))
+        store = FeatureStore.create(LocalBackend(Path(folder) / "store"))  # no place of the user's
         return _through_the_stages(recipe, store, own, index, ds, on_event)
 
 

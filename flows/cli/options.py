@@ -16,6 +16,7 @@ from pipeline import FeatureStore
 from pipeline.errors import InvalidInputError, StoreNotFoundError
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.settings import Settings
+from pipeline.storage.backend_local import LocalBackend
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML); the shipped ones are in flows/recipes/.")
@@ -107,7 +108,7 @@ def store_of_run(settings: Settings, *, dry_run: bool) -> Iterator[FeatureStore]
             opened = FeatureStore.open(settings.store, mode="r")
         except StoreNotFoundError:
             # Plans are made against a store; an empty one in a temporary folder stands for the one not made yet.
-            opened = FeatureStore.create(str(Path(folder) / "store"))
+            opened = FeatureStore.create(LocalBackend(Path(folder) / "store"))  # no place of the user's
         yield opened
 
 

@@ -4,7 +4,8 @@ Three fences, each enough by itself against a query that wants more than the sto
 
 * DuckDB runs with external access off (no files, no network, no extensions, no spill folder), without a view of
   Python's variables, and its configuration is locked;
-* the query is parsed first: one SELECT, and no table function beyond a few that only make rows;
+* the query is parsed first: one SELECT, and no function that is not on a list of those that make values of values
+  (:mod:`pipeline.query.functions`), no table function beyond a few that only make rows;
 * it runs in a database of its own that holds nothing but views over the store's Arrow tables, and is thrown away.
 """
 
@@ -15,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -23,6 +25,7 @@ import pyarrow as pa
 
 from pipeline.errors import PipelineError, QueryError, ResourceError
 from pipeline.query.bounds import describe_interruption, held_to_bounds
+from pipeline.query.functions import FUNCTIONS, ROW_MAKERS, may_call
 from pipeline.query.results import plain_answer
 
 Params: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
@@ -31,16 +34,6 @@ Params: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
 MAX_QUERY_CHARS = 100_000
 MAX_NESTING = 400
 """Deeper than any query a person writes; a parser recurses."""
-ROW_MAKERS = frozenset({"unnest", "range", "generate_series"})
-"""The table functions a query may call. Others read files, settings or secrets."""
-
-REFUSED_FUNCTIONS = frozenset(
-    {"current_setting", "getvariable", "getenv", "write_log", "sleep_ms", "pg_sleep", "pg_conf_load_time",
-     "pg_postmaster_start_time", "inet_client_addr", "inet_client_port", "inet_server_addr", "inet_server_port",
-     "parse_duckdb_log_message", "stats"}
-)  # fmt: skip
-"""Functions that tell of the process and its settings (`secret_directory`), wait, or write."""
-
 _CONFIG = {
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
@@ -275,10 +268,11 @@ def _check_select(query: str, tables: Mapping[tuple[str, str], SqlTable] = Mappi
     for node in _nodes(parsed):
         kind = node.get("type")
         called = str(node.get("function_name", "")).lower()
-        if node.get("class") == "FUNCTION" and called in REFUSED_FUNCTIONS:
+        if node.get("class") in ("FUNCTION", "WINDOW") and not may_call(called):
+            near = "".join(f"; did you mean {name}()?" for name in get_close_matches(called, FUNCTIONS, n=1))
             raise QueryError(
-                f"expected a query over the store's tables, found a call of {called}(); a query may not ask for "
-                "settings, wait, or write logs"
+                f"expected functions that make values of values, found a call of {called}(); a query may not ask for "
+                f"settings, wait, keep state or write{near}"
             )
         if kind == "BASE_TABLE" and (str(node.get("schema_name", "")).lower(), _table_name(node)) not in known:
             _refuse_system_table(node)

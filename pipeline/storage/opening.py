@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import InvalidInputError
+from pipeline.roots import check_allowed, split_roots
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.backend_local import LocalBackend
 
@@ -27,7 +29,7 @@ def open_backend(url: str | Path | StorageBackend, *, writable: bool = False) ->
     Raises
     ------
     InvalidInputError
-        Unknown scheme, or no bucket in the address.
+        Unknown scheme, no bucket in the address, or a place outside of `SCALE_ROOTS`, where that is set.
     CredentialsError, StoreNotFoundError, StorageError
         Object stores: no or wrong credentials, no such bucket, no answer.
     UnsafeStorageError
@@ -38,6 +40,7 @@ def open_backend(url: str | Path | StorageBackend, *, writable: bool = False) ->
     text = str(url)
     if not text:
         raise InvalidInputError("expected the address of a store (a folder or s3:// gs:// az://), found an empty text")
+    check_allowed(text, split_roots(os.environ.get("SCALE_ROOTS")), what="store")
     if isinstance(url, Path) or "://" not in text:
         return LocalBackend(text)
     parts = urlsplit(text)

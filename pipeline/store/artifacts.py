@@ -21,8 +21,8 @@ from pipeline.errors import CorruptDataError, InvalidInputError, NotFoundError, 
 from pipeline.fingerprint import canonical_json, hash_file
 from pipeline.names import check_name, did_you_mean
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.backend_local import LocalBackend
 from pipeline.storage.locks import exclusive
-from pipeline.storage.opening import open_backend
 from pipeline.storage.schema import ARTIFACT_KINDS
 from pipeline.storage.shardfile import crc32c
 from pipeline.storage.spare import read_spared, spare_key
@@ -105,7 +105,7 @@ class Artifact:
         if path is None:
             path = cache_folder() / self.files[file] / file
             if not path.is_file() or hash_file(path) != self.files[file]:
-                open_backend(path.parent).put(file, self.read(file))
+                LocalBackend(path.parent).put(file, self.read(file))
             return path
         if not path.is_file():
             raise NotFoundError(f"expected file {file} of {self.kind}/{self.name}, found none; make it again")

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InvalidInputError, NotFoundError
+from flows.cli import run
+from pipeline import FeatureStore
+from pipeline.errors import EXIT_BAD_INPUT, InvalidInputError, NotFoundError
 from pipeline.roots import check_allowed
 from pipeline.settings import Settings
 
@@ -95,3 +97,20 @@ def test_confined_settings_hold_every_place_against_the_roots(tmp_path, monkeypa
     assert settings.resolve_input("w.pt", what="weights") == inside / "w.pt"
     with pytest.raises(InvalidInputError, match="expected the weights"):
         settings.resolve_input(str(outside / "w.pt"), what="weights")
+
+
+@pytest.mark.parametrize("verb", [["info"], ["sql", "SELECT 1"], ["status"], ["verify"], ["serve"], ["backup", "{in}"]])
+def test_a_bare_address_of_a_store_is_held_to_the_roots_too(tmp_path, monkeypatch, capsys, verb):
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    FeatureStore.create(inside / "s")
+    FeatureStore.create(outside / "s")
+    (inside / "link").symlink_to(outside)
+    monkeypatch.setenv("SCALE_ROOTS", str(inside))
+    command, *rest = verb
+    for place in (outside / "s", inside / "link" / "s", "s3://bucket/store"):
+        assert run([command, str(place), *(part.format(**{"in": inside / "b"}) for part in rest)]) == EXIT_BAD_INPUT
+        assert "SCALE_ROOTS" in capsys.readouterr().err
+    assert run(["info", str(inside / "s")]) == 0
+    with pytest.raises(InvalidInputError, match="SCALE_ROOTS"):
+        FeatureStore.open(outside / "s")
+    assert run(["backup", str(inside / "s"), str(outside / "b")]) == EXIT_BAD_INPUT
