@@ -157,13 +157,28 @@ def _save(
         backend.put(f"{folder}/{stored_name(file, hashes[file])}", data)
     described = {"version": version, "meta": json.loads(canonical_json(dict(meta))), "files": hashes}
     saved_at = datetime.now(UTC).isoformat(timespec="seconds")
-    body: dict[str, Any] = {"place": folder, **described, "saved_at": saved_at}
-    body["seal_crc32c"] = crc32c(canonical_json(body).encode())
-    data = json.dumps(body, indent=1).encode()
-    backend.put(f"{folder}/{META}", data)
-    backend.put(spare_key(f"{folder}/{META}"), data)
+    body: dict[str, Any] = {"place": folder, **described, "saved_at": saved_at, "older": older_digests(backend, folder)}
+    write_meta(backend, folder, body)
     _sweep(backend, folder)
     return Artifact(kind, name, body["meta"], hashes, backend, folder, saved_at, version)
+
+
+def write_meta(backend: StorageBackend, folder: str, body: Mapping[str, Any]) -> None:
+    """Write a description and its copy, sealed anew."""
+    sealed = {name: value for name, value in body.items() if name != "seal_crc32c"}
+    sealed["seal_crc32c"] = crc32c(canonical_json(sealed).encode())
+    data = json.dumps(sealed, indent=1).encode()
+    backend.put(f"{folder}/{META}", data)
+    backend.put(spare_key(f"{folder}/{META}"), data)
+
+
+def older_digests(backend: StorageBackend, folder: str) -> dict[str, str]:
+    """Return the sha256 of every older description that is kept, by its number: the newest names them."""
+    found = {}
+    for number in _older(backend, folder):
+        raw = read_spared(backend, f"{folder}/meta-{number}.json", lambda raw: (parse_meta(raw, folder), raw)[1])
+        found[str(number)] = hashlib.sha256(raw).hexdigest()
+    return found
 
 
 def _keep_newest(backend: StorageBackend, folder: str) -> int:
@@ -253,6 +268,10 @@ def drop_version(backend: StorageBackend, artifact: Artifact) -> int:
         if artifact.version not in _older(backend, folder):
             raise InvalidInputError(f"expected an older version, found {artifact.label}, which the name stands for")
         key = f"{folder}/meta-{artifact.version}.json"
+        newest = read_spared(backend, f"{folder}/{META}", lambda raw: (parse_meta(raw, folder), raw)[1])
+        body = json.loads(newest)
+        if body.get("older", {}).pop(str(artifact.version), None) is not None:
+            write_meta(backend, folder, body)
         backend.delete(spare_key(key))
         backend.delete(key)
         _sweep(backend, folder)
@@ -296,6 +315,8 @@ class Description(NamedTuple):
     files: dict[str, str]
     saved_at: str
     version: int
+    older: dict[str, str] | None = None
+    """Number -> sha256 of the descriptions of older versions; None where it was written before they were named."""
 
 
 def parse_meta(raw: bytes, folder: str) -> Description:
@@ -314,6 +335,7 @@ def parse_meta(raw: bytes, folder: str) -> Description:
             raise ValueError("its seal does not hold")
         meta, files = dict(body["meta"]), {str(f): str(h) for f, h in body["files"].items()}
         version = int(body.get("version", 1))  # stores of before did not count
+        older = {str(n): str(h) for n, h in body["older"].items()} if "older" in body else None
         if body.get("place", folder) != folder:  # schema 1 did not say
             raise ValueError(f"it describes {body['place']}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
@@ -322,7 +344,7 @@ def parse_meta(raw: bytes, folder: str) -> Description:
         check_name(file)
         if len(digest) != 64 or not all(c in "0123456789abcdef" for c in digest):
             raise CorruptDataError(f"{what}: expected a sha256 for {file}, found {digest!r}")
-    return Description(meta, files, str(body.get("saved_at", "")), version)
+    return Description(meta, files, str(body.get("saved_at", "")), version, older)
 
 
 def _is_there(backend: StorageBackend, folder: str) -> bool:

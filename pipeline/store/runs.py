@@ -7,12 +7,14 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pipeline.errors import CorruptDataError, NotFoundError
 from pipeline.fingerprint import canonical_json
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.shardfile import crc32c
+from pipeline.storage.spare import read_spared, spare_key, spared_keys
 
 FOLDER = "runs"
 
@@ -45,9 +47,20 @@ def save_run(backend: StorageBackend, dataset: str, record: Mapping[str, Any]) -
     """Write a run down and return its id; `record` holds the fields of :class:`RunRecord` but the id."""
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
     body = json.loads(canonical_json({**record, "id": run_id}))
+    key = f"{dataset}/{FOLDER}/{run_id}.json"
+    body["place"] = key
     sealed = body | {"seal_crc32c": crc32c(canonical_json(body).encode())}
-    backend.create(f"{dataset}/{FOLDER}/{run_id}.json", json.dumps(sealed, indent=1).encode())
+    data = json.dumps(sealed, indent=1).encode()
+    backend.create(key, data)
+    backend.put(spare_key(key), data)
     return run_id
+
+
+def run_keys(backend: StorageBackend, dataset: str) -> list[str]:
+    """Return the keys of all records, those of which only the copy is left included."""
+    folder = f"{dataset}/{FOLDER}"
+    keys = {key for key, _ in backend.list(folder, recursive=False) if key.endswith(".json")}
+    return sorted(keys | {key for key in spared_keys(backend, dataset) if key.startswith(f"{folder}/")})
 
 
 def list_runs(backend: StorageBackend, dataset: str) -> tuple[RunRecord, ...]:
@@ -59,21 +72,36 @@ def list_runs(backend: StorageBackend, dataset: str) -> tuple[RunRecord, ...]:
         If a record is not what was written.
     """
     found = []
-    for key, _ in backend.list(f"{dataset}/{FOLDER}", recursive=False):
-        if not key.endswith(".json"):
-            continue
+    for key in run_keys(backend, dataset):
         try:
-            found.append(_parse(backend.read(key), key))
+            found.append(read_spared(backend, key, partial(parse_run, key=key)))
         except NotFoundError:
             continue
     return tuple(sorted(found, key=lambda run: (run.started_at, run.id)))
 
 
-def _parse(raw: bytes, key: str) -> RunRecord:
+def names_its_place(raw: bytes) -> bool:
+    """Whether a record was written with a copy; earlier ones were not."""
+    try:
+        return "place" in json.loads(raw)
+    except ValueError:
+        return False
+
+
+def parse_run(raw: bytes, key: str) -> RunRecord:
+    """Return the record that was written under a key.
+
+    Raises
+    ------
+    CorruptDataError
+        If it is another one, or not what was written.
+    """
     try:
         body = json.loads(raw)
         if body.pop("seal_crc32c") != crc32c(canonical_json(body).encode()):
             raise ValueError("its seal does not hold")
+        if body.pop("place", key) != key:
+            raise ValueError("it is another run's")
         return RunRecord(**{**body, "products": tuple(body["products"]), "numbers": tuple(body["numbers"])})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise CorruptDataError(f"{key}: expected the record of a run, found: {err}; remove the file") from err

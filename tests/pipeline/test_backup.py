@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
 import threading
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from pipeline.verify.backup import backup_store
 from pipeline.verify.verify_store import verify_store
 from tests.support.damage import SHARD_ROWS, D, NoSync, V, id_of, numbers_of, read_everything, values_of, videos, work
 from tests.support.faults import FaultPlan, FaultyLocalBackend
+from tests.support.soak import Tally, soak
 from tests.support.toy_stores import geometry_of
 
 SOAK_COPIES = 200
@@ -114,7 +118,7 @@ def grow(backend: LocalBackend, stop: threading.Event) -> None:
                 boxes = geometry_of(numbers[task.rows], V)
                 writer.write(task, values_of(numbers[task.rows], "af"), valid, boxes, lines)
         num_videos += 1
-        if num_videos > 60:
+        if num_videos > 30:
             return
 
 
@@ -140,36 +144,42 @@ def right_or_says(folder: Path) -> str:
     return "right"
 
 
-def copies(tmp_path: Path, count: int, seed: int) -> dict[str, int]:
+def copies(tmp_path: Path, seed: int) -> Iterator[str]:
+    """Copy a store beside a run that makes it anew when it has grown; yield what became of each copy, for ever."""
     rng = random.Random(seed)
-    backend = LocalBackend(tmp_path / "s", NoSync())
-    store = FeatureStore.create(backend)
-    store.create_dataset("toy", shard_rows=SHARD_ROWS).define_crop_set("a", RandomPolicy(policy="random", num_crops=V))
-    outcomes = {"right": 0, "refused": 0}
-    done = 0
-    while done < count:
+    for number in itertools.count():
+        source = tmp_path / f"s{number}"
+        backend = LocalBackend(source, NoSync())
+        dataset = FeatureStore.create(backend).create_dataset("toy", shard_rows=SHARD_ROWS)
+        dataset.define_crop_set("a", RandomPolicy(policy="random", num_crops=V))
         stop = threading.Event()
         worker = threading.Thread(target=grow, args=(backend, stop))
         worker.start()
         try:
-            while done < count and worker.is_alive():
+            while worker.is_alive():
                 stop.wait(rng.random() * 0.02)
-                copy_in_any_order(tmp_path / "s", tmp_path / "copy", rng)
-                outcomes[right_or_says(tmp_path / "copy")] += 1
+                copy_in_any_order(source, tmp_path / "copy", rng)
+                yield right_or_says(tmp_path / "copy")
                 shutil.rmtree(tmp_path / "copy")
-                done += 1
         finally:
             stop.set()
             worker.join()
-    return outcomes
+        shutil.rmtree(source)
 
 
 def test_plain_copies_beside_a_run_are_right_or_say_what_they_lack(tmp_path: Path) -> None:
-    assert sum(copies(tmp_path, 15, 0).values()) == 15
+    made = copies(tmp_path, 0)
+    assert set(itertools.islice(made, 15)) <= {"right", "refused"}
+    made.close()
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(0)
 def test_plain_copies_at_two_hundred_instants(tmp_path: Path) -> None:
-    outcomes = copies(tmp_path, SOAK_COPIES, 1)
-    print(f"\nplain copies at {SOAK_COPIES} instants: {outcomes}")
-    assert outcomes["right"] > 0
+    made = copies(tmp_path, time.time_ns())
+
+    def one(number: int, tally: Tally) -> None:
+        tally.counts["copy"].update({"rounds": 1, next(made): 1})
+
+    assert soak("plain-copies", SOAK_COPIES, one).total()["right"] > 0
+    made.close()

@@ -26,7 +26,7 @@ ROUNDS = int(os.environ.get("SCALE_SOAK_ROUNDS", "1200"))
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Pristine:
-    return Pristine.make(LocalBackend(tmp_path_factory.mktemp("pristine") / "s", NoSync()))
+    return Pristine.make(LocalBackend(tmp_path_factory.mktemp("pristine") / "s", NoSync()), long_lived=True)
 
 
 def fresh(folder: Path, pristine: Pristine) -> Iterator[StorageBackend]:
@@ -48,7 +48,7 @@ def one_round(backend: StorageBackend, pristine: Pristine, seed: int, tally: Tal
     what = f"seed {seed}: {way} {key}"
     counts = tally.counts[kind_of(key)]
     counts["rounds"] += 1
-    seen = read_everything(backend, with_sql=seed % 4 == 0)
+    seen = read_everything(backend, with_sql=seed % 4 == 0, long_lived=True)
     counts["wrong"] += bool(seen.faults)
     assert not seen.faults, (what, seen.faults)
     counts["served" if not seen.refusals else "refused"] += 1
@@ -59,15 +59,15 @@ def one_round(backend: StorageBackend, pristine: Pristine, seed: int, tally: Tal
     if rng.random() < 0.3:  # people run before they verify
         with suppress(PipelineError):
             work(FeatureStore.open(backend, "a"))
-        seen = read_everything(backend)
+        seen = read_everything(backend, long_lived=True)
         assert not seen.faults, (what, "after a run", seen.faults)
     store = FeatureStore.open(backend, "a")
     report = verify_store(store, repair=True)
     assert report.is_clean, (what, [p for p in report.problems if not p.repaired])
-    seen = read_everything(backend)
+    seen = read_everything(backend, long_lived=True)
     assert not seen.faults, (what, "after the repair", seen.faults)
     work(FeatureStore.open(backend, "a"))
-    seen = read_everything(backend)
+    seen = read_everything(backend, long_lived=True)
     assert seen.is_whole, (what, "after repair and run", seen)
     left = verify_store(FeatureStore.open(backend)).problems
     assert not left, (what, "after repair and run", left)

@@ -19,16 +19,27 @@ from pipeline.recipe import RandomPolicy
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.backend_local import Disk
 from pipeline.storage.schema import PENDING
+from pipeline.store.compact import compact_store
 from pipeline.store.dataset import Dataset
+from pipeline.store.facts import FACT_COLUMNS
+from pipeline.store.kept_embeddings import keep_embeddings
+from pipeline.store.runs import list_runs, save_run
 from tests.support.toy_stores import geometry_of
 
 V, D, E, SHARD_ROWS = 2, 3, 2, 3
+NUM_RUNS = 2
+RUN = {"recipe": "r", "content": {}, "started_at": "2026-01-01T00:00:00", "outcome": "done", "did": {}, "snapshot": "",
+       "products": [], "numbers": [], "who": "w", "where": "h"}  # fmt: skip
 FEATURES = {"a": ("f", "g"), "b": ("f",)}
 DATASETS = {"toy": 5, "other": 1}
 STEPS = ({"toy": 2}, {"toy": 4}, DATASETS)
 """The runs that a whole store has behind it."""
 ARTIFACTS = {("models", "m"): {"weights.bin": b"w" * 40, "note.txt": b"n"}, ("indexes", "i"): {"flat.bin": b"i" * 30},
              ("reports", "r"): {"report.json": b"{}"}}  # fmt: skip
+REPLACED = {"toy": 0}
+"""Dataset -> number of a video whose file was catalogued again; its features are the new file's."""
+LABELLED = {"toy": 1}
+"""Dataset -> number of a video whose label was given later."""
 WAYS = ("flip", "truncate", "swap", "delete", "restore", "duplicate", "empty", "garbage")
 
 
@@ -56,6 +67,30 @@ def embedding_of(numbers: np.ndarray) -> np.ndarray:
     return (numbers[:, None] + np.arange(E) / 4).astype(np.float32)
 
 
+def marks_of(dataset: Dataset) -> np.ndarray:
+    """Return what values are made of: the video's number, another one where its file was catalogued again."""
+    marks = numbers_of(dataset)
+    marks[list(dataset.looked_at())] += 100
+    return marks
+
+
+def settle(store: FeatureStore) -> None:
+    """Leave what a longer life leaves: labels, facts, records of runs, older embeddings, packs, an index of ids."""
+    for name, number in LABELLED.items():
+        dataset = store.dataset(name)
+        dataset.change_labels({dataset.row_of(id_of(name, number)): {"label": "late"}})
+    for name, number in REPLACED.items():
+        dataset = store.dataset(name)
+        row = dataset.row_of(id_of(name, number))
+        facts = dataset.by_row.select(FACT_COLUMNS).slice(row, 1).to_pylist()[0]
+        dataset.change_facts({row: facts | {"sha256": "f" * 64, "codec": "again"}})
+    work(store, {name: store.dataset(name).num_rows for name in store.datasets()})
+    for name in store.datasets():
+        for number in range(2):
+            save_run(store.backend, name, RUN | {"seconds": float(number)})
+        keep_embeddings(store.dataset(name), "e")
+
+
 def videos(dataset: str, stop: int) -> pa.Table:
     """The videos of a dataset, the last one first: who gives rows away by the order of a listing is noticed."""
     numbers = [stop - 1, *range(stop - 1)]
@@ -77,7 +112,7 @@ def work(store: FeatureStore, num_videos: Mapping[str, int] | None = None) -> No
 
 def _extract(dataset: Dataset, crops: str, feature_set: str) -> None:
     writer = dataset.writer(crops, feature_set, {"backbone": f"{crops}{feature_set}"}, D)
-    numbers = numbers_of(dataset)
+    numbers = marks_of(dataset)
     for task in writer.todo():
         lines = [RowStatus(row, "ok") for row in task.rows.tolist()]
         values = values_of(numbers[task.rows], f"{crops}{feature_set}")
@@ -87,7 +122,7 @@ def _extract(dataset: Dataset, crops: str, feature_set: str) -> None:
 
 def _embed(dataset: Dataset) -> None:
     writer = dataset.embedding_writer("e", {"model": "m"}, E)
-    numbers = numbers_of(dataset)
+    numbers = marks_of(dataset)
     for task in writer.todo():
         lines = [RowStatus(row, "ok") for row in task.rows.tolist()]
         writer.write(task, embedding_of(numbers[task.rows]), np.ones(len(task), bool), lines)
@@ -111,14 +146,20 @@ class Pristine:
     older: dict[str, list[bytes]] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, backend: StorageBackend, steps: Sequence[Mapping[str, int]] = STEPS) -> Pristine:
-        """Build a store in three runs, with a retry of nothing and an artifact that is replaced."""
+    def make(
+        cls, backend: StorageBackend, steps: Sequence[Mapping[str, int]] = STEPS, *, long_lived: bool = False
+    ) -> Pristine:
+        """Build a store in some runs; each replaces the artifacts of `toy`. `long_lived`: see :func:`settle`."""
         store = FeatureStore.create(backend)
         states = []
         for step in steps:
             work(store, step)
             for (kind, name), files in ARTIFACTS.items():
                 store.dataset("toy").save_artifact(kind, name, files, {"made": len(states)})
+            if step is steps[-1] and long_lived:
+                compact_store(store, min_loose=1)  # what comes after lies in files of its own
+                states.append({key: backend.read(key) for key, _ in backend.list()})
+                settle(store)
             states.append({key: backend.read(key) for key, _ in backend.list()})
         made = cls(states[-1])
         for state in states[:-1]:
@@ -136,17 +177,22 @@ def kind_of(key: str) -> str:
     """The kind of a file, for the table."""
     parts = ["", *key.split("/")]
     if "_copies" in parts:
-        return "catalogue copy" if "catalog" in parts else "metadata copy"
+        return "catalogue copy" if "catalog" in parts else "pack copy" if "ledger" in parts else "metadata copy"
     if parts[-1] == "zarr.json":
         plain = key.endswith(("/crops/zarr.json", "/features/zarr.json", "/embeddings/zarr.json"))
         array = parts[-2] in ("values", "valid", "geometry")
         return "array zarr.json" if array else "plain group zarr.json" if plain else "group zarr.json"
     if "ledger" in parts:
-        return "ledger entry"
-    if parts[-2] == "catalog":
-        return "catalogue commit"
+        return "ledger pack" if "packs" in parts else "ledger entry"
+    if "catalog" in parts:
+        kind = parts[-1].partition("-")[0]
+        return {"videos": "catalogue commit", "ids": "index of ids"}.get(kind, "labels or facts")
+    if parts[-2] == "runs":
+        return "record of a run"
     if parts[-1] == "meta.json":
         return "artifact meta.json"
+    if parts[-1].startswith("meta-"):
+        return "older description"
     if parts[-1].startswith("c."):
         return f"{parts[-2]} shard"
     return "artifact file"
@@ -205,15 +251,16 @@ class Reading:
     pending: int = 0
     faults: list[str] = field(default_factory=list)
     """Wrong values, rows under other ids, things left out without a word: none is ever allowed."""
+    long_lived: bool = False
 
     @property
     def is_whole(self) -> bool:
         return not (self.refusals or self.pending or self.faults)
 
 
-def read_everything(backend: StorageBackend, *, with_sql: bool = False) -> Reading:
+def read_everything(backend: StorageBackend, *, with_sql: bool = False, long_lived: bool = False) -> Reading:
     """Read all there is as people do, and hold it to what must be there."""
-    found = Reading()
+    found = Reading(long_lived=long_lived)
     try:
         store = FeatureStore.open(backend)
         names = store.datasets()
@@ -234,10 +281,12 @@ def read_everything(backend: StorageBackend, *, with_sql: bool = False) -> Readi
 
 def _read_dataset(store: FeatureStore, name: str, found: Reading) -> None:
     dataset = store.dataset(name)
-    numbers = numbers_of(dataset)
+    numbers = marks_of(dataset)
     if len(numbers) != DATASETS[name]:
         found.faults.append(f"{name}: {len(numbers)} videos")
-    if not set(FEATURES) <= set(dataset.crop_sets()) or dataset.embedding_sets() != ["e"]:
+    if found.long_lived:
+        _read_beside(store, dataset, found)
+    if not set(FEATURES) <= set(dataset.crop_sets()) or "e" not in dataset.embedding_sets():
         found.faults.append(f"{name}: sets {dataset.crop_sets()}, {dataset.embedding_sets()}")
     for crops, feature_sets in FEATURES.items():
         if not set(feature_sets) <= set(dataset.feature_sets(crops)):
@@ -251,15 +300,30 @@ def _read_dataset(store: FeatureStore, name: str, found: Reading) -> None:
                 boxes = geometry_of(numbers, V)
                 if not np.array_equal(block.geometry[block.valid.all(axis=1)], boxes[block.valid.all(axis=1)]):
                     found.faults.append(f"{name}/{crops}: geometry")
-    with _refusals(found):
-        status = dataset.embedding_status("e")["status"].to_pylist()
-        vectors = dataset.select().embeddings("e")
-        _compare(f"{name}/e", status, vectors.values, vectors.valid, embedding_of(numbers), found)
+    for embedding in ("e", "e@1") if found.long_lived else ("e",):
+        with _refusals(found):
+            status = dataset.embedding_status(embedding)["status"].to_pylist()
+            vectors = dataset.select().embeddings(embedding)
+            _compare(f"{name}/{embedding}", status, vectors.values, vectors.valid, embedding_of(numbers), found)
     for (kind, artifact), files in ARTIFACTS.items():
         with _refusals(found):
             opened = dataset.artifact(kind, artifact)
             if any(opened.read(file) != data for file, data in files.items()):
                 found.faults.append(f"{name}/{kind}: other bytes")
+
+
+def _read_beside(store: FeatureStore, dataset: Dataset, found: Reading) -> None:
+    """Read what lies beside the arrays: later labels and facts, records of runs."""
+    lines = {line["video_id"]: line for line in dataset.videos.to_pylist()}
+    for number in (n for name, n in LABELLED.items() if name == dataset.name):
+        if lines.get(id_of(dataset.name, number), {}).get("label") != "late":
+            found.faults.append(f"{dataset.name}: the label of video {number} is gone")
+    for number in (n for name, n in REPLACED.items() if name == dataset.name):
+        if lines.get(id_of(dataset.name, number), {}).get("codec") != "again":
+            found.faults.append(f"{dataset.name}: the facts of video {number} are gone")
+    with _refusals(found):
+        if len(list_runs(store.backend, dataset.name)) != NUM_RUNS:
+            found.faults.append(f"{dataset.name}: records of runs are gone")
 
 
 def _ask(store: FeatureStore, name: str, found: Reading) -> None:
@@ -274,7 +338,7 @@ def _compare(
 ) -> None:
     for row, text in enumerate(status):
         if text == PENDING:
-            found.pending += 1
+            found.pending += not what.endswith("@1")  # an older version is never made again
             if valid[row] or values[row].any():
                 found.faults.append(f"{what}: pending row {row} has values")
         elif not valid[row]:
