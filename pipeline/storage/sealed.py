@@ -40,9 +40,22 @@ def seal(table: pa.Table | Sequence[pa.Table], metadata: Mapping[str, str]) -> b
         for group in groups:
             writer.write_table(group, row_group_size=max(len(group), 1))
         writer.add_key_value_metadata({**metadata, SEAL_KEY: (_MARK + _BLANK).decode()})
-    data = sink.getvalue()
-    place = data.rindex(_MARK + _BLANK) + len(_MARK)
-    return data[:place] + f"{crc32c(data):08x}".encode() + data[place + len(_BLANK) :]
+    return resealed(sink.getvalue())
+
+
+def resealed(data: bytes) -> bytes:
+    """Return the bytes of a file with the seal that holds for them.
+
+    Raises
+    ------
+    CorruptDataError
+        If there is no place for one.
+    """
+    place = data.rfind(_MARK) + len(_MARK)
+    blank = data[:place] + _BLANK + data[place + len(_BLANK) :]
+    if place < len(_MARK) or len(blank) != len(data):
+        raise CorruptDataError("expected a place for a seal, found none")
+    return data[:place] + f"{crc32c(blank):08x}".encode() + data[place + len(_BLANK) :]
 
 
 def check_seal(data: bytes, *, what: str) -> None:
@@ -95,6 +108,6 @@ def unseal(data: bytes, schema: pa.Schema, *, what: str) -> tuple[pa.Table, dict
                 if later.nullable and later.name not in table.column_names:
                     table = table.append_column(later, pa.nulls(table.num_rows, later.type))
             table = table.select(schema.names).cast(schema)
-    except (pa.ArrowException, KeyError, ValueError) as err:
+    except (pa.ArrowException, KeyError, ValueError, OverflowError, OSError) as err:  # Arrow calls bad pages an OSError
         raise CorruptDataError(f"{what}: expected the columns {', '.join(schema.names)}, found: {err}") from err
     return table, metadata

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -176,18 +177,24 @@ def older_digests(backend: StorageBackend, folder: str) -> dict[str, str]:
     """Return the sha256 of every older description that is kept, by its number: the newest names them."""
     found = {}
     for number in _older(backend, folder):
-        raw = read_spared(backend, f"{folder}/meta-{number}.json", lambda raw: (parse_meta(raw, folder), raw)[1])
-        found[str(number)] = hashlib.sha256(raw).hexdigest()
+        with suppress(CorruptDataError, NotFoundError):  # a version that nobody can open is not named
+            found[str(number)] = hashlib.sha256(read_meta(backend, folder, number)[0]).hexdigest()
     return found
+
+
+def read_meta(backend: StorageBackend, folder: str, number: int | None = None) -> tuple[bytes, Description]:
+    """Return a description, from its copy where the file is gone or damaged; of the newest version without a number."""
+    key = f"{folder}/{META if number is None else f'meta-{number}.json'}"
+    return read_spared(backend, key, lambda raw: (raw, parse_meta(raw, folder, number)))
 
 
 def _keep_newest(backend: StorageBackend, folder: str) -> int:
     """Keep the description of the version that stands, under its number; return the next one's."""
     try:
-        raw = read_spared(backend, f"{folder}/{META}", lambda raw: (parse_meta(raw, folder), raw)[1])
+        raw, described = read_meta(backend, folder)
     except (NotFoundError, CorruptDataError):  # none yet, or one that nobody can read any more
         return max(_older(backend, folder), default=0) + 1
-    number = parse_meta(raw, folder).version
+    number = described.version
     for key in (f"{folder}/meta-{number}.json", spare_key(f"{folder}/meta-{number}.json")):
         backend.put(key, raw)
     return number + 1
@@ -202,10 +209,10 @@ def _sweep(backend: StorageBackend, folder: str) -> None:
     """Remove files that no version lists; nothing where a description cannot be read."""
     current = {META}
     try:
-        newest = read_spared(backend, f"{folder}/{META}", lambda raw: parse_meta(raw, folder))
+        newest = read_meta(backend, folder)[1]
         current |= {stored_name(f, h) for f, h in newest.files.items()}
         for number in _older(backend, folder):
-            kept = parse_meta(backend.read(f"{folder}/meta-{number}.json"), folder)
+            kept = read_meta(backend, folder, number)[1]
             current |= {f"meta-{number}.json"} | {stored_name(f, h) for f, h in kept.files.items()}
     except CorruptDataError:
         return
@@ -241,7 +248,7 @@ def artifact_versions(backend: StorageBackend, dataset: str, kind: str, name: st
 
 def _load_older(backend: StorageBackend, newest: Artifact, number: int) -> Artifact:
     folder = newest._folder
-    body = read_spared(backend, f"{folder}/meta-{number}.json", lambda raw: parse_meta(raw, folder))
+    _, body = read_meta(backend, folder, number)
     return Artifact(newest.kind, newest.name, body.meta, body.files, backend, folder, body.saved_at, number)
 
 
@@ -268,8 +275,7 @@ def drop_version(backend: StorageBackend, artifact: Artifact) -> int:
         if artifact.version not in _older(backend, folder):
             raise InvalidInputError(f"expected an older version, found {artifact.label}, which the name stands for")
         key = f"{folder}/meta-{artifact.version}.json"
-        newest = read_spared(backend, f"{folder}/{META}", lambda raw: (parse_meta(raw, folder), raw)[1])
-        body = json.loads(newest)
+        body = json.loads(read_meta(backend, folder)[0])
         if body.get("older", {}).pop(str(artifact.version), None) is not None:
             write_meta(backend, folder, body)
         backend.delete(spare_key(key))
@@ -285,7 +291,7 @@ def load_artifact(backend: StorageBackend, dataset: str, kind: str, name: str) -
     if version:
         return _pick_version(artifact_versions(backend, dataset, kind, name), version)
     try:
-        body = read_spared(backend, f"{folder}/{META}", lambda raw: parse_meta(raw, folder))
+        _, body = read_meta(backend, folder)
         if not backend.exists(f"{folder}/{META}") and not _has_files(backend, folder, body.files):
             raise NotFoundError("removed, and only the copy of its description is left")
     except NotFoundError:
@@ -319,8 +325,13 @@ class Description(NamedTuple):
     """Number -> sha256 of the descriptions of older versions; None where it was written before they were named."""
 
 
-def parse_meta(raw: bytes, folder: str) -> Description:
+def parse_meta(raw: bytes, folder: str, number: int | None = None) -> Description:
     """Return what an artifact's description says.
+
+    Parameters
+    ----------
+    number : int, optional
+        Of which version it has to be; the newest may have any.
 
     Raises
     ------
@@ -338,6 +349,8 @@ def parse_meta(raw: bytes, folder: str) -> Description:
         older = {str(n): str(h) for n, h in body["older"].items()} if "older" in body else None
         if body.get("place", folder) != folder:  # schema 1 did not say
             raise ValueError(f"it describes {body['place']}")
+        if number is not None and version != number:
+            raise ValueError(f"it describes version {version}, not {number}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise CorruptDataError(f"{what}: expected the description of an artifact, found: {err}") from err
     for file, digest in files.items():

@@ -9,8 +9,17 @@ from collections.abc import Callable
 
 from pipeline.errors import CorruptDataError, NotFoundError
 from pipeline.storage.locks import exclusive
-from pipeline.storage.spare import read_spared, spare_key, spared_keys
-from pipeline.store.artifacts import META, OLDER, Description, older_digests, parse_meta, stored_files, write_meta
+from pipeline.storage.spare import spare_key, spared_keys
+from pipeline.store.artifacts import (
+    META,
+    OLDER,
+    Description,
+    older_digests,
+    parse_meta,
+    read_meta,
+    stored_files,
+    write_meta,
+)
 from pipeline.verify.described import check_described
 from pipeline.verify.findings import Findings, read_or_say
 
@@ -40,7 +49,7 @@ def check_artifact(findings: Findings, folder: str, *, copied: bool) -> int:
     listed: dict[str, dict[str, str]] = {}
     for name in (*newest, *versions):
         key = f"{folder}/{name}"
-        data = check_described(findings, key, _parser(folder), lock=folder, copied=copied, age=_age(folder))
+        data = check_described(findings, key, _parser(folder, name), lock=folder, copied=copied, age=_age(folder))
         if data is not None:
             listed[key] = stored_files(folder, parse_meta(data, folder).files)
         elif not versions and findings.repair:  # nothing says what the files are
@@ -55,7 +64,9 @@ def check_artifact(findings: Findings, folder: str, *, copied: bool) -> int:
 
 def _described(findings: Findings, folder: str, name: str) -> tuple[bytes, Description] | None:
     try:
-        return read_spared(findings.backend, f"{folder}/{name}", lambda raw: (raw, parse_meta(raw, folder)))
+        match = OLDER.match(name)
+        number = int(match[1]) if match else None
+        return read_meta(findings.backend, folder, number)
     except (NotFoundError, CorruptDataError):
         return None
 
@@ -131,8 +142,9 @@ def _check_strays(findings: Findings, folder: str) -> None:
                 findings.add("orphan", key, "a file that no version lists: its writer was killed, or it is lost", fixed)
 
 
-def _parser(folder: str) -> Callable[[bytes], object]:
-    return lambda raw: parse_meta(raw, folder)
+def _parser(folder: str, name: str) -> Callable[[bytes], object]:
+    match = OLDER.match(name)
+    return lambda raw: parse_meta(raw, folder, int(match[1]) if match else None)
 
 
 def _age(folder: str) -> Callable[[bytes], str]:
@@ -159,6 +171,8 @@ def _check_files(findings: Findings, folder: str, key: str, listed: dict[str, di
             with exclusive(findings.backend, folder):
                 for file in (*(set(listed[key]) - others), *bad, key, spare_key(key)):
                     findings.drop(file)
+            if match := OLDER.match(key.removeprefix(f"{folder}/")):
+                _forget(findings, folder, int(match[1]))
             fixed = "set aside under _replaced; the next run makes it again"
         where = folder if key.endswith(f"/{META}") else f"{folder}@{key.rpartition('-')[2].removesuffix('.json')}"
         findings.add("damaged artifact", where, "; ".join(f"{file}: {why}" for file, why in bad.items()), fixed)

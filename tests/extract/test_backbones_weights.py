@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import given
@@ -74,6 +75,30 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes, name: str) -> N
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=name):
         read_state_dict(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["w.pth", "old.pth", "w.safetensors"])
+@hypothesis.settings(max_examples=40, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@given(data=st.data())
+def test_any_change_of_a_weights_file_is_read_or_named(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.float16)}
+    path = tmp_path / name
+    if name == "w.safetensors":
+        save_file(tensors, path)
+    else:
+        content = {"model_state": tensors, "epoch": 3}
+        torch.save(content, path, _use_new_zipfile_serialization=name == "w.pth")
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(content)))
+        content[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
+    try:
+        outcome = all(isinstance(tensor, torch.Tensor) for tensor in read_state_dict(path).values())
+    except WeightsError as error:
+        outcome = name in str(error)
+    assert outcome
 
 
 def test_containers_and_safetensors_hold_the_same(tmp_path: Path) -> None:

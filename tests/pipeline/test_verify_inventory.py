@@ -13,11 +13,17 @@ import pytest
 from pipeline import FeatureStore
 from pipeline.errors import CorruptDataError
 from pipeline.sets.arrays import group_json
+from pipeline.sets.binding import video_keys
 from pipeline.storage.backend_local import LocalBackend
 from pipeline.storage.schema import LEDGER_SCHEMA
 from pipeline.storage.sealed import seal, unseal
+from pipeline.storage.spare import spare_key
+from pipeline.store.artifacts import artifact_versions, drop_version
+from pipeline.store.compact import compact_store
+from pipeline.store.id_index import Run, drop_index, write_index
+from pipeline.store.runs import list_runs, run_keys, save_run
 from pipeline.verify.verify_store import verify_store
-from tests.support.damage import NoSync, Pristine, read_everything, work
+from tests.support.damage import RUN, NoSync, Pristine, id_of, read_everything, videos, work
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +158,107 @@ def test_old_litter_goes_with_the_next_writer_and_young_litter_stays(backend: Lo
     assert {p.kind for p in verify_store(FeatureStore.open(backend)).problems} == {"partial file"}
     assert verify_store(FeatureStore.open(backend, "a"), repair=True).is_clean
     assert not any(path.exists() for path in young)
+
+
+MODEL = "toy/models/v"
+
+
+def both(backend: LocalBackend, key: str, data: bytes | None) -> None:
+    """Put bytes under a key and its copy, or delete both."""
+    for place in (key, spare_key(key)):
+        backend.delete(place) if data is None else backend.put(place, data)
+
+
+def older_put_back(backend: LocalBackend) -> str:
+    both(backend, f"{MODEL}/meta.json", backend.read(f"{MODEL}/meta-1.json"))
+    return f"{MODEL}/meta.json"
+
+
+def older_gone(backend: LocalBackend) -> str:
+    both(backend, f"{MODEL}/meta-1.json", None)
+    return f"{MODEL}@1"
+
+
+def pruned_put_back(backend: LocalBackend) -> str:
+    raw = backend.read(f"{MODEL}/meta-1.json")
+    dataset = FeatureStore.open(backend, "a").dataset("toy")
+    drop_version(backend, dataset.artifact("models", "v@1"))
+    both(backend, f"{MODEL}/meta-1.json", raw)
+    return f"{MODEL}@1"
+
+
+def versions_swapped(backend: LocalBackend) -> str:
+    one, two = (backend.read(f"{MODEL}/meta-{n}.json") for n in (1, 2))
+    backend.put(f"{MODEL}/meta-1.json", two)
+    backend.put(f"{MODEL}/meta-2.json", one)
+    return f"{MODEL}/meta-1.json"
+
+
+def file_of_an_older_one(backend: LocalBackend) -> str:
+    key = next(key for key, _ in backend.list(MODEL) if "old-" in key)
+    backend.put(key, b"other")
+    return f"{MODEL}@1"
+
+
+def unlisted_file(backend: LocalBackend) -> str:
+    backend.put(f"{MODEL}/lost-0123456789ab.bin", b"x")
+    return f"{MODEL}/lost-0123456789ab.bin"
+
+
+def run_changed(backend: LocalBackend) -> str:
+    key = run_keys(backend, "toy")[0]
+    backend.put(key, backend.read(key).replace(b"done", b"gone"))
+    return key
+
+
+def run_deleted(backend: LocalBackend) -> str:
+    key = run_keys(backend, "toy")[0]
+    backend.delete(key)
+    return key
+
+
+def run_renamed(backend: LocalBackend) -> str:
+    key = run_keys(backend, "toy")[0]
+    backend.put("toy/runs/20200101T000000-abcdef.json", backend.read(key))
+    return "toy/runs/20200101T000000-abcdef.json"
+
+
+def ids_of_others(backend: LocalBackend) -> str:
+    drop_index(backend, "toy")
+    write_index(backend, "toy", Run.of(video_keys(["x", "y", "z"]), 0), 0)
+    return "toy/catalog/packs/ids-0.parquet"
+
+
+def ids_cut(backend: LocalBackend) -> str:
+    key = "toy/catalog/packs/ids-0.parquet"
+    backend.put(key, backend.read(key)[:-50])
+    return key
+
+
+BESIDE = [older_put_back, older_gone, pruned_put_back, versions_swapped, file_of_an_older_one, unlisted_file,
+          run_changed, run_deleted, run_renamed, ids_of_others, ids_cut]  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", BESIDE)
+def test_versions_records_and_the_index_are_in_the_inventory(
+    tmp_path: Path, spoil: Callable[[LocalBackend], str]
+) -> None:
+    backend = LocalBackend(tmp_path / "s", NoSync())
+    store = FeatureStore.create(backend)
+    dataset = store.create_dataset("toy")
+    dataset.append_videos(videos("toy", 4))
+    for number, file in enumerate(("old.bin", "new.bin", "new.bin")):
+        dataset.save_artifact("models", "v", {file: b"w" * 40, "note.txt": b"n"}, {"made": number})
+    save_run(backend, "toy", RUN | {"seconds": 1.0})
+    compact_store(store, min_ids=1)
+    assert verify_store(store).problems == ()
+    where = spoil(backend)
+    assert where in [problem.where for problem in verify_store(store).problems]
+    assert verify_store(store, repair=True).is_clean
+    assert verify_store(FeatureStore.open(backend)).problems == ()
+    assert len(list_runs(backend, "toy")) == 1
+    assert dataset.artifact("models", "v").read("note.txt") == b"n"
+    assert dataset.refresh().select(video_ids=[id_of("toy", 3)]).rows.tolist() == [0]
+    saved = dataset.save_artifact("models", "v", {"again.bin": b"a"}, {"made": 9})
+    assert verify_store(store).problems == ()
+    assert saved.version == max(one.version for one in artifact_versions(backend, "toy", "models", "v"))

@@ -157,7 +157,7 @@ class Pristine:
             for (kind, name), files in ARTIFACTS.items():
                 store.dataset("toy").save_artifact(kind, name, files, {"made": len(states)})
             if step is steps[-1] and long_lived:
-                compact_store(store, min_loose=1)  # what comes after lies in files of its own
+                compact_store(store, min_loose=1, min_ids=1)  # what comes after lies in files of its own
                 states.append({key: backend.read(key) for key, _ in backend.list()})
                 settle(store)
             states.append({key: backend.read(key) for key, _ in backend.list()})
