@@ -25,7 +25,7 @@ ROW = 1
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Pristine:
-    return Pristine.make(LocalBackend(tmp_path_factory.mktemp("pristine") / "s", NoSync()))
+    return Pristine.make(LocalBackend(tmp_path_factory.mktemp("pristine") / "s", NoSync()), ({"toy": 3}, {"toy": 5}))
 
 
 @pytest.fixture
