@@ -1,4 +1,4 @@
-"""The store against a dict: append, extract, die, retry, verify, damage, delete, swap and restore, in any order."""
+"""The store against a dict: whatever it is asked to do, dies of, loses or gets back, in any order."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipeline import FeatureStore, RowStatus
-from pipeline.errors import PipelineError, SnapshotChangedError
+from pipeline.errors import CorruptDataError, NotFoundError, PipelineError, SnapshotChangedError
 from pipeline.recipe import RandomPolicy
+from pipeline.storage.backend import StorageBackend
+from pipeline.store.artifacts import artifact_versions
 from pipeline.store.compact import compact_store
+from pipeline.store.facts import FACT_COLUMNS
 from pipeline.verify.verify_store import verify_store
 from tests.support.faults import FaultPlan, FaultyLocalBackend
 from tests.support.stores import make_geometry, make_values, video_table
@@ -40,6 +43,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.tries = 0
         self.committed: dict[int, list[tuple[str, np.ndarray, np.ndarray]]] = {}
         self.versions: dict[Path, list[bytes]] = {}
+        self.labels: dict[int, str] = {}
+        self.frames: dict[int, int] = {}
+        self.saved: dict[int, set[bytes]] = {}
+        self.newest = 0
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
@@ -106,6 +113,32 @@ class StoreMachine(RuleBasedStateMachine):
             assert all(took) or not any(took), "half a shard was committed"
             if all(took):
                 self.model.update(self.maybe)
+
+    @precondition(lambda self: self.num_rows)
+    @rule(row=st.integers(0, 20))
+    def replace_a_file(self, row: int) -> None:
+        """Its facts are others; nothing that was made from the file before counts any more, ever."""
+        row %= self.num_rows
+        ds = self.open().dataset("toy")
+        self.frames[row] = self.frames.get(row, 0) + 1
+        facts = ds.by_row.select(FACT_COLUMNS).slice(row, 1).to_pylist()[0]
+        ds.change_facts({row: facts | {"num_frames": self.frames[row], "sha256": f"{self.frames[row]:064d}"}})
+        self.model.pop(row, None)
+        self.committed[row] = []
+
+    @precondition(lambda self: self.num_rows)
+    @rule(row=st.integers(0, 20), label=st.sampled_from("xyz"))
+    def label(self, row: int, label: str) -> None:
+        self.open().dataset("toy").change_labels({row % self.num_rows: {"label": label}})
+        self.labels[row % self.num_rows] = label
+
+    @rule(content=st.binary(max_size=3))
+    def save(self, content: bytes) -> None:
+        """A model that is made anew: the name is the newest, the others keep their numbers."""
+        saved = self.open().dataset("toy").save_artifact("models", "m", {"w.bin": content}, {})
+        self.saved.setdefault(saved.version, set()).add(content)
+        self.newest = saved.version
+        assert saved.read("w.bin") == content
 
     @rule()
     def pin(self) -> None:
@@ -186,6 +219,20 @@ class StoreMachine(RuleBasedStateMachine):
             assert same, f"row {row} is {text} with values that were never committed"
             found[row] = same[-1]
         self.model = found
+        there = self.versions_there(ds.backend)
+        assert self.newest == 0 or max(there, default=0) <= self.newest
+        self.newest = max(there, default=0)
+
+    def versions_there(self, backend: StorageBackend) -> set[int]:
+        """Return the versions of the model that are there, each held to what was saved under its number."""
+        try:
+            there = artifact_versions(backend, "toy", "models", "m")
+        except NotFoundError:
+            return set()
+        for one in there:
+            with suppress(CorruptDataError, NotFoundError):
+                assert one.read("w.bin") in self.saved[one.version]
+        return {one.version for one in there}
 
     def compare(self, ds: object, num_rows: int, model: dict[int, tuple[str, np.ndarray, np.ndarray]]) -> None:
         block = ds.select().features("c", "f")  # type: ignore[attr-defined]
@@ -203,7 +250,12 @@ class StoreMachine(RuleBasedStateMachine):
             for path in (self.folder / "s").rglob("*"):
                 if path.is_file() and path.read_bytes() not in self.versions.setdefault(path, []):
                     self.versions[path].append(path.read_bytes())
-            self.compare(FeatureStore.open(self.folder / "s").dataset("toy"), self.num_rows, self.model)
+            ds = FeatureStore.open(self.folder / "s").dataset("toy")
+            self.compare(ds, self.num_rows, self.model)
+            lines = ds.videos.select(["row", "label", "num_frames"]).to_pylist()
+            assert {line["row"]: line["num_frames"] for line in lines if line["row"] in self.frames} == self.frames
+            assert {line["row"]: line["label"] for line in lines if line["row"] in self.labels} == self.labels
+            assert max(self.versions_there(ds.backend), default=0) == self.newest
 
     @invariant()
     def pinned_readers_keep_their_snapshot(self) -> None:
