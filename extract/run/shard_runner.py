@@ -192,8 +192,7 @@ class ShardRunner:
         for video in videos:
             video["added_at"] = looked_at.get(video["row"], video["added_at"])
         works = [
-            VideoWork(video, self._path_of(video), [p for p in parts if video["row"] in p.place])
-            for video in videos
+            VideoWork(video, self._path_of(video), [p for p in parts if video["row"] in p.place]) for video in videos
         ]
         return OpenShard(shard, parts, works)
 
