@@ -210,7 +210,15 @@ def _print_plan(recipe: Recipe, plans: list[StagePlan], *, as_json: bool) -> Non
         console.print_table(plan.table(), title=f"{plan.stage}: {plan.summary().removeprefix(f'{plan.stage}: ')}")
 
 
-WORK_COUNTS = ("videos_new", "shards_done", "models_trained", "probes_run", "indexes_built")
+WORK_COUNTS = (
+    "videos_new",
+    "videos_late",
+    "videos_replaced",
+    "shards_done",
+    "models_trained",
+    "probes_run",
+    "indexes_built",
+)
 
 
 def _closing_line(report: Any, *, whole: bool) -> str:

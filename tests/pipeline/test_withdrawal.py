@@ -19,12 +19,13 @@ from pipeline import FeatureStore
 from pipeline.errors import NotFoundError, PipelineError
 from pipeline.sets.compaction import compact_ledger
 from pipeline.storage.backend_local import LocalBackend
+from pipeline.store.facts import FACT_COLUMNS
 from pipeline.verify.verify_store import verify_store
 from tests.support.faults import FaultPlan, FaultyLocalBackend
 from tests.support.stores import CROPS, FEATURE_SET, fill, fill_embeddings, make_geometry, video_table
 
 NUM_VIDEOS, GONE, NAME = 20, [3, 9], "private/löffel & co 3.mp4"
-SHA = "c0ffee" + "0" * 58
+SHA, MENDED = "c0ffee" + "0" * 58, "decaf" + "0" * 59
 
 
 def make(folder: Path) -> FeatureStore:
@@ -40,6 +41,8 @@ def make(folder: Path) -> FeatureStore:
             table = table.set_column(1, "uri", pa.array(uris))
             table = table.set_column(table.schema.get_field_index("sha256"), "sha256", pa.array(hashes))
         dataset.append_videos(table)
+    facts = dataset.by_row.select(FACT_COLUMNS).slice(3, 1).to_pylist()[0]  # its file came late, from elsewhere
+    dataset.change_facts({3: facts | {"uri": "file:///mended/" + quote(NAME), "sha256": MENDED}})
     from pipeline.recipe import RandomPolicy
 
     dataset.define_crop_set(CROPS, RandomPolicy(policy="random", num_crops=4))
@@ -83,7 +86,8 @@ def folder(original: Path, tmp_path: Path) -> Path:
 def traces(original: Path) -> dict[str, bytes]:
     """What gives row 3 away, each of which the untouched store holds."""
     dataset = FeatureStore.open(original).dataset("toy")
-    found = {"id": NAME.encode(), "address": quote(NAME).encode(), "hash": SHA.encode(), "label": b"secret of three",
+    found = {"id": NAME.encode(), "address": quote(NAME).encode(), "hash": SHA.encode(),
+             "mended": MENDED.encode(), "later address": b"file:///mended/", "label": b"secret of three",
              "geometry": make_geometry(np.array([3]), 4)[0].tobytes(),
              "embedding": dataset.select(rows=[3]).embeddings("scale").values[0].tobytes()}  # fmt: skip
     for name in (FEATURE_SET, "other"):
