@@ -11,11 +11,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.cache import cache_folder
 from pipeline.errors import CorruptDataError, InvalidInputError, NotFoundError, UnsafeNameError
@@ -25,12 +24,19 @@ from pipeline.storage.backend import StorageBackend
 from pipeline.storage.backend_local import LocalBackend
 from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import ARTIFACT_KINDS
-from pipeline.storage.shardfile import crc32c
-from pipeline.storage.spare import read_spared, spare_key
+from pipeline.storage.spare import spare_key
+from pipeline.store.descriptions import (
+    META,
+    OLDER,
+    older_digests,
+    older_numbers,
+    parse_meta,
+    read_meta,
+    stored_files,
+    stored_name,
+    write_meta,
+)
 
-META = "meta.json"
-OLDER = re.compile(r"meta-([1-9][0-9]*)\.json\Z")
-"""Descriptions of older versions."""
 _CONTENT_ID = re.compile(r"[0-9a-f]{6,64}\Z")
 
 
@@ -164,45 +170,16 @@ def _save(
     return Artifact(kind, name, body["meta"], hashes, backend, folder, saved_at, version)
 
 
-def write_meta(backend: StorageBackend, folder: str, body: Mapping[str, Any]) -> None:
-    """Write a description and its copy, sealed anew."""
-    sealed = {name: value for name, value in body.items() if name != "seal_crc32c"}
-    sealed["seal_crc32c"] = crc32c(canonical_json(sealed).encode())
-    data = json.dumps(sealed, indent=1).encode()
-    backend.put(f"{folder}/{META}", data)
-    backend.put(spare_key(f"{folder}/{META}"), data)
-
-
-def older_digests(backend: StorageBackend, folder: str) -> dict[str, str]:
-    """Return the sha256 of every older description that is kept, by its number: the newest names them."""
-    found = {}
-    for number in _older(backend, folder):
-        with suppress(CorruptDataError, NotFoundError):  # a version that nobody can open is not named
-            found[str(number)] = hashlib.sha256(read_meta(backend, folder, number)[0]).hexdigest()
-    return found
-
-
-def read_meta(backend: StorageBackend, folder: str, number: int | None = None) -> tuple[bytes, Description]:
-    """Return a description, from its copy where the file is gone or damaged; of the newest version without a number."""
-    key = f"{folder}/{META if number is None else f'meta-{number}.json'}"
-    return read_spared(backend, key, lambda raw: (raw, parse_meta(raw, folder, number)))
-
-
 def _keep_newest(backend: StorageBackend, folder: str) -> int:
     """Keep the description of the version that stands, under its number; return the next one's."""
     try:
         raw, described = read_meta(backend, folder)
     except (NotFoundError, CorruptDataError):  # none yet, or one that nobody can read any more
-        return max(_older(backend, folder), default=0) + 1
+        return max(older_numbers(backend, folder), default=0) + 1
     number = described.version
     for key in (f"{folder}/meta-{number}.json", spare_key(f"{folder}/meta-{number}.json")):
         backend.put(key, raw)
     return number + 1
-
-
-def _older(backend: StorageBackend, folder: str) -> list[int]:
-    keys = (key.removeprefix(f"{folder}/") for key, _ in backend.list(folder, recursive=False))
-    return sorted(int(match[1]) for key in keys if (match := OLDER.match(key)))
 
 
 def _sweep(backend: StorageBackend, folder: str) -> None:
@@ -211,7 +188,7 @@ def _sweep(backend: StorageBackend, folder: str) -> None:
     try:
         newest = read_meta(backend, folder)[1]
         current |= {stored_name(f, h) for f, h in newest.files.items()}
-        for number in _older(backend, folder):
+        for number in older_numbers(backend, folder):
             kept = read_meta(backend, folder, number)[1]
             current |= {f"meta-{number}.json"} | {stored_name(f, h) for f, h in kept.files.items()}
     except CorruptDataError:
@@ -237,16 +214,16 @@ def artifact_versions(backend: StorageBackend, dataset: str, kind: str, name: st
     """
     newest = load_artifact(backend, dataset, kind, name)
     found = [newest]
-    for number in _older(backend, newest._folder):
+    for number in older_numbers(backend, newest._folder):
         if number < newest.version:
             try:
-                found.append(_load_older(backend, newest, number))
+                found.append(_loadolder_numbers(backend, newest, number))
             except (NotFoundError, CorruptDataError):
                 continue
     return sorted(found, key=lambda one: one.version)
 
 
-def _load_older(backend: StorageBackend, newest: Artifact, number: int) -> Artifact:
+def _loadolder_numbers(backend: StorageBackend, newest: Artifact, number: int) -> Artifact:
     folder = newest._folder
     _, body = read_meta(backend, folder, number)
     return Artifact(newest.kind, newest.name, body.meta, body.files, backend, folder, body.saved_at, number)
@@ -272,7 +249,7 @@ def drop_version(backend: StorageBackend, artifact: Artifact) -> int:
     folder = artifact._folder
     with exclusive(backend, folder):
         before = sum(size for _, size in backend.list(folder))
-        if artifact.version not in _older(backend, folder):
+        if artifact.version not in older_numbers(backend, folder):
             raise InvalidInputError(f"expected an older version, found {artifact.label}, which the name stands for")
         key = f"{folder}/meta-{artifact.version}.json"
         body = json.loads(read_meta(backend, folder)[0])
@@ -314,52 +291,6 @@ def _pick_version(versions: list[Artifact], wanted: str) -> Artifact:
     return found[-1]
 
 
-class Description(NamedTuple):
-    """What a `meta.json` says."""
-
-    meta: dict[str, Any]
-    files: dict[str, str]
-    saved_at: str
-    version: int
-    older: dict[str, str] | None = None
-    """Number -> sha256 of the descriptions of older versions; None where it was written before they were named."""
-
-
-def parse_meta(raw: bytes, folder: str, number: int | None = None) -> Description:
-    """Return what an artifact's description says.
-
-    Parameters
-    ----------
-    number : int, optional
-        Of which version it has to be; the newest may have any.
-
-    Raises
-    ------
-    CorruptDataError
-        If it is not the description that was written there.
-    """
-    what = f"{folder}/{META}"
-    try:
-        body = json.loads(raw)
-        seal = body.pop("seal_crc32c")
-        if seal != crc32c(canonical_json(body).encode()):
-            raise ValueError("its seal does not hold")
-        meta, files = dict(body["meta"]), {str(f): str(h) for f, h in body["files"].items()}
-        version = int(body.get("version", 1))  # stores of before did not count
-        older = {str(n): str(h) for n, h in body["older"].items()} if "older" in body else None
-        if body.get("place", folder) != folder:  # schema 1 did not say
-            raise ValueError(f"it describes {body['place']}")
-        if number is not None and version != number:
-            raise ValueError(f"it describes version {version}, not {number}")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
-        raise CorruptDataError(f"{what}: expected the description of an artifact, found: {err}") from err
-    for file, digest in files.items():
-        check_name(file)
-        if len(digest) != 64 or not all(c in "0123456789abcdef" for c in digest):
-            raise CorruptDataError(f"{what}: expected a sha256 for {file}, found {digest!r}")
-    return Description(meta, files, str(body.get("saved_at", "")), version, older)
-
-
 def _is_there(backend: StorageBackend, folder: str) -> bool:
     """Whether an artifact is described; where only the copy is left, its files have to be there too."""
     if backend.exists(f"{folder}/{META}"):
@@ -373,11 +304,6 @@ def _is_there(backend: StorageBackend, folder: str) -> bool:
 
 def _has_files(backend: StorageBackend, folder: str, files: Mapping[str, str]) -> bool:
     return all(backend.exists(key) for key in stored_files(folder, files))
-
-
-def stored_files(folder: str, files: Mapping[str, str]) -> dict[str, str]:
-    """Return key -> sha256 of the files that an artifact's description lists."""
-    return {f"{folder}/{stored_name(file, digest)}": digest for file, digest in files.items()}
 
 
 def list_artifacts(backend: StorageBackend, dataset: str, kind: str) -> list[str]:
@@ -394,9 +320,3 @@ def _checked_kind(kind: str) -> str:
     if kind not in ARTIFACT_KINDS:
         raise InvalidInputError(f"expected a kind of {', '.join(ARTIFACT_KINDS)}, found {kind!r}")
     return kind
-
-
-def stored_name(file: str, digest: str) -> str:
-    """Return the name under which a file of this sha256 is stored."""
-    stem, dot, suffix = file.partition(".")
-    return f"{stem}-{digest[:12]}{dot}{suffix}"

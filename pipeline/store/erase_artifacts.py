@@ -20,7 +20,6 @@ from pipeline.storage.locks import exclusive
 from pipeline.storage.parquet import read_parquet
 from pipeline.storage.spare import SUFFIX, spare_key
 from pipeline.store.artifacts import (
-    META,
     Artifact,
     artifact_versions,
     drop_version,
@@ -28,6 +27,7 @@ from pipeline.store.artifacts import (
     load_artifact,
     save_artifact,
 )
+from pipeline.store.descriptions import META
 
 ERASED = "rows_erased"
 """In a report's description: how many rows left it after it was written."""

@@ -28,7 +28,8 @@ from pipeline.storage.opening import open_backend
 from pipeline.storage.shardfile import crc32c
 from pipeline.storage.spare import spare_key
 from pipeline.store.appending import mended_catalogue
-from pipeline.store.artifacts import META, list_artifacts, parse_meta
+from pipeline.store.artifacts import list_artifacts
+from pipeline.store.descriptions import META, parse_meta
 from pipeline.store.video_rows import VideoRows
 
 ARRAYS_SET_ASIDE = ("values", "valid")

@@ -24,8 +24,8 @@ from pipeline.storage.backend import StorageBackend
 from pipeline.storage.opening import open_backend
 from pipeline.storage.schema import BACKUP_MARK, NUMBER, ZARR_JSON, pack_key
 from pipeline.storage.spare import COPIES, SUFFIX
-from pipeline.store.artifacts import META
 from pipeline.store.catalogue import Catalogue
+from pipeline.store.descriptions import META
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.pinned_sets import PinnedSets
 from pipeline.store.video_rows import VideoRows

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pipeline.errors import CorruptDataError, NotFoundError
 from pipeline.storage.locks import exclusive
 from pipeline.storage.spare import spare_key, spared_keys
-from pipeline.store.artifacts import (
+from pipeline.store.descriptions import (
     META,
     OLDER,
     Description,

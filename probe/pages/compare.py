@@ -20,7 +20,8 @@ from pipeline.errors import CorruptDataError, FormatError, NotFoundError
 from pipeline.fingerprint import differing_fields
 from pipeline.names import did_you_mean
 from pipeline.storage.parquet import read_parquet
-from pipeline.store.artifacts import split_version, stored_name
+from pipeline.store.artifacts import split_version
+from pipeline.store.descriptions import stored_name
 from probe.maths.statistics import compare_paired
 from probe.pages.page import p_text, points, render_page
 from probe.pages.report_view import FIGURES, date_text, main_figure, percent, readout_text
