@@ -166,6 +166,18 @@ def verb_plan(store: FeatureStore, n: int) -> Callable[[], object]:
 
 
 def verb_status(store: FeatureStore, n: int) -> Callable[[], object]:
+    """Ask what `scale status` asks."""
+
+    def ask() -> None:
+        ds = store.dataset("d")
+        assert sum(ds.status_counts(CROPS, FEATURES).values()) == ds.num_rows
+        ds.failed(CROPS, FEATURES)
+
+    return ask
+
+
+def verb_status_rows(store: FeatureStore, n: int) -> Callable[[], object]:
+    """Make the table of every row."""
     return lambda: store.dataset("d").status(CROPS, FEATURES)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,7 @@ def compact_store(
     if store.mode == "r":
         raise ConflictError(f"expected {store.url} opened with mode 'a' to compact it, found mode 'r'")
     ledgers = [key for name in store.datasets() for key in ledger_keys(store.backend, name)]
+    started = time.monotonic()
     on_event(StageStarted("compact", total=len(ledgers), unit="sets", detail=store.url))
     done: list[Compacted] = []
     for ledger in ledgers:
@@ -77,7 +79,7 @@ def compact_store(
         len(ledgers), sum(d.num_entries for d in done), sum(d.num_packs for d in done), sum(d.num_merged for d in done),
         num_indexed=sum(index_ids(store.backend, name, min_ids=min_ids) for name in store.datasets()),
     )  # fmt: skip
-    on_event(StageFinished("compact", report.summary(), 0.0))
+    on_event(StageFinished("compact", report.summary(), time.monotonic() - started))
     return report
 
 
