@@ -32,12 +32,16 @@ def bounded(bounds: Bounds) -> Iterator[None]:
         _BOUNDS.reset(token)
 
 
+def memory_setting() -> dict[str, str]:
+    """Return what makes a DuckDB database hold itself to this context's memory."""
+    size = _BOUNDS.get().memory_bytes
+    return {} if size is None else {"memory_limit": f"{size // 1024} KiB"}
+
+
 @contextmanager
-def held_to_bounds(connection: Any) -> Iterator[None]:
-    """Hold a DuckDB connection to the bounds of this context."""
+def held_to_time(connection: Any) -> Iterator[None]:
+    """Stop what a DuckDB connection does when this context's seconds are over."""
     bounds = _BOUNDS.get()
-    if bounds.memory_bytes is not None:
-        connection.execute(f"SET memory_limit = '{bounds.memory_bytes // 1024} KiB'")
     if bounds.seconds is None:
         yield
         return

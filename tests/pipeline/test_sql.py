@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -367,3 +368,24 @@ def test_any_text_is_answered_or_refused_as_a_query_error(words: list[str], star
     except (QueryError, ResourceError) as err:
         answer = json.dumps(str(err))
     assert json.loads(answer) is not None
+
+
+def test_conditions_asked_at_once_see_their_own_catalogue_alone_and_leave_no_thread() -> None:
+    selected(VIDEOS, "true")  # the database that stays is made
+    tables = [catalogue([f"label {n}"] * (n + 1)) for n in range(8)]
+    num_threads = len(os.listdir("/proc/self/task"))
+    with ThreadPoolExecutor(4) as pool:
+        asked = [(n, pool.submit(selected, tables[n], f"label = 'label {n}'")) for n in (*range(8), *range(8))]
+        assert [len(found.result()) for _, found in asked] == [n + 1 for n, _ in asked]
+    assert len(os.listdir("/proc/self/task")) == num_threads
+
+
+def test_nothing_of_a_condition_stays_for_the_next() -> None:
+    for condition in ("true; CREATE TABLE kept AS SELECT 1", "(CREATE TABLE kept AS SELECT 1)", "set_config('a', 'b')"):
+        with pytest.raises(QueryError):
+            selected(VIDEOS, condition)
+    with pytest.raises(QueryError, match="kept"):
+        selected(VIDEOS, "row IN (SELECT * FROM kept)")
+    with pytest.raises(QueryError):
+        selected(VIDEOS, "current_setting('lock_configuration') = 'true'")
+    assert selected(VIDEOS, "extract(timezone_hour FROM now()) = 0").tolist() == [0, 1, 2, 3, 4]
