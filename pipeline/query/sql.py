@@ -233,8 +233,9 @@ def _session() -> Iterator[Any]:
 def _standing(pid: int, memory: tuple[tuple[str, str], ...]) -> Any:
     import duckdb
 
-    # One thread: DuckDB's own would live until the process ends.
-    connection = duckdb.connect(":memory:", config={**_CONFIG, **dict(memory), "threads": "1"})
+    # The caller's thread alone: DuckDB's own would live until the process ends.
+    alone = {"threads": "1", "async_threads": "0"}
+    connection = duckdb.connect(":memory:", config={**_CONFIG, **dict(memory), **alone})
     connection.execute("SET GLOBAL TimeZone = 'UTC'")
     connection.execute("SET lock_configuration = true")
     atexit.register(connection.close)
