@@ -79,7 +79,7 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes, name: str) -> N
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["w.pth", "old.pth", "w.safetensors"])
-@hypothesis.settings(max_examples=40, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(max_examples=20, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 @given(data=st.data())
 def test_any_change_of_a_weights_file_is_read_or_named(tmp_path: Path, name: str, data: st.DataObject) -> None:
     tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.float16)}

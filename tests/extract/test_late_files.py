@@ -48,7 +48,7 @@ def as_if_new(recipe: Recipe, folder: Path, settings: Settings) -> dict[str, dic
     return read_everything(extract_all(recipe, folder, settings)[0], recipe)
 
 
-@pytest.mark.parametrize("begun", [0, 2000])
+@pytest.mark.parametrize("begun", [pytest.param(0, marks=pytest.mark.slow), 2000])
 def test_a_late_or_half_copied_file_is_taken_as_soon_as_it_is_whole(
     data: Path, tmp_path: Path, recipe: Recipe, begun: int
 ) -> None:
@@ -71,6 +71,7 @@ def test_a_late_or_half_copied_file_is_taken_as_soon_as_it_is_whole(
     assert rerun(recipe, store, settings)[1].did["shards_done"] == 0
 
 
+@pytest.mark.slow
 def test_a_replaced_file_that_gave_features_waits_for_its_name(data: Path, tmp_path: Path, recipe: Recipe) -> None:
     settings = Settings(data=data, workers=1)
     shutil.copy(tmp_path / "vlate.mp4", data / "vlate.mp4")
@@ -98,6 +99,7 @@ def test_a_replaced_file_that_gave_features_waits_for_its_name(data: Path, tmp_p
     assert verify_store(store).problems == ()
 
 
+@pytest.mark.slow
 def test_no_feature_is_made_of_other_bytes_than_the_catalogue_says(data: Path, tmp_path: Path, recipe: Recipe) -> None:
     """A file of the same length and size of picture, put there after it was catalogued."""
     settings = Settings(data=data, workers=1)

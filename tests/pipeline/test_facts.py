@@ -17,15 +17,20 @@ from pipeline.store.compact import compact_store
 from pipeline.store.dataset import Dataset
 from pipeline.store.facts import FACT_COLUMNS
 from pipeline.verify.verify_store import verify_store
-from tests.support.damage import FEATURES, NoSync, Pristine, V, values_of
+from tests.support import damage as world
+from tests.support.damage import NoSync, Pristine, V, values_of
 from tests.support.toy_stores import geometry_of
 
-ROW = 1
+ROW, FEATURES = 1, ("f", "g")
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Pristine:
-    return Pristine.make(LocalBackend(tmp_path_factory.mktemp("pristine") / "s", NoSync()), ({"toy": 3}, {"toy": 5}))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(world, "FEATURES", {"a": FEATURES})
+        patched.setattr(world, "ARTIFACTS", {})
+        backend = LocalBackend(tmp_path_factory.mktemp("pristine") / "s", NoSync())
+        return Pristine.make(backend, ({"toy": 3}, {"toy": 5}))
 
 
 @pytest.fixture
@@ -64,13 +69,12 @@ def test_a_replaced_file_leaves_every_set_at_once_and_is_made_anew(store: Featur
     for seen in (dataset, store.dataset("toy"), pickle.loads(pickle.dumps(dataset))):
         assert seen.by_row["num_frames"][ROW].as_py() == 7
         assert seen.rows_with_features([0, ROW]) == [0]
-        for crops, names in FEATURES.items():
-            for name in names:
-                assert [seen.status(crops, name)["status"][r].as_py() for r in (0, ROW)] == ["ok", "pending"]
-                block = seen.select().features(crops, name)
-                assert not block.valid[ROW].any()
-                assert not block.values[ROW].any()
-                assert block.valid[[0, 2, 3, 4]].all()
+        for name in FEATURES:
+            assert [seen.status("a", name)["status"][r].as_py() for r in (0, ROW)] == ["ok", "pending"]
+            block = seen.select().features("a", name)
+            assert not block.valid[ROW].any()
+            assert not block.values[ROW].any()
+            assert block.valid[[0, 2, 3, 4]].all()
         assert seen.embedding_status("e")["status"][ROW].as_py() == "pending"
     assert values_file.read_bytes() == bytes_before  # nothing is touched until it is made again
     assert store.dataset("toy").snapshot() != snapshot == pinned.snapshot()

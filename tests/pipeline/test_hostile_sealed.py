@@ -63,7 +63,7 @@ def whole_of(kind: str, backend: LocalBackend) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(max_examples=12, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(data=st.data())
 def test_any_bytes_under_a_seal_that_holds_are_read_or_damage(
     packed: LocalBackend, tmp_path: Path, kind: str, data: Any
