@@ -21,7 +21,7 @@ from systems import SYSTEMS
 import aggregate
 
 NUM_VIDEOS, NUM_CROPS, CHANNELS = 256, 16, 512
-ROUNDS, EPOCHS = 5, 12
+ROUNDS, EPOCHS = 3, 8
 OPTIONS: dict[str, Any] = {
     "epochs": EPOCHS, "batch_size": NUM_VIDEOS, "set_size": 8, "device": "cpu", "normalise": "none",
     "model": {"dim": 128, "num_heads": 4, "head_hidden_dim": 512, "target_hidden_dim": 256},
