@@ -217,11 +217,24 @@ METHODS: dict[str, tuple[Callable[..., Fitted], list[dict[str, Any]]]] = {
 }  # fmt: skip
 
 
+def in_own_directions(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return training and other rows in the few directions that training rows span, scaled by one number.
+
+    What the others have beside these directions no penalised linear classifier sees.
+    """
+    centre = a.mean(0)
+    a, b = (np.asarray(x - centre, np.float64) for x in (a, b))
+    variances, vectors = np.linalg.eigh(a @ a.T)
+    keep = variances > 1e-9 * variances[-1]
+    root, vectors = np.sqrt(variances[keep]), vectors[:, keep]
+    scale = np.sqrt(variances.sum() / len(a))
+    return vectors * root / scale, b @ a.T @ vectors / root / scale
+
+
 def linear_hits(a: np.ndarray, y: np.ndarray, b: np.ndarray, truth: np.ndarray, l2: float) -> np.ndarray:
-    centre, scale = a.mean(0), max(float(np.sqrt(((a - a.mean(0)) ** 2).mean())), 1e-12)
-    targets = np.eye(int(max(y.max(), truth.max())) + 1)
-    fitted = fit_softmax((a - centre) / scale / np.sqrt(a.shape[1]), targets[y], l2)
-    return np.asarray(probabilities((b - centre) / scale / np.sqrt(a.shape[1]), fitted).argmax(1) == truth)
+    """Classify rows of :func:`in_own_directions`."""
+    fitted = fit_softmax(a, np.eye(int(max(y.max(), truth.max())) + 1)[y], l2)
+    return np.asarray(probabilities(b, fitted).argmax(1) == truth)
 
 
 def choose(videos: Videos) -> None:
@@ -242,8 +255,9 @@ def choose(videos: Videos) -> None:
                     a, b = embed(side.rows[inside]), embed(side.rows[outside])
                     y, truth = side.labels[inside], side.labels[outside]
                     hits.setdefault("knn", []).append(knn_hits(a, y, b, truth))
+                    inner, outer = in_own_directions(a, b)
                     for l2 in STRENGTHS:
-                        hits.setdefault(f"linear {l2:g}", []).append(linear_hits(a, y, b, truth, l2))
+                        hits.setdefault(f"linear {l2:g}", []).append(linear_hits(inner, y, outer, truth, l2))
             scores = {key: round(float(np.concatenate(h).mean()), 4) for key, h in hits.items()}
             best = max((k for k in scores if k != "knn"), key=scores.__getitem__)
             value = (scores["knn"] + scores[best]) / 2
@@ -265,9 +279,10 @@ def test(videos: Videos, chosen: dict[str, Any]) -> list[dict[str, Any]]:
             embed = fit(videos, train.rows, **options["options"])
             a, b = embed(train.rows), embed(other.rows)
             seconds = round(time.process_time() - started, 2)
+            inner, outer = in_own_directions(a, b)
             hits = {
                 "knn": knn_hits(a, train.labels, b, other.labels),
-                "linear": linear_hits(a, train.labels, b, other.labels, options["l2"]),
+                "linear": linear_hits(inner, train.labels, outer, other.labels, options["l2"]),
             }
             records.append(
                 {"label": name, "split": split, "groups": other.groups, "options": options["options"],
