@@ -66,7 +66,7 @@ class Embeddings(Product):
         own: dict[str, Any] = {"readout": self.spec.readout, "sets": self.spec.sets}
         if self.model is None:
             assert self.untrained is not None
-            own = {"readout": self.untrained.model_dump(mode="json"), "split": self.spec.split}
+            own = {"readout": self.untrained.decides(), "split": self.spec.split}
         else:
             meta = ds.artifact("models", self.model.name).meta
             made_by = {"fingerprint": meta["fingerprint"], "weights_sha256": meta["weights_sha256"]}

@@ -88,7 +88,7 @@ class Report(Product):
             else None
             for e in embedding_products(self.recipe)
         }
-        readouts = {name: spec.model_dump(mode="json") for name, spec in self.readouts.items()}
+        readouts = {name: spec.decides() for name, spec in self.readouts.items()}
         return {
             "version": PROBE_VERSION,
             "dataset": self.dataset,

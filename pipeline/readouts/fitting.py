@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.errors import NoDataError
 from pipeline.readouts.joining import Joined, fit_joined, unit_rows
 from pipeline.readouts.moments import moments, take_parts
-from pipeline.readouts.paired_views import AgreeingDirections, fit_agreeing, halves
+from pipeline.readouts.paired_views import AgreeingDirections, choose_agreeing_strength, fit_agreeing, halves
 from pipeline.readouts.whitening import SAFE_STRENGTH, choose_strength
 from pipeline.recipe.readouts import ReadoutSpec
 
@@ -158,7 +158,7 @@ def fit_readout(
     strength: float | None = SAFE_STRENGTH if spec.strength == "auto" else spec.strength
     chosen: Mapping[float | None, float] | None = None
     if spec.strength == "auto" and labels is not None and groups is not None:
-        strength, chosen = _choose(joined.side_by_side(parts), labels, groups)
+        strength, chosen = _choose(spec, joined, parts, labels, groups, views)
     if spec.project == "whitened":
         if strength is not None:
             joined = fit_joined(parts, weights=part_weights(spec), strength=strength)
@@ -171,8 +171,14 @@ def fit_readout(
 
 
 def _choose(
-    values: np.ndarray, labels: list[tuple[str, ...]], groups: list[str]
+    spec: ReadoutSpec,
+    joined: Joined,
+    parts: list[np.ndarray],
+    labels: list[tuple[str, ...]],
+    groups: list[str],
+    views: tuple[list[np.ndarray], list[np.ndarray]] | None,
 ) -> tuple[float | None, Mapping[float | None, float]]:
+    """Choose the strength of the projection that is asked for; the safe one where there is nothing to choose by."""
     known = np.array([i for i, found in enumerate(labels) if found], np.int64)
     counts = Counter(label for found in labels for label in found)
     if len(counts) < 2:
@@ -181,4 +187,10 @@ def _choose(
     targets = np.zeros((len(known), len(classes)), bool)
     for row, i in enumerate(known):
         targets[row, [classes[label] for label in labels[i]]] = True
-    return choose_strength(values[known], targets, [groups[i] for i in known])
+    own = [groups[i] for i in known]
+    if spec.project == "whitened":
+        return choose_strength(joined.side_by_side(parts)[known], targets, own)
+    if views is None or len(views[0][0]) != len(labels):  # some videos have one view only
+        return SAFE_STRENGTH, {}
+    halves_of = (joined(views[0])[known], joined(views[1])[known])
+    return choose_agreeing_strength(halves_of, joined(parts)[known], targets, own, outputs=spec.outputs)

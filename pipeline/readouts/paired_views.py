@@ -8,14 +8,17 @@ the covariance of a view and C that between the two views of a video: canonical 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.errors import InvalidInputError, ShapeMismatchError
 from pipeline.readouts.moments import crop_times
-from pipeline.readouts.whitening import spectrum
+from pipeline.readouts.whitening import SAFE_STRENGTH, STRENGTHS, group_folds, knn_hits, spectrum
+
+MAX_ROWS_TO_CHOOSE = 1000
+"""A strength is chosen on so many training videos at most: each fold and candidate is an eigenproblem."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,18 @@ def fit_agreeing(first_ND: np.ndarray, second_ND: np.ndarray, *, outputs: int, s
         raise ShapeMismatchError(f"expected two views (N, D) alike, found {first_ND.shape} and {second_ND.shape}")
     if outputs < 1 or not strength > 0:
         raise InvalidInputError(f"expected outputs and strength above 0, found {outputs} and {strength}")
-    mean, vectors, variances, mean_variance = spectrum(np.concatenate([first_ND, second_ND]))
+    found = spectrum(np.concatenate([first_ND, second_ND]))
+    return _agreeing(found, first_ND, second_ND, outputs, strength)
+
+
+def _agreeing(
+    found: tuple[np.ndarray, np.ndarray, np.ndarray, float],
+    first_ND: np.ndarray,
+    second_ND: np.ndarray,
+    outputs: int,
+    strength: float,
+) -> AgreeingDirections:
+    mean, vectors, variances, mean_variance = found
     scale = 1.0 / np.sqrt(variances + strength * mean_variance)
     first, second = ((np.asarray(v, np.float64) - mean) @ vectors * scale for v in (first_ND, second_ND))
     between = first.T @ second / max(len(first) - 0.5, 1)
@@ -82,6 +96,54 @@ def fit_agreeing(first_ND: np.ndarray, second_ND: np.ndarray, *, outputs: int, s
     keep = np.flatnonzero(agreement > 0)[::-1][:outputs]
     matrix = (vectors * scale) @ turns[:, keep]
     return AgreeingDirections(mean.astype(np.float32), matrix.astype(np.float32), agreement[keep].astype(np.float32))
+
+
+def choose_agreeing_strength(
+    views: tuple[np.ndarray, np.ndarray],
+    whole_ND: np.ndarray,
+    targets_NC: np.ndarray,
+    groups: Sequence[str],
+    *,
+    outputs: int,
+    strengths: Sequence[float] = STRENGTHS,
+) -> tuple[float, dict[float | None, float]]:
+    """Choose a strength by kNN accuracy on training groups held out.
+
+    With too little, every training video gets directions of its own, and no other video has a part in them.
+
+    Parameters
+    ----------
+    views : pair of ndarray
+    whole_ND : ndarray
+        The same videos, whole.
+    targets_NC : ndarray, bool
+    groups : sequence of str
+    outputs : int
+    strengths : sequence of float
+
+    Returns
+    -------
+    strength : float
+        The best; of equals the stronger shrinkage. `SAFE_STRENGTH` where fewer than two folds can be made.
+    accuracy : dict
+        Of every candidate.
+    """
+    rows = np.unique(np.linspace(0, len(whole_ND) - 1, min(len(whole_ND), MAX_ROWS_TO_CHOOSE)).astype(np.int64))
+    first, second, whole, targets = views[0][rows], views[1][rows], whole_ND[rows], targets_NC[rows]
+    fold_of = group_folds([groups[i] for i in rows])
+    num_folds = int(fold_of.max(initial=-1)) + 1
+    if num_folds < 2:
+        return SAFE_STRENGTH, {}
+    hits: dict[float | None, list[np.ndarray]] = {s: [] for s in strengths}
+    for fold in range(num_folds):
+        inside, outside = fold_of != fold, fold_of == fold
+        found = spectrum(np.concatenate([first[inside], second[inside]]))
+        for strength in strengths:
+            project = _agreeing(found, first[inside], second[inside], outputs, strength)
+            kept = knn_hits(project(whole[inside]), targets[inside], project(whole[outside]), targets[outside])
+            hits[strength].append(kept)
+    accuracy = {s: float(np.concatenate(h).mean()) for s, h in hits.items()}
+    return max(strengths, key=lambda s: (accuracy[s], s)), accuracy
 
 
 def halves(valid_NV: np.ndarray, geometry_NVG: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.errors import InvalidInputError, NoDataError
 
-STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """What is tried where training groups choose, in mean variances."""
 SAFE_STRENGTH = 10.0
 """Where nothing can be chosen: weak enough to do no harm on a few hundred videos."""
@@ -161,7 +161,7 @@ def choose_strength(
             if strength is not None:
                 whiten = _damped(found, strength)
                 train, test = whiten(train), whiten(test)
-            kept.append(_knn_hits(train, targets_NC[inside], test, targets_NC[outside]))
+            kept.append(knn_hits(train, targets_NC[inside], test, targets_NC[outside]))
     accuracy = {s: float(np.concatenate(h).mean()) for s, h in hits.items()}
     return max(accuracy, key=lambda s: (accuracy[s], np.inf if s is None else s)), accuracy
 
@@ -179,7 +179,7 @@ def group_folds(groups: Sequence[str], num_folds: int = NUM_FOLDS) -> np.ndarray
     return fold[index.reshape(-1)]
 
 
-def _knn_hits(train: np.ndarray, truth: np.ndarray, test: np.ndarray, test_truth: np.ndarray) -> np.ndarray:
+def knn_hits(train: np.ndarray, truth: np.ndarray, test: np.ndarray, test_truth: np.ndarray) -> np.ndarray:
     """Weighted nearest neighbours as in the kNN probe (k = 20, T = 0.07), on vectors made unit length."""
     unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (test, train)]
     similarity = unit[0] @ unit[1].T

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat
 
 from pipeline.recipe.base import Spec
 
 Part = Literal["mean", "sqrt", "cosines", "std"]
+CHOICE_VERSION = 2
+"""Raised when `auto` would choose another strength from the same rows."""
 MOMENTS: tuple[Part, ...] = ("mean", "cosines", "std")
 
 
@@ -39,6 +41,12 @@ class ReadoutSpec(Spec):
     there are none."""
     outputs: int = Field(128, ge=1)
     """Directions that vicreg keeps."""
+
+    def decides(self) -> dict[str, Any]:
+        """Return what decides the vectors: the fields, and how a strength is chosen where one is."""
+        fields: dict[str, Any] = self.model_dump(mode="json")
+        is_chosen = self.project != "none" and self.strength == "auto"
+        return fields | ({"choice": CHOICE_VERSION} if is_chosen else {})
 
     @property
     def feature_sets(self) -> tuple[tuple[str, str], ...]:

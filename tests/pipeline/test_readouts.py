@@ -11,7 +11,7 @@ from pipeline.errors import InvalidInputError, NoDataError, ShapeMismatchError
 from pipeline.readouts.fitting import FittedReadout, fit_readout, part_weights
 from pipeline.readouts.joining import fit_joined, unit_rows
 from pipeline.readouts.moments import crop_times, moments, signed_sqrt, take_parts
-from pipeline.readouts.paired_views import fit_agreeing, halves
+from pipeline.readouts.paired_views import choose_agreeing_strength, fit_agreeing, halves
 from pipeline.readouts.whitening import choose_strength, fit_whitening, group_folds
 from pipeline.recipe import ReadoutSpec
 from pipeline.storage.schema import GEOMETRY_COLUMNS
@@ -229,6 +229,34 @@ def test_agreeing_directions_solve_the_eigenproblem():
         fit_agreeing(first, second[:5], outputs=3, strength=0.5)
     with pytest.raises(InvalidInputError):
         fit_agreeing(first, second, outputs=0, strength=0.5)
+
+
+def test_strength_of_agreement_is_its_own_choice_and_not_too_little():
+    """Few videos in many channels of noise: with little shrinkage each has directions that no other video shares."""
+    rng = np.random.default_rng(3)
+    labels = np.arange(48) % 4
+    common = np.zeros((48, 120))
+    common[np.arange(48), labels] = 4.0
+    own = rng.normal(size=(48, 120))  # of the video, so of both its halves, and of no other
+    views = [(common + own + 0.1 * rng.normal(size=(48, 120))).astype(np.float32) for _ in range(2)]
+    targets = np.eye(4, dtype=bool)[labels]
+    groups = [str(i) for i in range(48)]
+    strength, accuracy = choose_agreeing_strength(
+        (views[0], views[1]), (views[0] + views[1]) / 2, targets, groups, outputs=40, strengths=(0.01, 30.0)
+    )
+    assert strength == 30.0
+    assert accuracy[30.0] > accuracy[0.01] + 0.1
+    assert choose_agreeing_strength(
+        (views[0], views[1]), views[0], targets, ["one"] * 48, outputs=4
+    ) == (10.0, {})  # fmt: skip
+
+
+def test_a_chosen_strength_is_part_of_what_decides():
+    part = {"of": [{"crops": "c", "backbone": "b"}]}
+    plain, chosen = (ReadoutSpec.model_validate(part | more) for more in ({}, {"project": "vicreg"}))
+    assert plain.decides() == plain.model_dump(mode="json")  # what was written before keeps its fingerprint
+    assert "choice" in chosen.decides()
+    assert "choice" not in chosen.model_copy(update={"strength": 3.0}).decides()
 
 
 def test_vicreg_outputs_minimise_disagreement_among_linear_maps():
