@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from prefect import runtime
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.before_work import check_before
 from pipeline import FeatureStore
+from pipeline.errors import StoreNotFoundError
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.settings import Settings
 
@@ -91,7 +93,12 @@ def open_run(recipe: str, where: Where, *, dask: str = "") -> tuple[Recipe, Feat
     path = find_recipe(recipe)
     settings = where.settings(recipe_dir=path.resolve().parent, **({"dask": dask} if dask else {}))
     settings.check_places(path if path.parent != RECIPES_DIR else None)
-    return load_recipe(path), FeatureStore.open_or_create(settings.store), settings
+    loaded = load_recipe(path)
+    try:
+        return loaded, FeatureStore.open(settings.store, mode="a"), settings
+    except StoreNotFoundError:  # what would stop the run must not leave an empty store behind
+        check_before(loaded, settings, ("catalog", "extract"))
+        return loaded, FeatureStore.open_or_create(settings.store), settings
 
 
 def find_recipe(recipe: str) -> Path:

@@ -11,8 +11,9 @@ import yaml
 from flows.before_work import check_room, remove_empty
 from flows.cli import run
 from flows.doctor import MIN_FREE_BYTES, describe_room, diagnose
+from flows.parameters import Where, open_run
 from pipeline import FeatureStore
-from pipeline.errors import ResourceError
+from pipeline.errors import InvalidInputError, NotFoundError, ResourceError
 from pipeline.settings import Settings
 from tests.flows.conftest import Job, make_job
 
@@ -49,6 +50,14 @@ def test_nothing_is_begun_and_nothing_left_behind(capsys, idle: Job, tmp_path: P
     assert err.count("error:") == 1
     assert "catalog " not in err
     assert not (tmp_path / "deep").exists()
+
+
+def test_a_worker_leaves_no_store_behind_either(idle: Job, tmp_path: Path) -> None:
+    for where in (Where(data=str(tmp_path / "none")), Where(data=str(idle.data), device="cuda")):
+        with pytest.raises((NotFoundError, InvalidInputError), match="none|cuda"):
+            open_run(str(idle.recipe), where.model_copy(update={"store": str(tmp_path / "s")}))
+        assert not (tmp_path / "s").exists()
+    assert open_run(str(idle.recipe), Where(data=str(idle.data), store=str(tmp_path / "s")))[1].mode == "a"
 
 
 def test_a_run_that_got_somewhere_keeps_its_store(capsys, idle: Job, tmp_path: Path) -> None:
