@@ -54,7 +54,7 @@ def test_nothing_is_begun_and_nothing_left_behind(capsys, idle: Job, tmp_path: P
 
 def test_a_worker_leaves_no_store_behind_either(idle: Job, tmp_path: Path) -> None:
     for where in (Where(data=str(tmp_path / "none")), Where(data=str(idle.data), device="cuda")):
-        with pytest.raises((NotFoundError, InvalidInputError), match="none|cuda"):
+        with pytest.raises((NotFoundError, InvalidInputError), match=r"none|cuda"):
             open_run(str(idle.recipe), where.model_copy(update={"store": str(tmp_path / "s")}))
         assert not (tmp_path / "s").exists()
     assert open_run(str(idle.recipe), Where(data=str(idle.data), store=str(tmp_path / "s")))[1].mode == "a"
