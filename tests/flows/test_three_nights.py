@@ -94,6 +94,8 @@ def test_three_nights_with_new_videos_and_a_broken_one_that_is_mended(world: Wor
 
     assert [len(runs) for runs in nights] == [2, 2, 2]
     assert [runs[0].did["catalog"]["videos_new"] for runs in nights] == [12, 4, 2]
+    assert nights[0][0].did["catalog"]["videos_unreadable"] == 1
+    assert nights[2][0].did["catalog"]["videos_late"] == 1  # the mended one
     ds = FeatureStore.open(str(job.store)).dataset("set")
     status = dict(zip(*(ds.status("grid", "tiny")[c].to_pylist() for c in ("video_id", "status")), strict=True))
     assert status["a/v001.mp4"] == "ok"
@@ -107,6 +109,8 @@ def test_three_nights_with_new_videos_and_a_broken_one_that_is_mended(world: Wor
 
 COUNTS = (
     ("catalog", "videos_new"),
+    ("catalog", "videos_unreadable"),
+    ("catalog", "videos_late"),
     ("extract", "shards_done"),
     ("extract", "videos_failed"),
     ("train", "models_trained"),
