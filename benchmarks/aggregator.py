@@ -22,7 +22,7 @@ import torch
 from _intervals import accuracy, difference
 from _probing import knn_hits
 from _table import RESULTS, commit, write_results
-from systems import MOTION, RGB, SPLITS, Side, side_of
+from systems import MOTION, RGB, SPLITS, Side, side_of, write_between_markers
 from torch import nn
 from torch.nn import functional
 
@@ -307,6 +307,7 @@ def report(records: list[dict[str, Any]], chosen: dict[str, Any]) -> None:
             row[f"{figure}, to moments + tgrad"] = difference(found, of["moments + tgrad"], figure)
         row["processor s"] = round(float(np.mean([r["processor_s"] for r in found])), 2)
         rows.append(row)
+    write_between_markers("learning.md", "aggregator_jhmdb12", rows)
     write_results("aggregator_jhmdb12", "Aggregators without labels against moments + tgrad", rows,
                   packages=("torch", "numpy"), notes=(
                       "J-HMDB-12, three splits, 180 test videos, seen once a method; options and penalty chosen by "

@@ -209,7 +209,7 @@ def report() -> None:
             row["processor s"] = round(float(np.mean([r["processor_s"] for r in found])), 1)
             rows.append(row)
         if rows:
-            _write_page(name, rows)
+            write_between_markers("systems.md", name, rows)
             title = "Systems trained on J-HMDB-12" if is_trained else "Readouts without training on J-HMDB-12"
             write_results(name, title, rows, packages=("torch", "numpy", "scikit-learn"), notes=(
                 "Accuracy in per cent over the test videos of three splits (180), 95 % bootstrap over source groups; "
@@ -217,9 +217,9 @@ def report() -> None:
             ))  # fmt: skip
 
 
-def _write_page(name: str, rows: list[dict[str, object]]) -> None:
-    """Replace what stands between the markers of docs/systems.md."""
-    page = RESULTS.parent.parent / "docs" / "systems.md"
+def write_between_markers(page_name: str, name: str, rows: list[dict[str, object]]) -> None:
+    """Replace what stands between the markers of a page of docs/."""
+    page = RESULTS.parent.parent / "docs" / page_name
     lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(v) for v in row.values()] for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
