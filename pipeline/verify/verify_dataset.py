@@ -23,7 +23,7 @@ from pipeline.verify.inventory import Inventory
 from pipeline.verify.strange_files import check_strange_files
 from pipeline.verify.verify_artifact import check_artifact
 from pipeline.verify.verify_catalogue import check_catalogue
-from pipeline.verify.verify_records import check_id_index, check_runs
+from pipeline.verify.verify_records import check_indexes, check_runs
 from pipeline.verify.verify_set import SetCheck
 from pipeline.verify.verify_side import check_leftover_ledgers, check_removals, check_side_files
 
@@ -77,7 +77,7 @@ class DatasetCheck:
         check_leftover_ledgers(self._backend, self._name, self._findings.add, repair=repair)
         check_runs(self._findings, self._name)
         if catalogue is not None:
-            check_id_index(self._findings, self._name, catalogue)
+            check_indexes(self._findings, self._name, catalogue)
         for crops in self._inventory.crop_sets:
             with suppress(UnsafeNameError):
                 self._check_geometry(crops)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import FeatureStore
@@ -19,6 +20,7 @@ from pipeline.storage.schema import LEDGER_SCHEMA
 from pipeline.storage.sealed import seal, unseal
 from pipeline.storage.spare import spare_key
 from pipeline.store.artifacts import artifact_versions, drop_version
+from pipeline.store.commit_index import CommitIndex, write_commit_index
 from pipeline.store.compact import compact_store
 from pipeline.store.id_index import Run, drop_index, write_index
 from pipeline.store.runs import list_runs, run_keys, save_run
@@ -235,8 +237,13 @@ def ids_cut(backend: LocalBackend) -> str:
     return key
 
 
+def commits_of_others(backend: LocalBackend) -> str:
+    write_commit_index(backend, "toy", CommitIndex(np.array([3]), ["0" * 64]))
+    return "toy/catalog/packs/commits-0.parquet"
+
+
 BESIDE = [older_put_back, older_gone, pruned_put_back, versions_swapped, file_of_an_older_one, unlisted_file,
-          run_changed, run_deleted, run_renamed, ids_of_others, ids_cut]  # fmt: skip
+          run_changed, run_deleted, run_renamed, ids_of_others, ids_cut, commits_of_others]  # fmt: skip
 
 
 @pytest.mark.parametrize("spoil", BESIDE)
