@@ -31,6 +31,17 @@ def side_key(dataset: str, kind: str, number: int, *, copy: bool = False) -> str
     return f"{catalogue_prefix(dataset)}/{'_copies/' if copy else ''}{kind}-{number}.parquet"
 
 
+def side_numbers(backend: StorageBackend, dataset: str, kinds: Sequence[str]) -> dict[str, set[int]]:
+    """Return the numbers of the files of each kind, or of their copies, that are there, gaps or not."""
+    pattern = re.compile(rf"(?:\A|/)({'|'.join(map(re.escape, kinds))})-{NUMBER}\.parquet\Z")
+    numbers: dict[str, set[int]] = {kind: set() for kind in kinds}
+    for folder in (catalogue_prefix(dataset), f"{catalogue_prefix(dataset)}/_copies"):
+        for key, _ in backend.list(folder, recursive=False):
+            if match := pattern.search(key):
+                numbers[match[1]].add(int(match[2]))
+    return numbers
+
+
 def side_counts(backend: StorageBackend, dataset: str, kinds: Sequence[str]) -> dict[str, int]:
     """Return how many files of each kind there are, those of which only the copy is left included.
 
@@ -39,12 +50,7 @@ def side_counts(backend: StorageBackend, dataset: str, kinds: Sequence[str]) -> 
     CorruptDataError
         If there are gaps.
     """
-    pattern = re.compile(rf"(?:\A|/)({'|'.join(map(re.escape, kinds))})-{NUMBER}\.parquet\Z")
-    numbers: dict[str, set[int]] = {kind: set() for kind in kinds}
-    for folder in (catalogue_prefix(dataset), f"{catalogue_prefix(dataset)}/_copies"):
-        for key, _ in backend.list(folder, recursive=False):
-            if match := pattern.search(key):
-                numbers[match[1]].add(int(match[2]))
+    numbers = side_numbers(backend, dataset, kinds)
     for kind, known in numbers.items():
         missing = next((n for n in range(max(known, default=-1) + 1) if n not in known), None)
         if missing is not None:

@@ -17,6 +17,8 @@ from pipeline.storage.claims import Claims
 from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import shard_key
 from pipeline.storage.shardfile import encode_shard
+from pipeline.store.catalogue import Catalogue
+from pipeline.store.rows import SideState
 from pipeline.store.video_rows import VideoRows
 from pipeline.verify.findings import Findings
 from pipeline.verify.inventory import Inventory
@@ -61,7 +63,9 @@ class DatasetCheck:
     def run(self) -> Iterator[None]:
         """Check everything, yielding after every shard."""
         catalogue = check_catalogue(self._findings, self._name)
-        binding = None if catalogue is None else VideoRows(self._backend, self._name, catalogue)
+        repair = self._findings.repair
+        check_side_files(self._backend, self._name, self._findings.add, repair=repair)
+        binding = None if catalogue is None else self._binding(catalogue)
         num_videos = None if catalogue is None else catalogue.num_rows
         self.num_rows += num_videos or 0
         for spec in self._specs:
@@ -70,9 +74,7 @@ class DatasetCheck:
                 yield from check.run()
             self.num_rows += check.num_rows
             self.num_bytes += check.num_bytes
-        repair = self._findings.repair
-        check_side_files(self._backend, self._name, self._findings.add, repair=repair)
-        if catalogue is not None:
+        if binding is not None:
             check_removals(self._backend, self._name, self._findings.add)
         check_leftover_ledgers(self._backend, self._name, self._findings.add, repair=repair)
         check_runs(self._findings, self._name)
@@ -89,6 +91,13 @@ class DatasetCheck:
             for spec in self._specs:
                 for key in Claims(self._backend, f"{spec.ledger}/_claims").expired():
                     self._backend.delete(key)
+
+    def _binding(self, catalogue: Catalogue) -> VideoRows | None:
+        """Return whose rows they are; None where what changed of some is damaged: then no row is called another's."""
+        with suppress(CorruptDataError):
+            side = SideState(self._backend, self._name)
+            return VideoRows(self._backend, self._name, catalogue, side.removed_rows, side.states)
+        return None
 
     def _check_geometry(self, crops: str) -> None:
         """Check the shared geometry: shards that no ledger knows, damage between the rows."""

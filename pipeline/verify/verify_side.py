@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 
-from pipeline.errors import CorruptDataError, FormatError, NotFoundError
+from pipeline.errors import CorruptDataError, FormatError, NotFoundError, UnsafeNameError
 from pipeline.storage.backend import StorageBackend
-from pipeline.storage.spare import keep
+from pipeline.storage.parquet import read_parquet
+from pipeline.storage.sealed import check_seal
+from pipeline.storage.spare import keep, set_aside
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.dropping import clear_leftover_ledger, leftover_ledgers
 from pipeline.store.facts import FACTS, open_facts
 from pipeline.store.labels import LABELS, open_labels
 from pipeline.store.removals import REMOVED, open_removals
 from pipeline.store.rows import SideState
-from pipeline.store.side_files import SideFiles, side_counts, side_key
+from pipeline.store.side_files import SideFiles, side_counts, side_key, side_numbers
 from pipeline.store.withdrawal import leftovers, unfinished
 
 Found = Callable[..., None]
@@ -24,6 +27,7 @@ Found = Callable[..., None]
 
 def check_side_files(backend: StorageBackend, dataset: str, found: Found, *, repair: bool) -> None:
     """Hold every side file and its copy to their seals, and put one back from the other."""
+    _check_strays(backend, dataset, found, repair=repair)
     try:
         counts = side_counts(backend, dataset, (LABELS, FACTS, REMOVED))
     except CorruptDataError as err:
@@ -38,6 +42,32 @@ def check_side_files(backend: StorageBackend, dataset: str, found: Found, *, rep
         SideState(backend, dataset).by_row(Catalogue(backend, dataset))
     except FormatError as err:
         found("damaged catalogue", f"{dataset}/catalog", str(err))
+
+
+def _check_strays(backend: StorageBackend, dataset: str, found: Found, *, repair: bool) -> None:
+    """Name whole files under a number that is not theirs, where nothing that is that number's is left."""
+    for kind, numbers in side_numbers(backend, dataset, (LABELS, FACTS, REMOVED)).items():
+        for number in sorted(numbers):
+            expected = (kind, dataset, str(number))
+            keys = [side_key(dataset, kind, number, copy=copy) for copy in (False, True)]
+            said = {key: what for key in keys if (what := _says(backend, key)) is not None}
+            if expected in said.values():
+                continue
+            for key, (other, of, at) in said.items():
+                fixed = f"set aside as {set_aside(backend, key)}" if repair else ""
+                found("damaged catalogue", key, f"{other} file {at} of dataset {of}, put under another name", fixed)
+
+
+def _says(backend: StorageBackend, key: str) -> tuple[str, str, str] | None:
+    """Return which file a sealed one says that it is: kind, dataset, number. None where there is none that is whole."""
+    try:
+        data = backend.read(key)
+        check_seal(data, what=key)
+        metadata = read_parquet(data).schema.metadata or {}
+    except (NotFoundError, CorruptDataError, UnsafeNameError, pa.ArrowException, OSError):
+        return None
+    kind, dataset, number = (metadata.get(name, b"").decode() for name in (b"kind", b"dataset", b"number"))
+    return kind, dataset, number
 
 
 def _check_file(

@@ -140,6 +140,18 @@ def test_a_facts_file_is_copied_checked_and_missed(store: FeatureStore) -> None:
     assert "other videos" in {p.kind for p in verify_store(store, ["toy"]).problems}
 
 
+@pytest.mark.parametrize("name", ["facts-1", "facts-7", "labels-0", "removed-3"])
+def test_a_side_file_under_another_name_is_set_aside(store: FeatureStore, name: str) -> None:
+    dataset = store.dataset("toy")
+    dataset.change_facts(facts(dataset, ROW, "new"))
+    key = f"toy/catalog/{name}.parquet"
+    store.backend.put(key, store.backend.read("toy/catalog/facts-0.parquet"))
+    assert key in [problem.where for problem in verify_store(store, ["toy"]).problems]
+    assert verify_store(store, ["toy"], repair=True).is_clean
+    assert store.dataset("toy").by_row["num_frames"][ROW].as_py() == 7
+    assert verify_store(store, ["toy"]).problems == ()
+
+
 def test_facts_are_whole_lines_of_known_rows(store: FeatureStore) -> None:
     dataset = store.dataset("toy")
     with pytest.raises(InvalidInputError, match="probe_error"):
