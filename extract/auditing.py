@@ -16,6 +16,7 @@ from extract.decoding.versions import decoder_identity, decoder_options
 from extract.pixels.colour import draw_colours
 from extract.pixels.preprocess import cut_crop, normalise
 from extract.pixels.streams import apply_stream
+from extract.places.files import Files
 from extract.targets import ResolvedTarget, resolve_targets
 from pipeline.errors import InvalidInputError, NoDataError, NotFoundError, VideoError
 from pipeline.fingerprint import differing_fields
@@ -170,7 +171,7 @@ def _look_again(ds: Any, target: ResolvedTarget, picked: Sequence[tuple[int, int
     device = pick_device(settings.device)
     backbone = load_backbone(target.spec, settings, device)
     drifts = []
-    with DecodePool(1, **decoder_options(settings)) as pool:
+    with DecodePool(1, files=Files.of(settings), **decoder_options(settings)) as pool:
         for row, number in sorted(picked):
             selection = ds.select(rows=[row])
             video = selection.videos.to_pylist()[0]
@@ -215,8 +216,8 @@ def embed_crop(
     """
     import torch
 
-    path = str(resolve_video(video["video_id"], video["uri"], settings))
-    with source.open_reader(path) as reader:
+    place = resolve_video(video["video_id"], video["uri"], settings, num_bytes=video["bytes"], sha256=video["sha256"])
+    with source.open_reader(place) as reader:
         if not reader.num_frames:
             raise VideoError("no frame could be decoded")
         frames = pick_row_frames(geometry[None], target.policy, reader.frame_times_s, RowPart.of(video))[0]

@@ -11,6 +11,7 @@ from extract.pixels.preprocess import describe_preprocessing
 from extract.pixels.streams import check_stream, needs_previous
 from pipeline.errors import InvalidInputError, ShapeMismatchError
 from pipeline.recipe import BackboneSpec, CropPolicy, Recipe, Target
+from pipeline.recipe.backbones import ImportedBackbone
 from pipeline.settings import Settings
 
 _USUAL_PRECISION = "float16"
@@ -63,7 +64,7 @@ class ResolvedTarget:
 def resolve_targets(
     recipe: Recipe, settings: Settings, *, decoder: Mapping[str, str], only: Iterable[str] | None = None
 ) -> tuple[ResolvedTarget, ...]:
-    """Resolve the targets of a recipe without building a backbone.
+    """Resolve the targets of a recipe without building a backbone; those of imported features are none.
 
     Parameters
     ----------
@@ -88,6 +89,8 @@ def resolve_targets(
     resolved = []
     for target in _select(recipe.targets(), only):
         spec = recipe.backbones[target.backbone]
+        if isinstance(spec, ImportedBackbone):
+            continue
         if target.backbone not in infos:
             infos[target.backbone] = describe_backbone(spec, settings)
         check_stream(target.stream)

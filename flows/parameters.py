@@ -54,6 +54,8 @@ class Where(BaseModel):
         given = {name: value for name, value in self.model_dump().items() if value not in ("", "auto", 0)}
         settings = Settings(**given, **more)
         settings.check_places()
+        if settings.hosts is None:  # whoever starts runs here must not make the worker fetch what it alone can reach
+            settings = settings.model_copy(update={"hosts": ""})
         return settings
 
 

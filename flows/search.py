@@ -137,5 +137,7 @@ def _present_address(hit: Any, settings: Settings) -> str:
     """Return where a found video lies now: below the data folder, if it moved there, else where it was catalogued."""
     from extract.catalog.find_videos import resolve_video
 
-    place = Path(str(resolve_video(hit.video_id, hit.uri, settings)))
+    place = resolve_video(hit.video_id, hit.uri, settings)
+    if not isinstance(place, Path):
+        return place.address
     return place.as_uri() if place.is_absolute() and place.exists() else hit.uri

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.cache import cache_folder
-from pipeline.errors import NotFoundError
+from pipeline.errors import InvalidInputError, NotFoundError
 from pipeline.roots import check_allowed, split_roots
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""What a path makes of ``s3://``: one of the slashes is gone."""
 
 
 class Settings(BaseSettings):
@@ -28,7 +32,15 @@ class Settings(BaseSettings):
         default="pyav", description="What decodes; another one gives features another fingerprint"
     )
     dask: str | None = Field(default=None, description="Address of a Dask scheduler, or a number of local workers")
-    cache: Path | None = Field(default=None, description="Folder for trainings in progress on remote stores")
+    cache: Path | None = Field(
+        default=None, description="Folder for trainings in progress on remote stores, and for videos from elsewhere"
+    )
+    cache_bytes: int = Field(default=32 << 30, ge=0, description="How much videos from elsewhere may take up there")
+    hosts: str | None = Field(
+        default=None,
+        description="Comma-separated hosts (`*.example.org`, `*`: every public one) and buckets (s3://name) that "
+        "videos may be fetched from; not set: every public host and bucket, in runs that a server starts none",
+    )
     tensorboard: Path | None = Field(default=None, description="Folder that training writes TensorBoard events to")
     pages: str | None = Field(
         default=None,
@@ -39,6 +51,23 @@ class Settings(BaseSettings):
         description="Comma-separated folders and addresses that recipe, store, data and weights must lie in",
     )
     recipe_dir: Path | None = Field(default=None, description="Folder of the recipe file; set by whoever loads it")
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}"
+                for one in error.errors()
+            )
+            raise InvalidInputError(f"settings (flags, or SCALE_... in the environment): {problems}") from None
+
+    @field_validator("data")
+    @classmethod
+    def _is_folder(cls, data: Path | None) -> Path | None:
+        if data is not None and _ADDRESS.match(str(data)):
+            raise ValueError(f"expected a folder, found {data}; write addresses into the recipe's `videos`")
+        return data
 
     def check_places(self, recipe: Path | None = None) -> None:
         """Refuse a recipe, store, data or weights folder outside of `roots`, where there are any.

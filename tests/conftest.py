@@ -90,6 +90,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "SCALE_DASK",
         "SCALE_DECODER",
         "SCALE_ROOTS",
+        "SCALE_HOSTS",
+        "SCALE_CACHE_BYTES",
     ):
         monkeypatch.delenv(name, raising=False)
 

@@ -17,6 +17,7 @@ from aggregate.data.arrays import as_tensor
 from aggregate.data.loader import BatchSource, CropData, ResidentSource, StreamSource
 from pipeline.compute.memory import free_bytes
 from pipeline.errors import InvalidInputError, NoDataError
+from pipeline.products.model import rows_to_train
 from pipeline.recipe import TrainSpec
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import GEOMETRY_COLUMNS
@@ -61,11 +62,7 @@ def choose_rows(dataset: Dataset, spec: TrainSpec) -> TrainRows:
     NoDataError
         If the split marks no row as train, or none of them has features.
     """
-    if spec.rows == "all":
-        selection = dataset.select()
-    else:
-        name = spec.split.replace("'", "''")
-        selection = dataset.select(f"splits['{name}'] = 'train'")
+    selection = rows_to_train(dataset, spec)
     if len(selection) == 0:
         known = sorted({key for row in dataset.videos["splits"].to_pylist() if row for key, _ in row})
         raise NoDataError(

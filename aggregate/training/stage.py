@@ -194,6 +194,7 @@ def _save(
         "fingerprint": one.fingerprint,
         "fingerprint_content": one.content,
         "snapshot": one.snapshot,
+        "reads": one.product.reads(dataset),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "versions": {"torch": torch.__version__},
         **details,

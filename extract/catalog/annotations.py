@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from extract.catalog.find_videos import ListedVideo
+from extract.catalog.listed_video import ListedVideo
 from extract.catalog.manifest import Row, read_manifest
 from extract.catalog.matching import ByName, how_many
 from extract.catalog.parts import file_id
+from extract.places.elsewhere import is_address
 from pipeline.errors import ManifestError
 from pipeline.recipe.dataset import (
     ColumnSplits,
@@ -250,7 +251,8 @@ def rows_by_name(file: Path) -> ByName[Row]:
         )
     by_id: dict[str, Row] = {}
     for row in rows:
-        video_id = PurePosixPath(str(row[key] or "")).as_posix()
+        given = str(row[key] or "")
+        video_id = given if is_address(given) else PurePosixPath(given).as_posix()
         if video_id in by_id and by_id[video_id] != row:
             raise ManifestError(f"{file}: expected each {key} once, found {video_id!r} with different values")
         by_id[video_id] = row

@@ -10,13 +10,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extract.catalog.find_videos import ListedVideo
 from extract.catalog.inspect_videos import probe_videos
+from extract.catalog.listed_video import ListedVideo
+from extract.catalog.matching import how_many
 from extract.catalog.parts import facts_of_part
 from extract.decoding.inspect import VideoInfo
+from extract.places.elsewhere import Elsewhere, Place
+from extract.places.files import Files
+from pipeline.settings import Settings
 from pipeline.status import VideoStatus
 
 if TYPE_CHECKING:
@@ -56,6 +59,8 @@ class LookedAgain:
 
 def may_have_changed(video: ListedVideo, known: Mapping[str, Any], looked_at: datetime) -> bool:
     """Whether a known video must be read again: its size or anything about its inode changed since it was looked at."""
+    if isinstance(video.path, Elsewhere):  # what is fetched is held against the catalogue each time
+        return known["sha256"] is None or video.path.num_bytes not in (None, known["bytes"])
     try:
         found = os.stat(video.path)
     except (OSError, ValueError):
@@ -69,7 +74,7 @@ def may_have_changed(video: ListedVideo, known: Mapping[str, Any], looked_at: da
 
 
 def look_again(
-    to_check: Sequence[KnownVideo], dataset: Dataset, *, replace: bool, workers: int, image_fps: float
+    to_check: Sequence[KnownVideo], dataset: Dataset, settings: Settings, *, replace: bool, image_fps: float
 ) -> LookedAgain:
     """Read the files of known videos again and say what is to become of their rows; nothing is written.
 
@@ -79,9 +84,8 @@ def look_again(
         Whether files that gave features are described anew, too.
     """
     paths = list(dict.fromkeys(known.video.path for known in to_check))
-    found: dict[Path, VideoInfo] = dict(
-        zip(paths, probe_videos(paths, workers=workers, image_fps=image_fps), strict=True)
-    )
+    looked = probe_videos(paths, workers=settings.workers, image_fps=image_fps, files=Files.of(settings))
+    found: dict[Place, VideoInfo] = dict(zip(paths, looked, strict=True))
     changed: list[KnownVideo] = []
     num_interrupted = 0
     for known in to_check:
@@ -108,3 +112,23 @@ def look_again(
 def _is_other(known: KnownVideo, info: VideoInfo) -> bool:
     """Whether the file has other bytes, or can be used now though its bytes are the same (rights, another decoder)."""
     return info.sha256 != known.sha256 or (known.error is not None and info.error is None)
+
+
+def told(found: LookedAgain) -> list[str]:
+    """Say what became of files that are not what they were."""
+    texts = []
+    if found.late:
+        what = "videos could not be used before and can now"
+        texts.append(how_many(len(found.late), what, found.late[0].video.video_id))
+    if found.replaced:
+        what = "videos were replaced; their features are made again"
+        texts.append(how_many(len(found.replaced), what, found.replaced[0].video.video_id))
+    if found.kept:
+        first = found.kept[0]
+        what = "known videos have other bytes than their features were made from"
+        texts.append(
+            f"{how_many(len(found.kept), what, first.video.video_id)}; row {first.row} was catalogued with sha256 "
+            f"{str(first.sha256)[:16]}..., {first.video.path} has others. Their features stay; "
+            "`scale catalog --replace` takes the new files, or give a changed video a new path"
+        )
+    return texts

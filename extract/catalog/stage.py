@@ -12,25 +12,27 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from extract.catalog.annotations import Annotation
 from extract.catalog.datasets import image_fps_of, list_rows
-from extract.catalog.find_videos import ListedVideo
 from extract.catalog.inspect_videos import probe_videos
-from extract.catalog.looking_again import KnownVideo, LookedAgain, look_again, may_have_changed
+from extract.catalog.listed_video import ListedVideo
+from extract.catalog.looking_again import KnownVideo, look_again, may_have_changed, told
 from extract.catalog.matching import how_many
 from extract.catalog.parts import facts_of_part
 from extract.decoding.inspect import VideoInfo
-from pipeline.errors import PipelineError
+from extract.places.elsewhere import Place
+from extract.places.files import Files
+from pipeline.errors import NoDataError, PipelineError
 from pipeline.events import Note, OnEvent, Progress, StageFinished, StageStarted, VideoFailed, ignore
 from pipeline.products import Standing, Videos
 from pipeline.products.standing import State
 from pipeline.recipe import Recipe
 from pipeline.recipe.dataset import DatasetBase, DatasetSpec, NoLabels, NoSplits
+from pipeline.recipe.datasets.stored import StoredDataset
 from pipeline.reports import SkippedVideo, StageReport
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
@@ -143,6 +145,8 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings, *, rep
         If a manifest, label or split file cannot be used.
     """
     dataset = recipe.dataset
+    if isinstance(dataset, StoredDataset):
+        return _plan_of_stored(recipe, store)
     listed, annotations = list_rows(dataset, settings)
     notes = list(getattr(annotations, "notes", ()))
     bare = [video.video_id for video, note in zip(listed, annotations, strict=True) if not note.labels]
@@ -198,6 +202,14 @@ def num_uncatalogued(recipe: Recipe, store: FeatureStore, settings: Settings) ->
         return 0
 
 
+def _plan_of_stored(recipe: Recipe, store: FeatureStore) -> CatalogPlan:
+    name = recipe.dataset.name
+    if name not in store.datasets():
+        there = ", ".join(store.datasets()) or "none"
+        raise NoDataError(f"expected the dataset {name} in {store.url}, found {there}; `scale import` features first")
+    return CatalogPlan(recipe.name, recipe.dataset, (), (), (), store.dataset(name).videos.num_rows, 0, {})
+
+
 def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_event: OnEvent = ignore) -> StageReport:
     """Look into the new videos and append them; safe to run again at any time.
 
@@ -218,20 +230,23 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
     """
     started = time.monotonic()
     on_event(StageStarted("catalog", len(plan.new), "videos", plan.summary()))
-    dataset = store.create_dataset(plan.dataset.name, shard_rows=plan.dataset.shard_rows)
+    if isinstance(plan.dataset, StoredDataset):
+        dataset = store.dataset(plan.dataset.name)
+    else:
+        dataset = store.create_dataset(plan.dataset.name, shard_rows=plan.dataset.shard_rows)
     for note in _notes(plan):
         on_event(Note("catalog", note, level="warning"))
     did = {"videos_new": 0, "videos_known": plan.num_known, "videos_unreadable": 0}
     skipped: list[SkippedVideo] = []
     num_bytes = num_done = 0
+    why_killed = ""
     for start in range(0, len(plan.new), COMMIT_VIDEOS):
         videos = plan.new[start : start + COMMIT_VIDEOS]
         paths = list(dict.fromkeys(video.path for video in videos))  # parts of a file share one look into it
-        found: dict[Path, VideoInfo] = {}
+        found: dict[Place, VideoInfo] = {}
         parts = Counter(video.path for video in videos)
-        for path, info in zip(
-            paths, probe_videos(paths, workers=settings.workers, image_fps=plan.image_fps), strict=True
-        ):
+        looked = probe_videos(paths, workers=settings.workers, image_fps=plan.image_fps, files=Files.of(settings))
+        for path, info in zip(paths, looked, strict=True):
             found[path] = info
             num_done += parts[path]
             num_bytes += info.num_bytes or 0
@@ -241,6 +256,7 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
         annotations = plan.annotations[start : start + COMMIT_VIDEOS]
         if killed := sum(info.status == VideoStatus.INTERRUPTED for info in infos):
             # Of these nothing is known, and a row is for good: the next run finds them new again.
+            why_killed = why_killed or next(i.error or "" for i in infos if i.status == VideoStatus.INTERRUPTED)
             did["videos_interrupted"] = did.get("videos_interrupted", 0) + killed
             readable = [info.status != VideoStatus.INTERRUPTED for info in infos]
             videos, annotations = tuple(compress(videos, readable)), tuple(compress(annotations, readable))
@@ -264,7 +280,7 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
     catalogued = dataset.refresh().videos
     usable = {"num_usable": catalogued["probe_error"].null_count} if len(catalogued) else {}
     if left_out := did.get("videos_interrupted"):
-        text = f"{left_out} videos were left out: their reading was killed (out of memory?); run again to take them in"
+        text = f"{left_out} videos were left out: {why_killed}; run again to take them in"
         on_event(Note("catalog", text, level="warning"))
     seconds = time.monotonic() - started
     summary = ", ".join(f"{count} {name.removeprefix('videos_')}" for name, count in did.items())
@@ -317,7 +333,7 @@ def _take_again(
     """Look at known files again; write down what they are now, and say which are left as they were."""
     if not plan.to_check:
         return
-    found = look_again(plan.to_check, dataset, replace=plan.replace, workers=settings.workers, image_fps=plan.image_fps)
+    found = look_again(plan.to_check, dataset, settings, replace=plan.replace, image_fps=plan.image_fps)
     if found.facts:
         dataset.change_facts(found.facts)
     ids = {known.row: known.video.video_id for known in plan.to_check}
@@ -329,28 +345,8 @@ def _take_again(
     for name, count in counts.items():
         if count:
             did[name] = did.get(name, 0) + count
-    for text in _told(found):
+    for text in told(found):
         on_event(Note("catalog", text, level="warning"))
-
-
-def _told(found: LookedAgain) -> list[str]:
-    """Say what became of files that are not what they were."""
-    told = []
-    if found.late:
-        what = "videos could not be used before and can now"
-        told.append(how_many(len(found.late), what, found.late[0].video.video_id))
-    if found.replaced:
-        what = "videos were replaced; their features are made again"
-        told.append(how_many(len(found.replaced), what, found.replaced[0].video.video_id))
-    if found.kept:
-        first = found.kept[0]
-        what = "known videos have other bytes than their features were made from"
-        told.append(
-            f"{how_many(len(found.kept), what, first.video.video_id)}; row {first.row} was catalogued with sha256 "
-            f"{str(first.sha256)[:16]}..., {first.video.path} has others. Their features stay; "
-            "`scale catalog --replace` takes the new files, or give a changed video a new path"
-        )
-    return told
 
 
 def _notes(plan: CatalogPlan) -> list[str]:

@@ -155,7 +155,9 @@ def _refuse_playlists(path: Path) -> None:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     for place, mark, kind in _ARCHIVES:
         if head[place : place + len(mark)] == mark:
-            raise VideoError(f"expected a video, found {kind}; unpack it, its members are videos of their own")
+            raise VideoError(
+                f'expected a video, found {kind}; name it by its ending (videos: "**/*.tar") and its members are rows'
+            )
     if start[:1] in (b"{", b"[") and _is_json(start):
         raise VideoError("expected a video, found a JSON text")
     if start.startswith((b"#EXTM3U", b"ffconcat")) or b"<MPD" in start or b"<SmoothStreamingMedia" in start:

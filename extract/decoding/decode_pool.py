@@ -30,6 +30,9 @@ from extract.decoding.decode import DecodedFrames, check_indices
 from extract.decoding.frame_memory import FrameMemory
 from extract.decoding.inspect import VideoInfo
 from extract.decoding.worker_process import WorkerFailedError, WorkerProcess
+from extract.places.cache import Lease
+from extract.places.elsewhere import Elsewhere, Place
+from extract.places.files import Files
 from pipeline.compute.threads import num_cores
 from pipeline.errors import InvalidInputError, SetupError, VideoError
 from pipeline.status import VideoStatus
@@ -42,15 +45,17 @@ _DEFAULT_OPENER = "extract.decoding.opening:open_reader"
 class PooledReader:
     """A :class:`extract.decoding.decode.VideoReader` whose work is done in a worker process."""
 
-    def __init__(self, pool: DecodePool, path: str | os.PathLike[str], options: dict[str, Any]) -> None:
+    def __init__(self, pool: DecodePool, path: Place | str, options: dict[str, Any]) -> None:
         self._pool = pool
-        self._path = os.fspath(path)
+        self._lease = pool._lend(path)  # before a worker is taken: fetching may last
+        self._path = os.fspath(self._lease.path)
         self._options = options
         self._limit_s = pool._limit_s(self._path)
-        self._worker: WorkerProcess | None = pool._take()
+        self._worker: WorkerProcess | None = None
         self.attempts = 1
         """1, or 2 when the first process failed."""
         try:
+            self._worker = pool._take()
             facts, size = self._with_retry(self._open)
         except BaseException:
             self.close()
@@ -136,6 +141,7 @@ class PooledReader:
         worker, self._worker = self._worker, None
         if worker is not None:
             self._pool._give_back(worker)
+        self._lease.close()
 
     def __enter__(self) -> Self:
         return self
@@ -160,6 +166,8 @@ class DecodePool:
         ``module:function`` that opens a reader in the worker.
     max_bytes : int
         Frames handed over for one video at most; 0: a third of the machine's memory over the number of workers.
+    files : Files, optional
+        Brings videos from elsewhere at hand; without it such are refused.
     **options
         Passed to :func:`extract.decoding.opening.open_reader`: decoder, device, threads, image_fps.
     """
@@ -171,6 +179,7 @@ class DecodePool:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         opener: str = _DEFAULT_OPENER,
         max_bytes: int = 0,
+        files: Files | None = None,
         **options: Any,
     ) -> None:
         if num_workers < 0 or timeout_s <= 0:
@@ -179,6 +188,7 @@ class DecodePool:
         self.timeout_s = timeout_s
         self._options = options
         self._opener = opener
+        self._files = files
         memory = _memory_bytes()
         self._max_bytes = max_bytes or max(memory // (3 * self.num_workers), 1 << 30)
         uses_torch = options.get("decoder") == "torchcodec" or options.get("device", "cpu") != "cpu"
@@ -193,7 +203,7 @@ class DecodePool:
         self._executor: ThreadPoolExecutor | None = None
         self._is_closed = False
 
-    def open_reader(self, path: str | os.PathLike[str], **options: Any) -> PooledReader:
+    def open_reader(self, path: Place | str, **options: Any) -> PooledReader:
         """Open a video in a worker; waits for a free one. Close the reader to give it back.
 
         Raises
@@ -205,7 +215,7 @@ class DecodePool:
 
     def submit(
         self,
-        path: str | os.PathLike[str],
+        path: Place | str,
         plan: np.ndarray | Callable[[VideoInfo, np.ndarray], np.ndarray],
         **options: Any,
     ) -> Future[DecodedFrames]:
@@ -230,17 +240,23 @@ class DecodePool:
 
         return self._threads().submit(work)
 
-    def inspect(self, path: str | os.PathLike[str], *, image_fps: float = 30.0) -> VideoInfo:
+    def inspect(self, path: Place | str, *, image_fps: float = 30.0) -> VideoInfo:
         """Look into one video, with its sha256; never raises for a bad one."""
-        limit_s = self._limit_s(os.fspath(path))
+        try:
+            with self._lend(path) as lease:
+                return self._inspect(os.fspath(lease.path), image_fps)
+        except VideoError as error:
+            return VideoInfo(error=str(error), status=error.status)
+
+    def _inspect(self, path: str, image_fps: float) -> VideoInfo:
+        limit_s = self._limit_s(path)
         failures: list[WorkerFailedError] = []
         worker = self._take()
         try:
             for _ in range(2):
                 try:
-                    info: VideoInfo = self._ask(worker, "inspect", limit_s, path=os.fspath(path), image_fps=image_fps)[
-                        1
-                    ]
+                    answer = self._ask(worker, "inspect", limit_s, path=path, image_fps=image_fps)
+                    info: VideoInfo = answer[1]
                     return info
                 except WorkerFailedError as failed:
                     failures.append(failed)
@@ -250,11 +266,11 @@ class DecodePool:
         finally:
             self._give_back(worker)
 
-    def inspect_all(self, paths: Iterable[Path], *, image_fps: float = 30.0) -> Iterator[VideoInfo]:
+    def inspect_all(self, paths: Iterable[Place], *, image_fps: float = 30.0) -> Iterator[VideoInfo]:
         """Look into many videos, as many at once as there are workers; yields in the order given."""
         yield from self._in_order(lambda path: self.inspect(path, image_fps=image_fps), paths)
 
-    def _in_order(self, work: Callable[[Path], Any], paths: Iterable[Path]) -> Iterator[Any]:
+    def _in_order(self, work: Callable[[Place], Any], paths: Iterable[Place]) -> Iterator[Any]:
         waiting: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         num_waiting = 0
         for path in paths:
@@ -265,6 +281,13 @@ class DecodePool:
                 num_waiting -= 1
         for _ in range(num_waiting):
             yield waiting.get().result()
+
+    def _lend(self, path: Place | str) -> Lease:
+        if not isinstance(path, Elsewhere):
+            return Lease(Path(path))
+        if self._files is None:
+            raise VideoError(f"cannot be fetched: {path}: nothing here says where from", VideoStatus.INTERRUPTED)
+        return self._files.lend(path)
 
     def _ask(self, worker: WorkerProcess, verb: str, limit_s: float, **arguments: Any) -> tuple:
         return _checked(worker.ask(verb, timeout_s=self.timeout_s, limit_s=limit_s, **arguments))

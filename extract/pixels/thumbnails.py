@@ -11,6 +11,7 @@ import numpy as np
 
 from extract.catalog.find_videos import resolve_video
 from extract.decoding.opening import open_reader
+from extract.places.files import Files
 from pipeline.errors import VideoError
 
 if TYPE_CHECKING:
@@ -77,16 +78,15 @@ def catalogue_thumbnails(
         Row -> JPEG files; an empty list where the video is gone or cannot be decoded any more.
     """
     rows = videos.column("row").to_pylist()
-    places = dict(
-        zip(
-            rows, zip(videos.column("video_id").to_pylist(), videos.column("uri").to_pylist(), strict=True), strict=True
-        )
-    )
+    columns = [videos.column(name).to_pylist() for name in ("video_id", "uri", "bytes", "sha256")]
+    known = dict(zip(rows, zip(*columns, strict=True), strict=True))
+    files = Files.of(settings)
 
     def thumbnails(row: int) -> list[bytes]:
-        video_id, uri = places[row]
+        video_id, uri, num_bytes, sha256 = known[row]
         try:
-            return video_thumbnails(resolve_video(video_id, uri, settings), num, width_px=width_px)
+            with files.lend(resolve_video(video_id, uri, settings, num_bytes=num_bytes, sha256=sha256)) as lease:
+                return video_thumbnails(lease.path, num, width_px=width_px)
         except VideoError:
             return []
 

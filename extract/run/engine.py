@@ -26,9 +26,11 @@ from extract.decoding.decode import VideoReader
 from extract.device.encode import Encoder
 from extract.device.memory import DEFAULT_MEMORY_BYTES, ByteBudget
 from extract.device.orderly_end import ThreadGroup, finish, stop_before_exit
+from extract.places.elsewhere import Elsewhere
 from extract.rates import Rates
 from extract.run.cutting import encode_video
 from extract.run.shard_work import TargetShard, VideoWork
+from extract.run.shared_reading import read_parts
 from extract.run.tally import Tally
 from extract.run.video_job import VideoFrames, read_video
 from pipeline.compute.frame_uploader import FrameUploader
@@ -54,17 +56,17 @@ class FrameSource(Protocol):
 
     num_workers: int
 
-    def open_reader(self, path: str) -> VideoReader:
+    def open_reader(self, path: Elsewhere | str) -> VideoReader:
         """Open one video; waits for a free worker."""
 
 
 @dataclass
 class OpenShard:
-    """A shard that this process is working on: its parts, and the works of its videos."""
+    """A shard that this process is working on: its parts, and the works of its videos, those of one file together."""
 
     shard: int
     parts: Sequence[TargetShard]
-    works: Sequence[VideoWork]
+    works: Iterable[tuple[VideoWork, ...]]
 
 
 class _Flush:
@@ -90,6 +92,8 @@ class Engine:
         Where other threads may put events to be passed on.
     memory_bytes : int
         Decoded frames that may wait at once.
+    on_stop : callable
+        Makes what decoding threads wait for end soon.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class Engine:
         total: int,
         events: queue.SimpleQueue[Event] | None = None,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self.tally = Tally()
         self._source = source
@@ -113,11 +118,12 @@ class Engine:
         self._rates = rates
         self._on_event = on_event
         self._total = total
-        self._jobs: queue.Queue[VideoWork | None] = queue.Queue(maxsize=source.num_workers)
+        self._jobs: queue.Queue[tuple[VideoWork, ...] | None] = queue.Queue(maxsize=source.num_workers)
         self._decoded: queue.SimpleQueue[tuple[VideoWork, VideoFrames] | _Flush | None] = queue.SimpleQueue()
         self._memory = ByteBudget(memory_bytes, max_holders=source.num_workers + 2 * num_threads)
         self._to_write: queue.Queue[TargetShard | None] = queue.Queue(maxsize=MAX_UNWRITTEN)
         self._events = events if events is not None else queue.SimpleQueue()
+        self._on_stop = on_stop
         self._error: BaseException | None = None
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -155,8 +161,8 @@ class Engine:
                     self._wait_for_others()
                     continue
                 self._open(shard)
-                for work in shard.works:
-                    self._put(work)
+                for works in shard.works:
+                    self._put(works)
             for group in self._groups:
                 self._end(group)
         finally:
@@ -178,6 +184,7 @@ class Engine:
             How long to wait for each thread; None: until it has ended.
         """
         self._stopping.set()
+        self._on_stop()
         self._memory.close()
         self._drain_jobs()
         for group in self._groups:
@@ -223,9 +230,10 @@ class Engine:
             stack.enter_context(part.claim)
             self._stacks[id(part)] = stack
 
-    def _put(self, work: VideoWork) -> None:
-        work.on_done = self._finish_video
-        self._put_into(self._jobs, work)
+    def _put(self, works: tuple[VideoWork, ...]) -> None:
+        for work in works:
+            work.on_done = self._finish_video
+        self._put_into(self._jobs, works)
 
     def _put_into(self, channel: Any, item: Any) -> None:
         while True:
@@ -240,18 +248,24 @@ class Engine:
     # ---- decoding threads
 
     def _decode_loop(self) -> None:
-        while (work := self._jobs.get()) is not None:
+        while (works := self._jobs.get()) is not None:
             if self._stopping.is_set():
                 continue
-            if work.needs_frames:
-                outcome = read_video(
-                    work.job, self._source.open_reader, partial(self._hand_over, work), self._memory.limit // 2
-                )
-            else:
-                outcome = work.without_frames()
-            self._rates.add("decode", outcome.seconds, 0)
-            work.record_outcome(outcome)
-            work.settle(1)
+            for work, outcome in zip(works, self._outcomes(works), strict=True):
+                self._rates.add("decode", outcome.seconds, 0)
+                work.record_outcome(outcome)
+                work.settle(1)
+
+    def _outcomes(self, works: tuple[VideoWork, ...]) -> Sequence[VideoFrames]:
+        first, max_bytes = works[0], self._memory.limit // 2
+        if not first.needs_frames:
+            return [work.without_frames() for work in works]
+        if first.is_part:
+            jobs = [work.job for work in works]
+            return read_parts(
+                jobs, self._source.open_reader, lambda k, part: self._hand_over(works[k], part), max_bytes
+            )
+        return [read_video(first.job, self._source.open_reader, partial(self._hand_over, first), max_bytes)]
 
     def _hand_over(self, work: VideoWork, part: VideoFrames) -> None:
         """Pass frames on to the encoding threads, once there is memory for them."""

@@ -13,7 +13,9 @@ from extract.targets import ResolvedTarget, resolve_targets
 from pipeline.errors import FingerprintMismatchError, InvalidInputError, NotFoundError
 from pipeline.fingerprint import fingerprint
 from pipeline.products import Features, Standing, feature_products, standings
+from pipeline.products.features import has_features
 from pipeline.recipe import Recipe
+from pipeline.recipe.backbones import ImportedBackbone
 from pipeline.sets.ledger import UNDONE
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
@@ -155,6 +157,7 @@ def plan_extract(
         If `shards`, `retry` or `targets` name what does not exist.
     """
     again = _check_statuses(retry)
+    _check_imported(recipe, store)
     resolved = resolve_targets(recipe, settings, decoder=decoder_identity(settings), only=targets)
     if recipe.dataset.name not in store.datasets():
         waiting = standings(products_to_extract(recipe, resolved), store)
@@ -194,6 +197,25 @@ def check_targets(recipe: Recipe, settings: Settings) -> None:
         As :func:`extract.targets.resolve_targets`.
     """
     resolve_targets(recipe, settings, decoder=decoder_identity(settings))
+
+
+def _check_imported(recipe: Recipe, store: FeatureStore) -> None:
+    """Refuse a recipe whose imported features nobody imported."""
+    for target in recipe.targets():
+        if not isinstance(recipe.backbones[target.backbone], ImportedBackbone):
+            continue
+        ds = store.dataset(recipe.dataset.name) if recipe.dataset.name in store.datasets() else None
+        if ds is None or not has_features(ds, target.crops, target.feature_set):
+            raise NotFoundError(
+                f"expected imported features {target.label} of {recipe.dataset.name} in {store.url}, found none; "
+                f"`scale import {store.url} FILE --dataset {recipe.dataset.name} --features {target.label}` first"
+            )
+        if ds.crop_policy(target.crops) != (policy := recipe.crops[target.crops]):
+            raise FingerprintMismatchError(
+                f"crops.{target.crops}: expected the crops that came with the features "
+                f"({ds.crop_policy(target.crops).model_dump(mode='json')}), found {policy.model_dump(mode='json')}",
+                fields=["crops"],
+            )
 
 
 def products_to_extract(recipe: Recipe, targets: Iterable[ResolvedTarget]) -> tuple[Features, ...]:

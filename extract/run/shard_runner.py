@@ -13,10 +13,14 @@ from extract.decoding.decode_pool import DecodePool
 from extract.decoding.versions import decoder_options
 from extract.device.encode import Encoder
 from extract.device.memory import frame_budget_bytes
+from extract.places.elsewhere import Place
+from extract.places.files import Files
 from extract.rates import Rates
 from extract.run.engine import Engine, FrameSource, OpenShard
+from extract.run.fetch_ahead import FetchAhead
 from extract.run.plan import ExtractPlan
 from extract.run.shard_work import TargetShard, VideoWork
+from extract.run.shared_reading import together
 from extract.run.tally import Tally
 from extract.targets import ResolvedTarget
 from pipeline.events import Event, Note, OnEvent, ignore
@@ -104,7 +108,10 @@ class ShardRunner:
         self._writers = {t.label: self._open_writer(t) for t in plan.targets}
         self._handing_over: list[Any] = []
         num_workers = settings.workers or max(1, self._num_threads // 2)
-        self._pool = None if source is not None else DecodePool(num_workers, **decoder_options(settings))
+        self._files = Files.of(settings)
+        self._ahead = FetchAhead(self._files)
+        options = decoder_options(settings)
+        self._pool = None if source is not None else DecodePool(num_workers, files=self._files, **options)
         self._source: FrameSource = source or cast(FrameSource, self._pool)
 
     def __enter__(self) -> ShardRunner:
@@ -113,6 +120,7 @@ class ShardRunner:
     def __exit__(self, *exc: object) -> None:
         for claim in self._handing_over:  # of a shard that failed between its claims and its work
             claim.release()
+        self._ahead.close()
         if self._pool is not None:
             self._pool.close()
 
@@ -141,6 +149,7 @@ class ShardRunner:
             total=self._plan.num_videos,
             events=self._events,
             memory_bytes=frame_budget_bytes(),
+            on_stop=self._files.stop,
         )
         engine.run(self._claimed_shards(engine.tally))
         for text in encoder.notes:
@@ -192,9 +201,11 @@ class ShardRunner:
         for video in videos:
             video["added_at"] = looked_at.get(video["row"], video["added_at"])
         works = [
-            VideoWork(video, self._path_of(video), [p for p in parts if video["row"] in p.place]) for video in videos
+            VideoWork(video, self._place_of(video), [p for p in parts if video["row"] in p.place]) for video in videos
         ]
-        return OpenShard(shard, parts, works)
+        return OpenShard(shard, parts, self._ahead.of(list(together(works, self._source.num_workers))))
 
-    def _path_of(self, video: Mapping[str, Any]) -> str:
-        return str(resolve_video(video["video_id"], video["uri"], self._settings))
+    def _place_of(self, video: Mapping[str, Any]) -> Place:
+        return resolve_video(
+            video["video_id"], video["uri"], self._settings, num_bytes=video["bytes"], sha256=video["sha256"]
+        )

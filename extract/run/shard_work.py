@@ -15,6 +15,7 @@ import numpy as np
 from extract.crops.draw import VideoCrops, draw_crops, facts_of
 from extract.decoding.container import check_readable
 from extract.decoding.frame_picking import RowPart
+from extract.places.elsewhere import Elsewhere, Place
 from extract.run.video_job import CropRequest, PickedCrops, VideoFrames, VideoJob, failed_video
 from extract.targets import ResolvedTarget
 from pipeline.errors import VideoError
@@ -74,7 +75,7 @@ class VideoWork:
     ----------
     video : mapping
         Its catalogue row.
-    path : str
+    place : Path, Elsewhere or str
         Where it lies.
     shards : sequence of TargetShard
         Those that want this row.
@@ -83,7 +84,7 @@ class VideoWork:
     on_done: Callable[[VideoWork], None]
     """Called once, from whichever thread delivers the last feature; set before the first is announced."""
 
-    def __init__(self, video: Mapping[str, Any], path: str, shards: Sequence[TargetShard]) -> None:
+    def __init__(self, video: Mapping[str, Any], place: Place | str, shards: Sequence[TargetShard]) -> None:
         self.row = int(video["row"])
         self.video_id = str(video["video_id"])
         self.shards = tuple(shards)
@@ -98,7 +99,7 @@ class VideoWork:
         self.job = VideoJob(
             row=self.row,
             video_id=self.video_id,
-            path=path,
+            path=place if isinstance(place, Elsewhere) else str(place),
             part=RowPart() if facts is None else RowPart.of(video),
             num_bytes=video.get("bytes"),
             size=None if facts is None else (facts.width, facts.height),
@@ -112,10 +113,20 @@ class VideoWork:
         """Whether any crop is planned."""
         return any(len(request.numbers) for request in self.job.requests)
 
+    @property
+    def is_part(self) -> bool:
+        """Whether its row is a part of a file."""
+        return self.job.part.num_frames is not None
+
     def without_frames(self) -> VideoFrames:
         """Return the outcome of a video that is not opened: the catalogue could not read it, or nothing is planned."""
         if self.probe_error is None:
             return failed_video(self.job, "", VideoStatus.OK)
+        if isinstance(self.job.path, Elsewhere):
+            is_missing = self.probe_error.startswith("missing")
+            return failed_video(
+                self.job, self.probe_error, VideoStatus.MISSING if is_missing else VideoStatus.UNREADABLE
+            )
         try:
             check_readable(Path(self.job.path))
         except VideoError as error:  # gone since it was catalogued, or still not there

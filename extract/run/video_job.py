@@ -17,6 +17,7 @@ import numpy as np
 from extract.decoding.decode import DecodedFrames, VideoReader
 from extract.decoding.frame_picking import RowPart, pick_row_frames, predecessors
 from extract.decoding.inspect import hash_file
+from extract.places.elsewhere import Elsewhere
 from pipeline.errors import VideoError
 from pipeline.recipe.crops import CropPolicyBase
 from pipeline.status import VideoStatus
@@ -48,7 +49,7 @@ class VideoJob:
 
     row: int
     video_id: str
-    path: str
+    path: Elsewhere | str
     part: RowPart
     requests: tuple[CropRequest, ...]
     num_bytes: int | None = None
@@ -119,7 +120,7 @@ def plan_reads(job: VideoJob, frame_times_s: np.ndarray) -> tuple[np.ndarray, li
 
 def read_video(
     job: VideoJob,
-    open_reader: Callable[[str], VideoReader],
+    open_reader: Callable[[Elsewhere | str], VideoReader],
     deliver: Callable[[VideoFrames], None],
     max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> VideoFrames:
@@ -133,7 +134,7 @@ def read_video(
     ----------
     job : VideoJob
     open_reader : callable
-        Gives the reader of a path.
+        Gives the reader of a place.
     deliver : callable
         Takes the decoded frames, group by group; may wait for memory.
     max_bytes : int
@@ -152,7 +153,7 @@ def read_video(
         with open_reader(job.path) as reader:
             if reader.num_frames == 0:
                 raise VideoError("no frame could be decoded")
-            _check_unchanged(job, reader)
+            check_unchanged(job, reader)
             versions["decoder"] = f"{reader.decoder_name} {reader.decoder_version}"
             frame_bytes = reader.height * reader.width * 3
             for group in _groups(job, reader.frame_times_s, max(1, max_bytes // max(frame_bytes, 1))):
@@ -161,7 +162,7 @@ def read_video(
                 decoded = reader.read(wanted)
                 num_wanted, num_found = num_wanted + len(wanted), num_found + len(decoded.indices)
                 error, damage = error or decoded.error, decoded.damage or damage
-                part = _located(group, picks, decoded, time.perf_counter() - begun)
+                part = locate_crops(group, picks, decoded, time.perf_counter() - begun)
                 begun = time.perf_counter()
                 deliver(part)
                 waited_s += time.perf_counter() - begun
@@ -170,6 +171,19 @@ def read_video(
             return failed_video(job, str(failed), failed.status, time.perf_counter() - started - waited_s)
         error = error or str(failed)
     seconds = time.perf_counter() - started - waited_s
+    return outcome_of(job, num_wanted, num_found, error, damage, seconds, versions)
+
+
+def outcome_of(
+    job: VideoJob,
+    num_wanted: int,
+    num_found: int,
+    error: str | None,
+    damage: str | None,
+    seconds: float,
+    versions: dict[str, str],
+) -> VideoFrames:
+    """Return what became of a video that was read: its status, and why, without frames."""
     if num_wanted and not num_found:
         return failed_video(job, error or "no frame could be decoded", VideoStatus.UNREADABLE, seconds)
     if error is None and num_found < num_wanted:
@@ -180,9 +194,9 @@ def read_video(
     return VideoFrames(job, np.zeros((0, 0, 0, 3), np.uint8), (), error, status, seconds, versions)
 
 
-def _check_unchanged(job: VideoJob, reader: VideoReader) -> None:
+def check_unchanged(job: VideoJob, reader: VideoReader) -> None:
     """Refuse a file that is another one than the catalogue describes: its crops were drawn for that one."""
-    if job.num_bytes is not None and os.path.isfile(job.path):
+    if job.num_bytes is not None and isinstance(job.path, str) and os.path.isfile(job.path):
         num_bytes = os.path.getsize(job.path)
         if num_bytes != job.num_bytes:
             raise VideoError(
@@ -194,7 +208,7 @@ def _check_unchanged(job: VideoJob, reader: VideoReader) -> None:
             f"changed since it was catalogued: expected frames of {job.size[0]}x{job.size[1]} px, "
             f"found {reader.width}x{reader.height}; run `scale catalog` again, or give a changed video a new path"
         )
-    if job.sha256 is not None and os.path.isfile(job.path):
+    if job.sha256 is not None and isinstance(job.path, str) and os.path.isfile(job.path):
         found = os.stat(job.path)
         if max(found.st_ctime, found.st_mtime) >= job.looked_at and hash_file(Path(job.path)) != job.sha256:
             raise VideoError(
@@ -203,7 +217,8 @@ def _check_unchanged(job: VideoJob, reader: VideoReader) -> None:
             )
 
 
-def _located(job: VideoJob, picks: list[Picks], decoded: DecodedFrames, seconds: float) -> VideoFrames:
+def locate_crops(job: VideoJob, picks: list[Picks], decoded: DecodedFrames, seconds: float) -> VideoFrames:
+    """Return decoded frames with the places of a job's crops among them; untrue frames count as not there."""
     crops = []
     for request, (current, previous) in zip(job.requests, picks, strict=True):
         usable = None if request.policy.damaged == "keep" or decoded.untrue is None else ~decoded.untrue

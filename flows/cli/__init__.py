@@ -21,6 +21,7 @@ from flows.cli import (
     console,
     demo,
     history,
+    importing,
     init,
     labels,
     ops,
@@ -76,6 +77,7 @@ demo.register(app)
 init.register(app)
 stages.register(app)
 store.register(app)
+importing.register(app)
 asking.register(app)
 labels.register(app)
 removal.register(app)

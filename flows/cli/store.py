@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.before_work import store_for_work
 from flows.cli import console
 from flows.cli.asking import describe_written
 from flows.cli.options import (
@@ -17,12 +16,10 @@ from flows.cli.options import (
     JsonOption,
     QuietOption,
     StoreArgument,
-    StoreOrOnly,
     WeightsOption,
     check_output,
     make_settings,
     split_list,
-    with_store,
 )
 from flows.cli.picking import DatasetOption, FeaturesOption, WhereOption, pick_dataset, pick_features
 from pipeline import Dataset, FeatureStore
@@ -40,7 +37,6 @@ def register(app: typer.Typer) -> None:
         verify
     )
     app.command("retry", help="Redo just the videos with these statuses, with the recipe the store remembers.")(retry)
-    app.command("import", help="Bring features in: HDF5, or the original SCALE memory maps.")(import_)
     app.command("export", help="Write a dataset's features to one HDF5 file.")(export)
 
 
@@ -217,84 +213,6 @@ def retry(
     else:
         rows = [{"recipe": r.recipe, **r.stages[0].did} for r in reports]
         console.print_table(rows, title="Retried")
-
-
-def import_(
-    store: StoreOrOnly,
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SOURCE", show_default=False, help="An .h5 file, or a folder with SCALE's .dat memory maps."
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", show_default="what the file says", help="Name of the dataset.")
-    ] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            "--features", metavar="CROPS/FEATURE_SET", show_default="what the file says", help="Name of the features."
-        ),
-    ] = None,
-    names: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--name",
-            metavar="OURS=THEIRS",
-            show_default="ours",
-            help="Foreign HDF5: values=feats, video_id=ids, label=y ...",
-        ),
-    ] = None,
-    prefix: Annotated[
-        str | None,
-        typer.Option(show_default="needed for them", help="Memory maps: {ds}, the dataset part of the file names."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(show_default="needed for them", help="Memory maps: {model}: byl, svt, vbf, vbp, vlp ..."),
-    ] = None,
-    part: Annotated[str, typer.Option(help="Memory maps: lin, aug or val.")] = "lin",
-    num_videos: Annotated[
-        int | None, typer.Option(show_default="needed for them", help="Memory maps: number of videos.")
-    ] = None,
-    num_crops: Annotated[
-        int | None, typer.Option(show_default="needed for them", help="Memory maps: crops a video.")
-    ] = None,
-    dim: Annotated[
-        int | None, typer.Option(show_default="needed for them", help="Memory maps: feature channels.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="Memory maps: float16 or float32.")] = "float16",
-) -> None:
-    """Import features made elsewhere."""
-    place, given = with_store(store, source, "SOURCE")
-    file = Path(given)
-    crops, slash, feature_set = (features or "").partition("/")
-    if features is not None and not (crops and slash and feature_set):
-        raise InvalidInputError(f"expected --features CROPS/FEATURE_SET, found {features!r}")
-    names_of = {"dataset": dataset, "crops": crops or None, "feature_set": feature_set or None}
-    if file.suffix in (".h5", ".hdf5") and file.is_file():
-        pairs = [name.partition("=") for name in names or []]
-        if bad := [ours for ours, equals, theirs in pairs if not (ours and equals and theirs)]:
-            raise InvalidInputError(f"expected --name OURS=THEIRS, such as values=feats, found {bad[0]!r}")
-        with store_for_work(place) as opened:
-            report = opened.import_hdf5(file, names={ours: theirs for ours, _, theirs in pairs}, **names_of)
-    elif file.is_dir():
-        shape = {"num_videos": num_videos, "num_crops": num_crops, "dim": dim}
-        needed = {"prefix": prefix, "model": model, **shape}
-        if absent := [f"--{name.replace('_', '-')}" for name, value in needed.items() if value is None]:
-            raise InvalidInputError(
-                f"expected the shape of the memory maps, which the files do not hold; give {', '.join(absent)}"
-            )
-        with store_for_work(place) as opened:
-            report = opened.import_scale_memmaps(file, variant=part, dtype=dtype, **needed, **names_of)
-    else:
-        raise InvalidInputError(f"expected an .h5 file or a folder of .dat files, found {file}")
-    console.out.print(
-        f"imported {report.rows_written} videos into {report.crops}/{report.feature_set} of {report.dataset} in "
-        f"{opened.url}; {report.shards_skipped} shards were there already"
-        + (f"; {report.rows_non_finite} videos have crops that were not finite" if report.rows_non_finite else ""),
-        markup=False,
-    )
 
 
 def export(

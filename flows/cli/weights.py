@@ -77,18 +77,19 @@ def fetch_named(recipe: Recipe, *, quiet: bool) -> None:
     from extract.backbones.weights_lock import read_lock
 
     for spec in recipe.backbones.values():
-        if not isinstance(spec.weights, NamedWeights):
+        weights = getattr(spec, "weights", None)
+        if not isinstance(weights, NamedWeights):
             continue
-        entry = read_lock().get(spec.weights.name)
+        entry = read_lock().get(weights.name)
         if entry is not None and entry.path.is_file():
             continue
-        if (name := spec.weights.name) not in PUBLISHED:
+        if (name := weights.name) not in PUBLISHED:
             raise NotFoundError(
                 f"expected a name of {', '.join(sorted(PUBLISHED))}; found {name!r}{did_you_mean(name, PUBLISHED)}"
             )
-        with _bar(spec.weights.name, quiet=quiet) as on_bytes:
-            entry = fetching.fetch(PUBLISHED[spec.weights.name], on_bytes=on_bytes)
-        console.err.print(f"fetched  {spec.weights.name}: sha256 {entry.sha256}", markup=False)
+        with _bar(weights.name, quiet=quiet) as on_bytes:
+            entry = fetching.fetch(PUBLISHED[weights.name], on_bytes=on_bytes)
+        console.err.print(f"fetched  {weights.name}: sha256 {entry.sha256}", markup=False)
 
 
 @app.command("add")

@@ -56,7 +56,13 @@ class Pictures:
         record = held.videos.slice(row, 1).select(["video_id", "uri", "bytes"]).to_pylist()[0]
         root = self._settings.data.resolve()
         try:
-            path = resolve_video(record["video_id"], record["uri"], self._settings).resolve(strict=True)
+            place = resolve_video(record["video_id"], record["uri"], self._settings)
+            if not isinstance(place, Path):
+                raise NotFoundError(
+                    f"expected the video {record['video_id']} as a file below {root}, found it at {place}; "
+                    "pages fetch nothing"
+                )
+            path = place.resolve(strict=True)
         except (VideoError, OSError) as error:
             raise NotFoundError(f"expected the video {record['video_id']} below {root}, found none: {error}") from None
         if not path.is_relative_to(root) or not (path.is_file() or path.is_dir()):

@@ -24,12 +24,15 @@ from pipeline.recipe.crops import CropPolicy, CropPolicyBase, ImportedPolicy
 from pipeline.sets.set_files import check_sizes
 from pipeline.status import VideoStatus
 from pipeline.storage.parquet import read_parquet
-from pipeline.storage.schema import CATALOGUE_SCHEMA, GEOMETRY_COLUMNS
+from pipeline.storage.schema import CATALOGUE_SCHEMA, GEOMETRY_COLUMNS, MAX_SHARD_ROWS
 
 if TYPE_CHECKING:
     from pipeline.sets.handles import StoreHandle
 
-NAMES = ("values", "valid", "geometry", "video_id", "label")
+NAMES = ("values", "valid", "geometry", "video_id", "label", "group")
+SPLIT = "split"
+"""Names that begin so are splits: `split` is "1", `split2` is "2"."""
+_SIDES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def import_hdf5(
@@ -43,7 +46,7 @@ def import_hdf5(
     dtype: str | None = None,
     shard_rows: int | None = None,
 ) -> ImportReport:
-    """Import features from an HDF5 file.
+    """Import features from an HDF5 file; labels, splits and groups come along where it holds them.
 
     Parameters
     ----------
@@ -54,11 +57,12 @@ def import_hdf5(
         Names in the store. An exported file remembers its own; a foreign one must be given them.
     names : mapping, optional
         What a foreign file calls ``values`` (n, V, D) or (n, D), ``video_id`` (n,), and, where it has them, ``valid``
-        (n, V), ``geometry`` (n, V, 9) in raw units and ``label`` (n,). Texts must be of fixed length.
+        (n, V), ``geometry`` (n, V, 9) in raw units, ``label``, ``group`` and ``split``, ``split2`` ... (n,). Texts must
+        be of fixed length.
     dtype : {"float16", "float32"}, optional
         How to store the values; as they are in the file, unless given.
     shard_rows : int, optional
-        For a new dataset.
+        For a new dataset; as in the file's own origin, unless given.
 
     Returns
     -------
@@ -79,8 +83,8 @@ def import_hdf5(
         ours = _attribute(file, "kind") == KIND
         if ours and _attribute(file, "version") not in (VERSION, str(VERSION)):
             raise InvalidInputError(f"expected an export of version {VERSION}, found {_attribute(file, 'version')!r}")
-        if unknown := sorted(set(names or {}) - set(NAMES)):
-            raise InvalidInputError(f"expected names of {', '.join(NAMES)}, found {', '.join(unknown)}")
+        if unknown := sorted(name for name in names or {} if name not in NAMES and not name.startswith(SPLIT)):
+            raise InvalidInputError(f"expected names of {', '.join(NAMES)}, split..., found {', '.join(unknown)}")
         origin = _origin(file) if ours else {}
         chosen = {
             "dataset": dataset or origin.get("dataset"),
@@ -98,8 +102,14 @@ def import_hdf5(
             dataset=str(chosen["dataset"]),
             crops=str(chosen["crops"]),
             feature_set=str(chosen["feature_set"]),
-            shard_rows=shard_rows,
+            shard_rows=shard_rows or _shard_rows(origin),
         )
+
+
+def _shard_rows(origin: Mapping[str, Any]) -> int | None:
+    """Return how the features lay where they come from; None where the file does not say."""
+    found = origin.get("shard_rows")
+    return found if type(found) is int and 1 <= found <= MAX_SHARD_ROWS else None
 
 
 @contextmanager
@@ -210,10 +220,31 @@ def _catalogue(file: Any, names: Mapping[str, str], n: int, ours: bool) -> pa.Ta
             raise ShapeMismatchError(f"expected a catalogue of {n} rows, found {table.num_rows} rows or other columns")
         return table
     columns = {"video_id": pa.array(read_texts(file, names.get("video_id", "video_id"), n), pa.string())}
-    if "label" in names or "label" in file:
-        labels = read_texts(file, names.get("label", "label"), n)
-        columns["label"] = pa.array([label or None for label in labels], pa.string())
+    for name in ("label", "group"):
+        if name in names or name in file:
+            texts = read_texts(file, names.get(name, name), n)
+            columns[name] = pa.array([text or None for text in texts], pa.string())
+    given = [name for name in names if name.startswith(SPLIT)] or [name for name in file if name.startswith(SPLIT)]
+    if given:
+        sides: list[dict[str, str]] = [{} for _ in range(n)]
+        for name in given:
+            split = name.removeprefix(SPLIT).lstrip("_-") or "1"
+            for row, text in zip(sides, read_texts(file, names.get(name, name), n), strict=True):
+                if text:
+                    row[split] = _side(name, text)
+        kind = CATALOGUE_SCHEMA.field("splits").type
+        columns["splits"] = pa.array([list(row.items()) for row in sides], kind)
     return pa.table(columns)
+
+
+def _side(name: str, text: str) -> str:
+    side = _SIDES.get(text.strip().lower())
+    if side is None:
+        raise InvalidInputError(
+            f"{name}: expected train, val, test or nothing, found {text[:40]!r}; import without it, then "
+            "`scale label STORE --csv`, or `--splits` with a list"
+        )
+    return side
 
 
 def _statuses(file: Any, n: int) -> dict[int, tuple[str, str]]:

@@ -26,6 +26,7 @@ def provenance(selection: SelectionHandle, crops: str, feature_set: str) -> dict
     info = dataset.feature_info(crops, feature_set)
     return {
         "dataset": dataset.name,
+        "shard_rows": dataset.shard_rows,
         "crops": crops,
         "crop_policy": dataset.crop_policy(crops).model_dump(mode="json"),
         "feature_set": feature_set,

@@ -74,6 +74,16 @@ class Vectors:
             states.append(ds.snapshot(embedding=self.embedding))
         return states[0] if len(states) == 1 and self.untrained is None else fingerprint(states)
 
+    def reads(self, ds: Dataset) -> str:
+        """Return the state of what it reads without labels: vectors have none."""
+        if self.untrained is not None and self.untrained.project != "none":
+            return ""  # what it is projected to may depend on the labels of the training rows
+        pairs = self.feature_sets
+        states = [ds.snapshot(crops=crops, feature_set=name, with_labels=False) for crops, name in pairs]
+        if self.embedding is not None:
+            states.append(ds.snapshot(embedding=self.embedding, with_labels=False))
+        return fingerprint(states)
+
     def part_dims(self, ds: Dataset) -> tuple[int, ...]:
         """Return the channels of each part: one number, two where mean and embedding are joined, or one a part."""
         dims = {pair: ds.feature_info(*pair).dim for pair in self.feature_sets}
@@ -129,6 +139,10 @@ class Index(Product):
         """Return the state of what it reads."""
         return self.vectors.snapshot(ds)
 
+    def reads(self, ds: Dataset) -> str:
+        """Return the state of the vectors, whatever they are called."""
+        return self.vectors.reads(ds)
+
     def stored(self, ds: Dataset) -> Stored | None:
         """Return the index of this name."""
         try:
@@ -142,7 +156,8 @@ class Index(Product):
         if known is None:  # of before: what its vectors were named, not what those were made of
             named = {k: v for k, v in (meta.get("source") or {}).items() if k != "dataset" and v is not None}
             known = {"kind": meta.get("kind"), "source": self.content(ds)["source"] | named}
-        return Stored(str(meta.get("fingerprint", "")), str(meta.get("snapshot", "")), known)
+        reads = str(meta.get("reads", ""))
+        return Stored(str(meta.get("fingerprint", "")), str(meta.get("snapshot", "")), known, reads)
 
     def made_of(self, key: str) -> Ref | None:
         """Return the features or embeddings, where a key speaks of their making."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +15,10 @@ from pipeline.products.product import Kind, Product, Ref, Stored
 from pipeline.recipe import Recipe, TrainSpec
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.store.dataset import Dataset
+    from pipeline.store.selection import Selection
 
 TRAINING_VERSION = 1
 """Raised when the same recipe would train to other numbers."""
@@ -53,6 +57,14 @@ class Model(Product):
         states = [ds.snapshot(crops=crops, feature_set=feature_set) for crops, feature_set in self.spec.inputs]
         return states[0] if len(states) == 1 else fingerprint(states)
 
+    def reads(self, ds: Dataset) -> str:
+        """Return the features, the rows that it learns from, and which of those are of one group: no label counts."""
+        states = [
+            ds.snapshot(crops=crops, feature_set=feature_set, with_labels=False)
+            for crops, feature_set in self.spec.inputs
+        ]
+        return fingerprint([*states, rows_digest(rows_to_train(ds, self.spec).videos)])
+
     def stored(self, ds: Dataset) -> Stored | None:
         """Return the model of this name."""
         try:
@@ -63,7 +75,8 @@ class Model(Product):
             return None
         meta = artifact.meta
         known = meta.get("fingerprint_content") or {"train": meta.get("config", {})}
-        return Stored(str(meta.get("fingerprint", "")), str(meta.get("snapshot", "")), known)
+        reads = str(meta.get("reads", ""))
+        return Stored(str(meta.get("fingerprint", "")), str(meta.get("snapshot", "")), known, reads)
 
     def made_of(self, key: str) -> Ref | None:
         """Return the features, where a key speaks of them."""
@@ -88,6 +101,23 @@ class Model(Product):
                 "epochs": spec.epochs,
             }
         ]
+
+
+def rows_to_train(ds: Dataset, spec: TrainSpec) -> Selection:
+    """Return the rows that a model may see: those that its split marks as train (inductive), or all (transductive)."""
+    if spec.rows == "all":
+        return ds.select()
+    name = spec.split.replace("'", "''")
+    return ds.select(f"splits['{name}'] = 'train'")
+
+
+def rows_digest(videos: pa.Table) -> str:
+    """Return a hash of which rows these are, and which of them are of one group."""
+    digest = hashlib.sha256()
+    for batch in videos.select(["row", "group"]).to_batches():
+        for row, group in zip(batch["row"].to_pylist(), batch["group"].to_pylist(), strict=True):
+            digest.update(f"{row}:{group}\n".encode())
+    return digest.hexdigest()
 
 
 def model_products(recipe: Recipe, only: Iterable[str] | None = None) -> tuple[Model, ...]:

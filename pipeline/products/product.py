@@ -46,6 +46,8 @@ class Stored:
     """The state of the store that it was made from; empty where its units say it one by one."""
     known: Mapping[str, Any]
     """The content behind the fingerprint; in stores made before it was written down, the part that is known."""
+    reads: str = ""
+    """What it read of that state; empty where that was not written down."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,13 @@ class Product(ABC):
 
     def snapshot(self, ds: Dataset) -> str:
         """Return the state of what it reads; empty where its units say it one by one."""
+        return ""
+
+    def reads(self, ds: Dataset) -> str:
+        """Return the state of just what it reads: where that is as it was, the rest of the store may have changed.
+
+        Asked for only where the snapshot differs. Empty where nobody can say.
+        """
         return ""
 
     def units(self, ds: Dataset) -> Units | None:

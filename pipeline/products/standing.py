@@ -119,6 +119,8 @@ def standing(product: Product, store: FeatureStore, *, dataset: Dataset | None =
     if stored is None:
         return replace(found, state="missing", num_units=1 if units is None else len(units.all),
                        todo=(0,) if units is None else units.todo)  # fmt: skip
+    if stored.reads and stored.snapshot != found.snapshot and stored.reads == product.reads(dataset):
+        stored = replace(stored, snapshot=found.snapshot)  # what changed is nothing that it reads
     changes, changed_inputs = _compare(product, stored, found)
     if changes or changed_inputs is not None:
         state: State = "made another way" if changes else "inputs changed"

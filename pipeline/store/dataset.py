@@ -269,7 +269,14 @@ class Dataset(Changing):
         version = self._sets.embedding_version(stored)
         return progress.embedding_set_info(spec, attributes, self._catalogue, ledger, version)
 
-    def snapshot(self, crops: str | None = None, feature_set: str | None = None, embedding: str | None = None) -> str:
+    def snapshot(
+        self,
+        crops: str | None = None,
+        feature_set: str | None = None,
+        embedding: str | None = None,
+        *,
+        with_labels: bool = True,
+    ) -> str:
         """Return one id for the state that this handle sees.
 
         Parameters
@@ -278,6 +285,8 @@ class Dataset(Changing):
             Count only this feature set.
         embedding : str, optional
             Count only this embedding set.
+        with_labels : bool
+            Count what labels, splits and groups were changed to; what reads none of them is made of the rest.
 
         Returns
         -------
@@ -286,7 +295,7 @@ class Dataset(Changing):
             they took). Of everything when no set is named.
         """
         self._guard.check()
-        files = [*self._catalogue.digests(), *self._side.digests()]
+        files = [*self._catalogue.digests(), *self._side.digests(with_labels=with_labels)]
         return progress.snapshot_id(self.name, files, self._sets.ledgers(crops, feature_set, embedding))
 
     def ledger(self, crops: str | None, name: str) -> Ledger:

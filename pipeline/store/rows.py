@@ -73,13 +73,10 @@ class SideState:
         """Rows that are in no answer any more, ascending, int64."""
         return self.removals.state["row"].to_numpy().astype(np.int64)
 
-    def digests(self) -> list[str]:
+    def digests(self, *, with_labels: bool = True) -> list[str]:
         """Return a line for every file, for snapshots; none where there is no file."""
-        return [
-            f"\n{files.kind}:{digest}"
-            for files in (self.labels, self.facts, self.removals)
-            for digest in files.digests()
-        ]
+        kinds = (self.labels, self.facts, self.removals) if with_labels else (self.facts, self.removals)
+        return [f"\n{files.kind}:{digest}" for files in kinds for digest in files.digests()]
 
     def by_row(self, catalogue: Catalogue) -> pa.Table:
         """Return one line for every row, in its place: what counts now, a tombstone where a video was removed.

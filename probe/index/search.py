@@ -205,7 +205,7 @@ def _staleness(ds: Dataset, name: str, meta: dict[str, Any], source: VectorSourc
         present = source.snapshot(ds)
     except NotFoundError:
         return f"index {name} was built from {source.label}, which the store no longer has; run `scale index` again"
-    if present == meta["snapshot"]:
+    if present == meta["snapshot"] or (meta.get("reads") and meta["reads"] == source.reads(ds)):
         return None
     known = meta["num_vectors"] + meta.get("num_excluded", 0)
     return (

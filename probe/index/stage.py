@@ -152,6 +152,7 @@ def _build(one: Standing, store: FeatureStore, recipe: str) -> dict[str, Any]:
         path = Path(folder) / INDEX_FILE
         write_index_file(built, path)
         meta = _meta(one, built, source, part_dims, recipe, source.snapshot(ds)) | {
+            "reads": source.reads(ds),
             "num_excluded": ds.num_rows - count,
             "num_bytes": path.stat().st_size,
             "seconds": round(time.perf_counter() - started, 3),

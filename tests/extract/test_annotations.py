@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from extract.catalog.annotations import Annotation, annotate
+from extract.catalog.datasets import list_rows
 from extract.catalog.find_videos import ListedVideo
 from pipeline.errors import ManifestError, NotFoundError
 from pipeline.recipe.dataset import DatasetSpec
@@ -111,3 +112,25 @@ def test_sources_that_cannot_be_used(tmp_path: Path, spec: dict, reason: str) ->
 def test_a_missing_label_file_names_the_places_tried(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="tried"):
         give(tmp_path, labels={"from": "csv", "path": "none.csv"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({}, "columns label, class_id, split, split2"),
+        ({"labels": {"from": "column", "column": "label"}, "splits": {"from": "columns"}}, "columns class_id"),
+        (
+            {"splits": {"from": "columns", "columns": {"1": "split2"}}, "ignore": ["class_id", "label"]},
+            "columns split of",
+        ),
+        ({"splits": {"from": "columns"}, "ignore": ["class_id", "label"]}, None),
+    ],
+)
+def test_columns_of_labels_and_splits_that_nobody_reads_are_named(
+    tmp_path: Path, spec: dict, expected: str | None
+) -> None:
+    (tmp_path / "list.csv").write_text("path,label,class_id,note,split,split2\na.mp4,x,3,ok,train,test\n")
+    dataset = DatasetSpec.model_validate({"name": "d", "videos": "list.csv", **spec})
+    _, annotations = list_rows(dataset, Settings(data=tmp_path))
+    notes = [note for note in annotations.notes if "are not read" in note]  # type: ignore[attr-defined]
+    assert [note.startswith(expected or "-") for note in notes] == ([True] if expected else [])

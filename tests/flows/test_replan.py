@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ import pytest
 import yaml
 
 from flows.cli import run
+from pipeline import FeatureStore
+from pipeline.products import index_products, model_products, standings
+from pipeline.recipe import load_recipe
 from tests.flows.conftest import Job, make_job
 
 UNKNOWN_EXTRACT = "unknown until extract has run"
@@ -137,3 +142,28 @@ def test_what_was_planned_is_what_is_done(capsys, tmp_path: Path, program: tuple
     assert (done["extract"]["shards_done"], done["extract"]["shards_skipped"]) == (2, 12)
     assert (done["train"]["models_trained"], done["probe"]["probes_run"], done["index"]["indexes_built"]) == (1, 1, 1)
     assert planned(capsys, job, job.recipe) == {}
+
+
+def test_other_labels_are_measured_anew_and_nothing_is_made_again(
+    done: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(done.store, tmp_path / "store")
+    job = dataclasses.replace(done, store=tmp_path / "store")
+    store, wanted = FeatureStore.open(str(job.store), mode="a"), load_recipe(job.recipe)
+    ds = store.dataset(wanted.dataset.name)
+    before = ds.snapshot()
+    ds.change_labels({0: {"label": "other", "labels": ["other"]}})
+    assert ds.snapshot() != before
+    assert set(planned(capsys, job, job.recipe)) == {"probe"}
+    assert run(["run", *on(job), "-q", "--json"]) == 0
+    did = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["did"]
+    assert did["train"] == {"models_trained": 0, "models_skipped": 1, "steps": 0}
+    assert did["index"]["indexes_built"] == 0
+    products = (*model_products(wanted), *index_products(wanted))
+    rows = ds.refresh().select("splits['1'] = 'train'").rows.tolist()
+    ds.change_labels({rows[0]: {"group": "elsewhere"}})
+    assert [one.state for one in standings(products, store)] == ["inputs changed", "done"], "groups are learned from"
+    ds.change_labels({rows[0]: {"splits": {"1": "test"}}})
+    assert [one.state for one in standings(products, store)] == ["inputs changed", "done"]
+    ds.remove_videos([rows[1]])
+    assert [one.state for one in standings(products, store)] == ["inputs changed"] * 2

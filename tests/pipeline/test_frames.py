@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import re
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -109,3 +110,30 @@ def test_handles_work_in_spawned_workers(store: FeatureStore) -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = pool.submit(_read, dataset, 9).result()
     np.testing.assert_array_equal(found, _read(dataset, 9))
+
+
+def in_other_tools() -> dict[str, str]:
+    """Package -> the lines of docs/questions.md that hand features to it."""
+    text = (Path(__file__).parents[2] / "docs" / "questions.md").read_text()
+    return dict(re.findall(r"^```python needs=(\w+)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize("package", ["datasets", "lance", "webdataset"])
+def test_the_lines_for_other_tools_run(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    lines = in_other_tools()[package].replace("grid5x3", CROPS).replace("x3d_xs", FEATURE_SET)
+    pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    selection = picked(store.dataset("toy"))
+    values = np.asarray(selection.features(CROPS, FEATURE_SET).values, np.float32)
+    names = {"sel": selection, "table": selection.to_arrow(CROPS, FEATURE_SET)}
+    exec(compile(lines, "docs/questions.md", "exec"), names)
+    if package == "datasets":
+        found = [np.asarray(row) for row in names["hub"]["values"]]  # type: ignore[index]
+    elif package == "lance":
+        found = names["lance"].dataset("features.lance").to_table()["values"].to_pylist()  # type: ignore[attr-defined]
+    else:
+        rows = names["wds"].WebDataset("features-00000.tar", shardshuffle=False).decode()  # type: ignore[attr-defined]
+        found = [row["npy"] for row in rows]
+    np.testing.assert_array_equal(np.array(found), values)

@@ -114,3 +114,11 @@ def test_a_bare_address_of_a_store_is_held_to_the_roots_too(tmp_path, monkeypatc
     with pytest.raises(InvalidInputError, match="SCALE_ROOTS"):
         FeatureStore.open(outside / "s")
     assert run(["backup", str(inside / "s"), str(outside / "b")]) == EXIT_BAD_INPUT
+
+
+def test_settings_that_cannot_be_are_said_in_a_line(monkeypatch):
+    with pytest.raises(InvalidInputError, match=r"data: expected a folder, found s3:/b/c; write addresses"):
+        Settings(data="s3://b/c")
+    monkeypatch.setenv("SCALE_WORKERS", "many")
+    with pytest.raises(InvalidInputError, match=r"SCALE_\.\.\. in the environment\): workers: .*integer"):
+        Settings()

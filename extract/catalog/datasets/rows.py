@@ -9,29 +9,14 @@ from functools import singledispatch
 from pathlib import Path
 
 from extract.catalog.annotations import Annotation
-from extract.catalog.find_videos import ListedVideo, path_id
+from extract.catalog.listed_video import ListedVideo, path_id
 from extract.catalog.parts import part_id
 from extract.decoding.image_sequence import names_images
+from extract.places.elsewhere import VIDEO_SUFFIXES, Elsewhere, place_of_path
 from pipeline.errors import InvalidInputError, ManifestError, NoDataError
 from pipeline.recipe.dataset import DatasetBase
 from pipeline.recipe.datasets import PublishedDataset
 from pipeline.settings import Settings
-
-VIDEO_SUFFIXES = (
-    ".mp4",
-    ".webm",
-    ".mkv",
-    ".avi",
-    ".mov",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".flv",
-    ".ts",
-    ".wmv",
-    ".3gp",
-    ".ogv",
-)
 
 
 @dataclass(frozen=True)
@@ -103,12 +88,13 @@ def rows_of(
     for record in records:
         path, example = record.path, example or record.path
         if path not in there:
-            there[path] = path.exists() or names_images(path)
+            place = place_of_path(path)
+            there[path] = isinstance(place, Elsewhere) or path.exists() or names_images(path)
         if absent == "skip" and not there[path]:
             continue
         own = path_id(path, root)
         name = own if record.start_s is None else part_id(own, record.start_s, record.end_s)
-        listed = ListedVideo(name, path, {}, record.start_s, record.end_s)
+        listed = ListedVideo(name, place_of_path(path), {}, record.start_s, record.end_s)
         note = _annotation(record, record.group or own)
         if name in rows:
             note = _together(name, rows[name][1], note, what)

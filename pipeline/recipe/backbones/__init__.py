@@ -12,6 +12,7 @@ from pipeline.recipe.backbones.base import (
     feature_set_name,
 )
 from pipeline.recipe.backbones.exported import ExportedBackbone
+from pipeline.recipe.backbones.imported import ImportedBackbone
 from pipeline.recipe.backbones.pytorchvideo import PytorchVideoBackbone
 from pipeline.recipe.backbones.transformers import TransformerBackbone
 from pipeline.recipe.kinds import Kinds
@@ -24,6 +25,7 @@ __all__ = [
     "BackboneBase",
     "BackboneSpec",
     "ExportedBackbone",
+    "ImportedBackbone",
     "NamedWeights",
     "PytorchVideoBackbone",
     "RandomWeights",
