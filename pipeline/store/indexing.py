@@ -12,7 +12,7 @@ from pipeline.store.id_index import MAX_INDEX_ROWS, Run, drop_index, open_index,
 
 MIN_IDS = 4096
 """Fewer new ids are scanned faster than they are indexed."""
-COMMITS_BETWEEN = 64
+COMMITS_BETWEEN = 16
 """Appends that pass before one of them makes the indexes."""
 
 
