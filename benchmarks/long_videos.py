@@ -25,7 +25,7 @@ from _intervals import accuracy, difference
 from _latent_actions import LatentActions, generate
 from _probing import knn_hits
 from _table import RESULTS, commit, write_results
-from systems import SYSTEMS, write_between_markers
+from systems import SYSTEMS
 
 import aggregate
 from pipeline.readouts.joining import fit_joined
@@ -123,7 +123,6 @@ def report() -> None:
         rows.append(row)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     rows = [{key: row.get(key, "") for key in columns} for row in rows]
-    write_between_markers("systems.md", "long_videos", rows)
     write_results("long_videos", "Systems on generated videos of 20 to 40 s", rows, packages=("torch", "numpy"), notes=(
         f"{NUM_TRAIN} training and {NUM_TEST} test videos of 32 crops, eight actions (chance 12.5 %), 240 steps. Mean "
         "and 95 % t-interval over worlds (the range with fewer than five), differences paired by world.",

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).resolve().parent))
 import numpy as np
 import torch
 from _table import write_results
-from systems import SYSTEMS, write_between_markers
+from systems import SYSTEMS
 
 import aggregate
 
@@ -62,7 +62,6 @@ def main() -> None:
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
         rows.append({"": name, "ms a step": round(1000 * statistics.median(found), 1), "beside SCALE": spread})
         print(rows[-1], flush=True)
-    write_between_markers("systems.md", "step_times", rows)
     write_results("step_times", "A step of every system beside one of SCALE", rows, packages=("torch",), notes=(
         f"{NUM_VIDEOS} videos of {NUM_CROPS} crops of {CHANNELS} channels, d = 128, sets of 8, one thread; processor "
         f"time, median and range of {ROUNDS} rounds in turn. Systems of two streams train two networks.",
