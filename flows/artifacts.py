@@ -90,7 +90,8 @@ def probe_rows(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "probe": p.get("probe"),
-            "features": p.get("feature_set", ""),
+            "features": p.get("feature_set") or p.get("features") or "",
+            "split": p.get("split") or "",
             "readout": probe_readout(p, probes),
             "setting": probe_setting(p),
             "top-1 %": round(100 * p["top1"], 1) if p.get("top1") is not None else None,
@@ -98,7 +99,7 @@ def probe_rows(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "used": p.get("used"),
             "excluded": p.get("excluded"),
         }
-        for p in probes[:MAX_ROWS]
+        for p in probes
     ]
 
 

@@ -11,16 +11,12 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.artifacts import artifact_key, did_line, run_markdown
-from flows.catalog_flow import catalog
-from flows.embed_flow import embed
 from flows.extract_flow import extract
-from flows.index_flow import index
 from flows.parameters import ExtractOptions, RecipeName, Where, open_run, run_name
-from flows.probe_flow import probe
 from flows.recording import recorded
 from flows.runner import select_stages, unmet
+from flows.stage_flows import STAGE_FLOWS
 from flows.stage_run import ended, log_note, publish_numbers
-from flows.train_flow import train
 from pipeline.reports import StageReport
 
 StageName = Literal["catalog", "extract", "train", "embed", "probe", "index"]
@@ -28,8 +24,6 @@ Stages = Annotated[
     tuple[StageName, ...],
     Field(description="Only these stages, in their order; without train, the model that stands is used; empty: all"),
 ]
-
-SUBFLOWS = {"catalog": catalog, "train": train, "embed": embed, "probe": probe, "index": index}
 
 
 @flow(name="pipeline", flow_run_name=run_name)
@@ -53,7 +47,7 @@ def pipeline(
             if uses_what_stands and (waits := unmet(name, *open_run(recipe, where))):  # the first night
                 get_run_logger().warning("%s left out until a model stands (weekly-train-probe): %s", name, waits)
                 continue
-            report = extract(recipe, where, options) if name == "extract" else SUBFLOWS[name](recipe, where)
+            report = extract(recipe, where, options) if name == "extract" else STAGE_FLOWS[name](recipe, where)
             reports.append(StageReport.model_validate(report))
             get_run_logger().info("%s: %s (%.1f s)", name, did_line(reports[-1]), reports[-1].seconds)
     publish_run(reports)

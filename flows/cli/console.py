@@ -23,7 +23,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from flows.artifacts import probe_readout, probe_setting
+from flows.artifacts import probe_rows
 from flows.heartbeat import Pulse, shown_values, speed, without_stage
 from pipeline import events
 from pipeline.printable import json_printable, on_one_line, printable
@@ -183,17 +183,11 @@ def print_probes(probes: Sequence[Mapping[str, Any]]) -> None:
     """Print probe results with their intervals and coverage."""
     rows = [
         {
-            "probe": p.get("probe"),
-            "features": p.get("feature_set") or p.get("features") or "",
-            "split": p.get("split") or "",
-            "readout": probe_readout(p, probes),
-            "setting": probe_setting(p),
-            "top-1 %": f"{100 * p['top1']:.1f}" if p.get("top1") is not None else "-",
-            "95 % interval": "{:.1f} - {:.1f}".format(*(100 * x for x in p["interval"])) if p.get("interval") else "-",
-            "used": p.get("used"),
-            "excluded": p.get("excluded"),
+            **row,
+            "top-1 %": "-" if row["top-1 %"] is None else f"{row['top-1 %']:.1f}",
+            "95 % interval": row["95 % interval"] or "-",
         }
-        for p in probes
+        for row in probe_rows(probes)
     ]
     print_table(rows, title="Probes", empty="no probe ran")
 

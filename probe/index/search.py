@@ -15,6 +15,7 @@ from pipeline.events import Note, OnEvent, ignore
 from pipeline.names import did_you_mean
 from probe.data.vectors import Transform, VectorSource
 from probe.index.faiss_index import num_candidates, read_index_file
+from probe.maths.ranking import EXTRA_CANDIDATES, best_first, rounded
 
 if TYPE_CHECKING:
     from pipeline import Dataset, FeatureStore
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 INDEX_FILE = "index.faiss"
 CENTRE_FILE = "centre.f32"
-SIMILARITY_DECIMALS = 6
-"""Finer differences are below what float32 sums carry; equal similarities are ordered by row."""
-EXTRA_CANDIDATES = 4
 COMPARED_AT_ONCE = 65_536
 """Stored vectors in memory while some rows are searched."""
 
@@ -133,9 +131,7 @@ class SearchIndex:
 
 def _nearest(similarities_QN: np.ndarray, rows_QN: np.ndarray, k: int) -> Neighbours:
     """Return the best `k` of each line, equal similarities by row, padded with -1 where there are fewer."""
-    rounded = np.where(rows_QN < 0, -np.inf, np.round(similarities_QN.astype(np.float64), SIMILARITY_DECIMALS))
-    order = np.lexsort((rows_QN, -rounded), axis=1)[:, :k]
-    rows, similarities = np.take_along_axis(rows_QN, order, 1), np.take_along_axis(rounded, order, 1)
+    similarities, rows = best_first(np.where(rows_QN < 0, -np.inf, rounded(similarities_QN)), rows_QN, k)
     missing = k - rows.shape[1]
     rows = np.pad(rows, ((0, 0), (0, max(missing, 0))), constant_values=-1)
     similarities = np.pad(similarities, ((0, 0), (0, max(missing, 0))), constant_values=np.nan)

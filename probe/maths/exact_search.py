@@ -16,11 +16,9 @@ import torch
 
 from pipeline.errors import InvalidInputError, ShapeMismatchError
 from probe.blas_kernel import loaded_kernel
+from probe.maths.ranking import EXTRA_CANDIDATES, best_first, rounded
 from probe.threads import load_faiss
 
-SIMILARITY_DECIMALS = 6
-"""Similarities are rounded to this; finer differences are below what float32 features can carry."""
-EXTRA_CANDIDATES = 4
 QUERIES_PER_SCAN = 2048
 QUERIES_PER_RESCORING = 32
 """Their candidates, a few MiB in float64, stay in the cache; 256 took twice as long."""
@@ -83,8 +81,8 @@ def nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, k: int) -> Neighbour
     for start in range(0, len(queries), QUERIES_PER_SCAN):
         block = slice(start, min(start + QUERIES_PER_SCAN, len(queries)))
         coarse, candidates = faiss.knn(queries[block], gallery, num_candidates, metric=faiss.METRIC_INNER_PRODUCT)
-        scores, ordered = _rescore(queries[block], gallery_tensor, candidates)
-        similarity[block], index[block] = scores[:, :k], ordered[:, :k]
+        scores, ordered = _rescore(queries[block], gallery_tensor, candidates, k)
+        similarity[block], index[block] = scores, ordered
         if num_candidates < len(gallery):
             # A row that was not fetched scores at most the last coarse score plus rounding. Where that could
             # still reach place k (many near-copies), the query is scored against the whole gallery.
@@ -113,24 +111,20 @@ def _checked(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarr
     return queries, gallery
 
 
-def _rescore(queries_QD: np.ndarray, gallery: torch.Tensor, candidates_QK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _rescore(
+    queries_QD: np.ndarray, gallery: torch.Tensor, candidates_QK: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     scores = np.empty(candidates_QK.shape)
     for part in _blocks(np.arange(len(queries_QD)), QUERIES_PER_RESCORING):
         vectors = gallery[torch.from_numpy(candidates_QK[part])].double()
         query = torch.from_numpy(queries_QD[part]).double()
         scores[part] = torch.bmm(vectors, query[:, :, None])[:, :, 0].numpy()
-    return _ordered(scores.round(SIMILARITY_DECIMALS), candidates_QK)
-
-
-def _ordered(scores_QK: np.ndarray, index_QK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.lexsort((index_QK, -scores_QK), axis=1)
-    return np.take_along_axis(scores_QK, order, 1), np.take_along_axis(index_QK, order, 1)
+    return best_first(rounded(scores), candidates_QK, k)
 
 
 def _scan_all(queries_QD: np.ndarray, gallery_ND: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     scores = similarities(queries_QD, gallery_ND)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(scores, order, 1), order
+    return best_first(scores, np.broadcast_to(np.arange(scores.shape[1]), scores.shape), k)
 
 
 def similarities(queries_QD: np.ndarray, gallery_ND: np.ndarray) -> np.ndarray:
@@ -139,7 +133,7 @@ def similarities(queries_QD: np.ndarray, gallery_ND: np.ndarray) -> np.ndarray:
     queries = queries_QD.astype(np.float64)
     for part in range(0, len(gallery_ND), 1 << 14):
         scores[:, part : part + (1 << 14)] = queries @ gallery_ND[part : part + (1 << 14)].astype(np.float64).T
-    return scores.round(SIMILARITY_DECIMALS)
+    return rounded(scores)
 
 
 def _blocks(rows: np.ndarray, size: int) -> list[np.ndarray]:
