@@ -20,13 +20,13 @@ TRAIN = """
 import sys
 import torch
 torch.set_num_threads(1)
-from aggregate.training import trainer
+from aggregate.training import progress, saving
 from aggregate.stage import plan_train, run_train
 from pipeline import FeatureStore
 from pipeline.events import Progress
 from pipeline.recipe import parse_recipe
 from pipeline.settings import Settings
-trainer.PROGRESS_SECONDS = trainer.CHECKPOINT_SECONDS = 0.0
+progress.PROGRESS_SECONDS = saving.CHECKPOINT_SECONDS = 0.0
 recipe = parse_recipe({
     "name": "toy", "dataset": {"name": "toy", "videos": "*.mp4", "shard_rows": 8},
     "crops": {"train16": {"policy": "random", "num_crops": 4}},

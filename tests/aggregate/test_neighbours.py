@@ -94,9 +94,9 @@ def test_two_streams_reach_an_objective():
 
 def test_a_teacher_follows_and_prototypes_learn():
     trainer = make_trainer(SetDino(), global_local_sets(2, 2, 4, 2))
-    before = trainer.objective.prototypes.weight.detach().clone()
+    before = trainer.learner.objective.prototypes.weight.detach().clone()
     result = trainer.fit()
-    assert trainer.average is not None
-    assert not torch.equal(trainer.objective.prototypes.weight, before)
-    assert result.model is trainer.average
+    assert trainer.learner.average is not None
+    assert not torch.equal(trainer.learner.objective.prototypes.weight, before)
+    assert result.model is trainer.learner.average.model
     assert result.history[-1]["dino_loss"] < result.history[0]["dino_loss"]

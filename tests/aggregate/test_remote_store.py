@@ -11,7 +11,7 @@ import torch
 from aggregate.data.rows import make_source
 from aggregate.network.saving import METRICS, WEIGHTS
 from aggregate.stage import plan_embed, plan_train, run_train
-from aggregate.training import trainer
+from aggregate.training import progress, saving
 from aggregate.training.stage import training_folder
 from pipeline import FeatureStore
 from pipeline.events import Progress
@@ -77,8 +77,8 @@ class Killed(BaseException):
 def test_a_streamed_training_from_a_remote_store_resumes_in_the_middle_of_an_epoch(
     tmp_path, remote, no_room, monkeypatch
 ):
-    monkeypatch.setattr(trainer, "PROGRESS_SECONDS", 0.0)
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(saving, "CHECKPOINT_SECONDS", 0.0)
     chosen, here = recipe(batch_size=4, ema=0.9), settings(tmp_path)
     local, far = both(tmp_path, remote)
     run_train(plan_train(chosen, local, here), local, here)

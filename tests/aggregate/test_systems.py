@@ -14,7 +14,7 @@ from aggregate.objectives import WeightedSum, build_objective
 from aggregate.objectives.pairs_in_time import pair_weights
 from aggregate.objectives.relations import box_overlap, overlap_bin, time_overlap
 from aggregate.objectives.vicc import sinkhorn
-from aggregate.training import trainer
+from aggregate.training import progress as progress_hook
 from pipeline.errors import InvalidInputError
 from tests.support.set_batches import TINY, set_batch
 from tests.support.slow_systems import (
@@ -168,7 +168,7 @@ def test_killed_and_resumed_to_the_same_digits(kind, tmp_path):
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "PROGRESS_SECONDS", 0.0)
+        patch.setattr(progress_hook, "PROGRESS_SECONDS", 0.0)
         with pytest.raises(Killed):
             train(**toy_videos(), objective=objective, checkpoints=tmp_path, on_event=kill, **TOY)
     again = train(**toy_videos(), objective=objective, checkpoints=tmp_path, **TOY)

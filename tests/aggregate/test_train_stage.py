@@ -9,7 +9,7 @@ import pytest
 
 from aggregate.network.saving import CONFIG, METRICS, WEIGHTS, decode_model, load_model
 from aggregate.stage import plan_embed, plan_train, run_embed, run_train
-from aggregate.training import trainer
+from aggregate.training import progress
 from aggregate.training.stage import training_folder
 from pipeline import FeatureStore
 from pipeline.errors import CorruptDataError, NotFoundError, TrainingError
@@ -115,7 +115,7 @@ class Killed(BaseException):
 
 
 def test_a_training_that_was_killed_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     chosen = recipe(checkpoint_epochs=1)
     whole = toy(tmp_path / "whole")
     run_train(plan_train(chosen, whole, HERE), whole, HERE)

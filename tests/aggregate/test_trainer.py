@@ -9,8 +9,10 @@ import torch
 
 import aggregate
 from aggregate.data.loader import CropData, ResidentSource, StreamSource
-from aggregate.training import trainer
+from aggregate.training import progress, saving
 from aggregate.training.checkpoint import CheckpointFolder
+from aggregate.training.course import Course
+from aggregate.training.learner import compile_wins
 from aggregate.training.metrics import JsonLines, TensorBoard
 from aggregate.training.trainer import Trainer
 from pipeline.compute.seeds import keyed
@@ -83,9 +85,9 @@ def interrupt_at(step: int):
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_digit(
     tmp_path, monkeypatch, stop_at, every_step, extra
 ):
-    monkeypatch.setattr(trainer, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     if every_step:  # checkpoints in the middle of an epoch
-        monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(saving, "CHECKPOINT_SECONDS", 0.0)
     data = crops(36)
     whole = make_trainer(data, metrics=[JsonLines(tmp_path / "a" / "m.jsonl")], **extra).fit()
     sinks = [JsonLines(tmp_path / "b" / "m.jsonl")]
@@ -102,7 +104,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_digit(
 
 
 def test_another_configuration_does_not_resume(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     with pytest.raises(Stop):
         make_trainer(folder=tmp_path, on_event=interrupt_at(9)).fit()
     assert make_trainer(folder=tmp_path).fit().resumed_from > 0
@@ -112,34 +114,34 @@ def test_another_configuration_does_not_resume(tmp_path, monkeypatch):
 def test_accumulation_averages_its_parts():
     """Two parts of four videos: the gradient is the mean of both, which a manual step confirms."""
     one = make_trainer(crops(8, 1.0), batch_size=4, accumulate=2, epochs=1, warmup_fraction=0.0)
-    one.model.eval()  # no dropout, so that both can be computed apart
+    learner = one.learner
+    learner.model.eval()  # no dropout, so that both can be computed apart
     micro = list(one.source.batches(0, 4))
     losses = []
     for number, part in enumerate(micro):
-        result = one._score(one._make_batch(part, number), part, 0)
+        result = learner.score(learner.make_batch(part, number), part, 0)
         (result.loss / 2).backward()
         losses.append(float(result.loss.detach()))
-    expected = {n: p.grad.clone() for n, p in one.model.named_parameters() if p.grad is not None}
-    total, _, _ = one._step(0, iter(micro))
-    assert float(total) == pytest.approx(sum(losses) / 2, rel=1e-6)
-    for name, parameter in one.model.named_parameters():
+    expected = {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
+    assert float(learner.step(0, iter(micro)).loss) == pytest.approx(sum(losses) / 2, rel=1e-6)
+    for name, parameter in learner.model.named_parameters():
         if name in expected:
             torch.testing.assert_close(parameter.grad, expected[name])
 
 
 def test_more_accumulation_than_batches_is_one_step_an_epoch():
     trained = make_trainer(crops(16, 1.0), batch_size=8, accumulate=5, epochs=3)
-    assert (trained.accumulate, trained.steps_per_epoch, trained.total_steps) == (2, 1, 3)
+    assert trained.course == Course(accumulate=2, steps_per_epoch=1, total_steps=3)
     trained.fit()
 
 
 def test_moving_average_is_what_it_says():
     run = make_trainer(ema=0.5, epochs=1, warmup_fraction=0.0)
-    start = {n: p.detach().clone() for n, p in run.model.named_parameters()}
-    micro = iter(run.source.batches(0, 8))
-    run._step(0, micro)
-    for name, kept in run.average.named_parameters():
-        online = dict(run.model.named_parameters())[name]
+    start = {n: p.detach().clone() for n, p in run.learner.model.named_parameters()}
+    average = run.learner.average
+    average.after(run.learner.step(0, iter(run.source.batches(0, 8))))
+    for name, kept in average.model.named_parameters():
+        online = dict(run.learner.model.named_parameters())[name]
         torch.testing.assert_close(kept, (start[name] + online) / 2)
     result = make_trainer(ema=0.5).fit()
     assert result.model is not result.online
@@ -148,8 +150,8 @@ def test_moving_average_is_what_it_says():
 
 def test_clipping_limits_the_gradient():
     run = make_trainer(clip_norm=1e-3, epochs=1)
-    _, logs, _ = run._step(1, iter(run.source.batches(0, 8)))
-    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in run._parameters() if p.grad is not None))
+    logs = run.learner.step(1, iter(run.source.batches(0, 8))).logs
+    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in run.learner.parameters() if p.grad is not None))
     assert norm <= 1.001e-3
     assert float(logs["gradient_norm"]) > 1e-3
 
@@ -214,15 +216,15 @@ def test_divergence_stops_it_with_a_reason_and_keeps_the_last_good_checkpoint(tm
 def test_a_broken_gradient_is_never_saved(tmp_path, monkeypatch, at):
     """The loss is finite, the step is not: neither a checkpoint nor the last step's model goes out."""
     run = make_trainer(crops(16, 1.0), folder=tmp_path, checkpoint_epochs=1)
-    original = run._step
+    original = run.learner.step
 
     def poisoned(step, micro):
         out = original(step, micro)
         if step + 1 == at:
-            run.model.norm.weight.data[0] = torch.nan
+            run.learner.model.norm.weight.data[0] = torch.nan
         return out
 
-    monkeypatch.setattr(run, "_step", poisoned)
+    monkeypatch.setattr(run.learner, "step", poisoned)
     with pytest.raises(TrainingError, match=rf"at step {at} of 12 .*parameters norm.weight are not finite"):
         run.fit()
     assert sorted(p.name for p in tmp_path.glob("step-*"))[-1] == f"step-{at - 2:09d}"
@@ -320,8 +322,8 @@ def test_wrong_input_is_answered_with_words():
 
 
 def test_compiling_is_left_alone_where_it_does_not_pay():
-    assert not trainer.compile_wins(CPU, 10**6)
-    assert not trainer.compile_wins(torch.device("cuda"), 10)
+    assert not compile_wins(CPU, 10**6)
+    assert not compile_wins(torch.device("cuda"), 10)
 
 
 @pytest.mark.slow
@@ -334,7 +336,7 @@ def test_compiled_training_is_close_to_eager():
 
 @pytest.mark.gpu
 def test_the_gpu_path_trains_and_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
     data = crops(16, 1.0)
     arrays = data.features.half(), data.raw_geometry, data.valid
     result = aggregate.train(*arrays, device="cuda", checkpoints=tmp_path, **OPTIONS)
