@@ -23,7 +23,7 @@ View = tuple[tuple[int, ...], int, bool]
 """Positions of the frames, size in pixels, with the frames before."""
 
 
-def encode_video(work: VideoWork, decoded: VideoFrames, frames: torch.Tensor, encoder: Encoder, rates: Rates) -> None:
+def cut_video(work: VideoWork, decoded: VideoFrames, frames: torch.Tensor, encoder: Encoder, rates: Rates) -> None:
     """Cut every crop of a video and hand it to the encoder.
 
     Parameters

@@ -16,7 +16,8 @@ from extract.device.memory import frame_budget_bytes
 from extract.places.elsewhere import Place
 from extract.places.files import Files
 from extract.rates import Rates
-from extract.run.engine import Engine, FrameSource, OpenShard
+from extract.run.decode_line import VideoOpener
+from extract.run.engine import Engine, OpenShard
 from extract.run.fetch_ahead import FetchAhead
 from extract.run.plan import ExtractPlan
 from extract.run.shard_work import TargetShard, VideoWork
@@ -40,7 +41,7 @@ def run_shards(
     on_event: OnEvent = ignore,
     rates: Rates | None = None,
     backbones: dict[str, Backbone] | None = None,
-    source: FrameSource | None = None,
+    source: VideoOpener | None = None,
 ) -> Tally:
     """Do the shards of a plan in this process; see :func:`extract.run.stage.run_extract`."""
     if not plan.shards:
@@ -68,7 +69,7 @@ class ShardRunner:
     rates : Rates
     backbones : dict, optional
         Networks that are loaded already; others are added.
-    source : FrameSource, optional
+    source : VideoOpener, optional
         See :func:`extract.run.stage.run_extract`.
     """
 
@@ -80,7 +81,7 @@ class ShardRunner:
         on_event: OnEvent,
         rates: Rates,
         backbones: dict[str, Backbone] | None = None,
-        source: FrameSource | None = None,
+        source: VideoOpener | None = None,
     ) -> None:
         import torch
 
@@ -112,7 +113,7 @@ class ShardRunner:
         self._ahead = FetchAhead(self._files)
         options = decoder_options(settings)
         self._pool = None if source is not None else DecodePool(num_workers, files=self._files, **options)
-        self._source: FrameSource = source or cast(FrameSource, self._pool)
+        self._source: VideoOpener = source or cast(VideoOpener, self._pool)
 
     def __enter__(self) -> ShardRunner:
         return self

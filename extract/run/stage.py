@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from extract.rates import Rates
+from extract.run.decode_line import VideoOpener
 from extract.run.distributed import run_on_dask
-from extract.run.engine import FrameSource
 from extract.run.plan import ExtractPlan, ShardPlan, TargetWork, plan_extract
 from extract.run.shard_runner import counts_of, run_shards
 from extract.run.tally import Tally
@@ -31,7 +31,7 @@ def run_extract(
     on_event: OnEvent = ignore,
     *,
     backbones: dict[str, Backbone] | None = None,
-    source: FrameSource | None = None,
+    source: VideoOpener | None = None,
 ) -> StageReport:
     """Compute the features of a plan and commit them, shard by shard.
 
@@ -48,7 +48,7 @@ def run_extract(
     on_event : callable, optional
     backbones : dict, optional
         Networks by name, kept by the caller between runs of the same plan; what is missing is loaded into it.
-    source : FrameSource, optional
+    source : VideoOpener, optional
         What opens videos, and stays open; None: a pool of processes of this run.
 
     Returns

@@ -61,7 +61,7 @@ class StripGroup:
     num_hidden: int
 
 
-class FrameSource:
+class ShotSource:
     """Turns the caller's frames into data: addresses, once a row; a video without frames gives a placeholder."""
 
     def __init__(self, frames: Frames | None) -> None:
@@ -91,7 +91,7 @@ def strip_groups(report: ProbeReport, frames: Frames | None) -> list[StripGroup]
     frames : callable or None
         Row -> frames as JPEG or PNG.
     """
-    source = FrameSource(frames)
+    source = ShotSource(frames)
     groups: dict[tuple[str, str, str], list[NeighbourStrip]] = {}
     for strip in report.strips:
         groups.setdefault((strip.crops, strip.feature_set, strip.readout), []).append(strip)
@@ -122,7 +122,7 @@ def alternate(strips: Sequence[NeighbourStrip]) -> list[NeighbourStrip]:
     return paired + rest
 
 
-def _strip(strip: NeighbourStrip, source: FrameSource) -> Strip:
+def _strip(strip: NeighbourStrip, source: ShotSource) -> Strip:
     query = Tile(strip.query.label, strip.query.video_id, None, None, source.shots(strip.query.row, MAX_SHOTS))
     near = tuple(
         Tile(n.video.label, n.video.video_id, n.similarity, n.same_label, source.shots(n.video.row, 1))
@@ -160,7 +160,7 @@ def render_search(
     stale : str, optional
         Why the index may be incomplete.
     """
-    source = FrameSource(frames)
+    source = ShotSource(frames)
     tiles = [
         Tile(
             hit.label or "no label",
@@ -171,7 +171,7 @@ def render_search(
         )
         for hit in hits
     ]
-    own = FrameSource(lambda _row: query_frames).shots(0, MAX_SHOTS)
+    own = ShotSource(lambda _row: query_frames).shots(0, MAX_SHOTS)
     return render_page(
         "search.html.j2",
         title=f"Search: {query}",
