@@ -5,8 +5,6 @@ Legend: N = videos, V = crops, D = feature channels, d = model width, E = embedd
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,12 +14,10 @@ from aggregate.data.geometry import derive_geometry
 from aggregate.embeddings.whitening import Whitening
 from aggregate.network.model import ScaleModel
 from pipeline.errors import InvalidInputError
-
-Readout = Literal["mean", "cls", "joined", "joined_normalised", "whitened"]
-READOUTS: tuple[Readout, ...] = ("mean", "cls", "joined", "joined_normalised", "whitened")
+from pipeline.recipe.readout_words import OF_MODELS, ModelReadout
 
 
-def embedding_dim(model: ScaleModel | None, input_dim: int, readout: Readout) -> int:
+def embedding_dim(model: ScaleModel | None, input_dim: int, readout: ModelReadout) -> int:
     """Return E of a readout (before a whitening drops directions)."""
     if readout == "mean" or model is None:
         return input_dim
@@ -58,7 +54,7 @@ def embed(
     valid: Array | None = None,
     *,
     frame_size_px: Array | None = None,
-    readout: Readout = "cls",
+    readout: ModelReadout = "cls",
     sets: int = 1,
     per_crop: bool = False,
     whitening: Whitening | None = None,
@@ -116,9 +112,9 @@ def embed(
     """
     if not isinstance(model, ScaleModel):
         raise InvalidInputError(f"expected a ScaleModel, found {type(model).__name__}; train() returns one as `.model`")
-    if readout not in READOUTS or sets < 1 or batch_size < 1:
+    if readout not in OF_MODELS or sets < 1 or batch_size < 1:
         raise InvalidInputError(
-            f"expected a readout of {READOUTS}, sets >= 1 and batch_size >= 1, "
+            f"expected a readout of {OF_MODELS}, sets >= 1 and batch_size >= 1, "
             f"found {readout!r}, {sets} and {batch_size}"
         )
     if (readout == "whitened") != (whitening is not None):
@@ -151,7 +147,7 @@ def embed(
 
 
 def _embed_chunk(
-    model: ScaleModel, x: Tensor, geometry: Tensor, valid: Tensor, readout: Readout, sets: int, per_crop: bool
+    model: ScaleModel, x: Tensor, geometry: Tensor, valid: Tensor, readout: ModelReadout, sets: int, per_crop: bool
 ) -> Tensor:
     x = torch.where(valid[..., None], x, 0.0)
     mean = x if per_crop else x.sum(1) / valid.sum(1, keepdim=True).clamp_min(1)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load, save
 
 from aggregate.data.rows import choose_rows, frame_sizes
-from aggregate.embeddings.embed import Readout, embed, embedding_dim
+from aggregate.embeddings.embed import embed, embedding_dim
 from aggregate.embeddings.untrained import embed_rows, fitted_readout
 from aggregate.embeddings.whitening import Whitening, fit_whitening
 from aggregate.network.saving import load_model
@@ -23,6 +23,7 @@ from pipeline.products import Embeddings, ProductPlan, Standing, follow, model_p
 from pipeline.products.embeddings import SOURCE, made_from
 from pipeline.readouts.collapse import doubts_about_vectors
 from pipeline.readouts.fitting import FittedReadout
+from pipeline.recipe.readout_words import ModelReadout
 from pipeline.reports import SkippedVideo, StageReport
 from pipeline.sets.ledger import RowStatus
 from pipeline.settings import Settings
@@ -196,10 +197,10 @@ class _Worker:
         self.on_event(ShardFinished("embed", task.shard, self.target.name, len(rows), counts, seconds))
         return int(values.nbytes)
 
-    def _embed(self, rows: np.ndarray, readout: Readout | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def _embed(self, rows: np.ndarray, readout: ModelReadout | None = None) -> tuple[np.ndarray, np.ndarray]:
         if self.untrained is not None:
             return embed_rows(self.dataset, self.untrained, rows)
-        readout = readout or cast(Readout, self.target.spec.readout)
+        readout = readout or cast(ModelReadout, self.target.spec.readout)
         selection = self.dataset.select(rows=rows)
         block = selection.features(self.target.crops, self.target.feature_set)
         values, valid = embed(
@@ -227,7 +228,7 @@ class _Worker:
         dim = (
             self.whitening.output_dim
             if self.whitening is not None
-            else embedding_dim(self.model, self.model.input_dim, cast(Readout, target.spec.readout))
+            else embedding_dim(self.model, self.model.input_dim, cast(ModelReadout, target.spec.readout))
         )
         attrs = {"readout": target.readout, "rows": self.spec.rows, "model": self.spec.name, **number}
         return self.dataset.embedding_writer(target.name, fingerprint=content, dim=dim, attrs=attrs)

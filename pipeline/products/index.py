@@ -14,6 +14,7 @@ from pipeline.products.features import feature_sets_read, features_ref
 from pipeline.products.product import Kind, Product, Ref, Stored
 from pipeline.readouts.fitting import part_dims
 from pipeline.recipe import IndexSpec, ReadoutSpec, Recipe
+from pipeline.recipe.readout_words import OF_EMBEDDINGS
 
 if TYPE_CHECKING:
     from pipeline.store.dataset import Dataset
@@ -25,9 +26,6 @@ FLAT_LIMIT_BYTES = 2 << 30
 """Up to here the exact scan is kept: half a million 1,024-channel videos, under half a second a query on two cores."""
 HNSW_LIMIT_BYTES = 16 << 30
 """Up to here the graph keeps whole vectors in memory; beyond it they are compressed."""
-
-WITH_EMBEDDING = ("cls", "joined")
-"""Readouts that read an embedding set."""
 
 IndexKind = Literal["flat", "hnsw", "ivfpq"]
 
@@ -118,7 +116,7 @@ class Index(Product):
     def inputs(self) -> tuple[Ref, ...]:
         """The embedding set and the features that it reads."""
         features = tuple(features_ref(*pair) for pair in self.vectors.feature_sets)
-        if self.spec.readout not in WITH_EMBEDDING:
+        if self.spec.readout not in OF_EMBEDDINGS:
             return features
         absent = f"with readout cls of {self.spec.crops}/{self.feature_set}"
         return (Ref("embeddings", self.embedding or absent), *features)
@@ -219,7 +217,7 @@ def _of_section(recipe: Recipe, i: int, spec: IndexSpec) -> Iterator[Index]:
         feature_sets = tuple(f for f in feature_sets if untrained[f] is not None)
     for feature_set in feature_sets:
         name = spec.name if len(feature_sets) == 1 else f"{spec.name}-{feature_set}"
-        if spec.readout not in WITH_EMBEDDING:
+        if spec.readout not in OF_EMBEDDINGS:
             yield Index(recipe.dataset.name, name, f"indexes[{i}]", spec, feature_set, None, untrained[feature_set])
             continue
         read = [e.name for e in embeddings_read(recipe, spec.crops, feature_set, spec.models) if e.readout == "cls"]

@@ -189,7 +189,7 @@ def _choose(
         targets[row, [classes[label] for label in labels[i]]] = True
     own = [groups[i] for i in known]
     if spec.project == "whitened":
-        return choose_strength(joined.side_by_side(parts)[known], targets, own)
+        return choose_strength(joined.equal_say(parts)[known], targets, own)
     if views is None or len(views[0][0]) != len(labels):  # some videos have one view only
         return SAFE_STRENGTH, {}
     halves_of = (joined(views[0])[known], joined(views[1])[known])

@@ -33,7 +33,7 @@ class Joined:
         """Channels of a vector."""
         return sum(len(c) for c in self.centres)
 
-    def side_by_side(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+    def equal_say(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Return the parts centred, of length 1 (0 stays 0), weighted and joined, before any whitening.
 
         Raises
@@ -50,7 +50,7 @@ class Joined:
 
     def __call__(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Return (N, D) float32 of length 1."""
-        joined = self.side_by_side(parts)
+        joined = self.equal_say(parts)
         return unit_rows(joined if self.whitening is None else self.whitening(joined))
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -96,7 +96,7 @@ def fit_joined(
     plain = Joined(tuple(p.mean(0, dtype=np.float64).astype(np.float32) for p in parts), say)
     if strength is None:
         return plain
-    return Joined(plain.centres, say, fit_whitening(plain.side_by_side(parts), strength))
+    return Joined(plain.centres, say, fit_whitening(plain.equal_say(parts), strength))
 
 
 def unit_rows(values_ND: np.ndarray) -> np.ndarray:

@@ -16,11 +16,11 @@ from pipeline.recipe.crops import CropPolicy
 from pipeline.recipe.datasets import AnyDataset
 from pipeline.recipe.mistakes import explain
 from pipeline.recipe.probes import IndexSpec, ProbeSpec
+from pipeline.recipe.readout_words import BUILT_IN
 from pipeline.recipe.readouts import ReadoutSpec, plain_readout
 from pipeline.recipe.recipe_text import RecipeText, odd_words, read_text
 from pipeline.recipe.training import EmbedSpec, TrainSpec
 
-BUILT_IN_READOUTS = ("mean", "crops", "attention", "cls", "joined", "moments", "sqrt", "std")
 MAX_RECIPE_BYTES = 1 << 20
 
 
@@ -136,7 +136,7 @@ class Recipe(Spec):
     def _check_readouts(self) -> None:
         labels = sorted(t.label for t in self.targets())
         for name, spec in self.readouts.items():
-            if name in BUILT_IN_READOUTS:
+            if name in BUILT_IN:
                 raise ValueError(f"readouts.{name}: expected another name, {name} has a meaning of its own")
             for crops, backbone in spec.feature_sets:
                 if f"{crops}/{backbone}" not in labels:
@@ -158,8 +158,8 @@ class Recipe(Spec):
                 )
 
     def _check_readout(self, where: str, name: str) -> None:
-        if name not in BUILT_IN_READOUTS and name not in self.readouts:
-            known = [*BUILT_IN_READOUTS, *sorted(self.readouts)]
+        if name not in BUILT_IN and name not in self.readouts:
+            known = [*BUILT_IN, *sorted(self.readouts)]
             raise ValueError(
                 f"{where}: expected one of {known}, found {name!r}; define it under `readouts`"
                 f"{did_you_mean(name, known)}"

@@ -9,9 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pipeline.names import Name
 from pipeline.recipe.base import LATER, Spec
 from pipeline.recipe.objectives import ObjectiveSpec, ScaleObjective
-
-READOUTS_OF_MODELS = frozenset({"cls", "mean", "joined", "joined_normalised", "whitened"})
-"""Readouts of `embed` that a trained model makes; others are computed from features alone."""
+from pipeline.recipe.readout_words import OF_MODELS, EmbeddedReadout
 
 
 def split_label(label: str) -> tuple[str, str]:
@@ -167,7 +165,7 @@ class EmbedSpec(Spec):
     """Crop set to read."""
     backbone: str | None = None
     """Feature set to read; None: those the model was trained on."""
-    readout: Literal["cls", "mean", "joined", "joined_normalised", "whitened", "moments", "sqrt", "std"] | Name = "cls"
+    readout: EmbeddedReadout = "cls"
     """cls: set token. mean: pooled crops. joined: [mean; cls]. joined_normalised: each of norm 1. whitened: its PCA.
     Without a model: moments, sqrt, std of the feature set, or one of the recipe's `readouts`."""
     split: Annotated[str, LATER] = "1"
@@ -180,7 +178,7 @@ class EmbedSpec(Spec):
     @property
     def needs_model(self) -> bool:
         """Whether a trained model makes it."""
-        return self.readout in READOUTS_OF_MODELS
+        return self.readout in OF_MODELS
 
     def inputs(self, model: TrainSpec | None) -> tuple[tuple[str, str], ...]:
         """(crop set, feature set) of each stream that is read."""

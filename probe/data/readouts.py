@@ -13,6 +13,7 @@ from pipeline.products import Measurement
 from pipeline.readouts.collapse import doubts_about_vectors
 from pipeline.readouts.fitting import fit_readout, part_weights, read_parts
 from pipeline.recipe import ReadoutSpec
+from pipeline.recipe.readout_words import OF_CROPS, OF_EMBEDDINGS
 from probe.data.features import FeatureTable, SplitTable, UsedRows, read_embeddings, read_features, used_rows
 from probe.maths.exact_search import unit_vectors
 from probe.maths.knn import Centring, centre
@@ -52,28 +53,24 @@ class ReadoutData:
 
     def doubts(self) -> tuple[str, ...]:
         """Say where the vectors of the used videos have collapsed to one point."""
-        whole = np.concatenate(self.joined()).astype(np.float64)
+        whole = np.concatenate(self.raw()).astype(np.float64)
         return doubts_about_vectors(len(whole), whole.sum(axis=0), np.square(whole).sum(axis=0))
 
-    def joined(self) -> tuple[np.ndarray, np.ndarray]:
+    def raw(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the raw train and test vectors (N, D) and (Q, D), parts side by side."""
         whole = self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts, axis=1)
         return whole[self.used.train], whole[self.used.test]
 
-    def centred(self, centring: Centring, *, raw_join: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def equal_say(self, centring: Centring) -> tuple[np.ndarray, np.ndarray]:
         """Return unit train and test vectors.
 
         Parameters
         ----------
         centring : {"none", "train", "per_split"}
-        raw_join : bool, default False
-            Join first, then centre and normalise, as SCALE's code does: the part
-            with the larger norm then decides. Otherwise every part is centred and
-            normalised by itself, so that each has the same say.
+            Every part is centred and normalised by itself, so that each has the same say.
         """
-        if raw_join or len(self.parts) == 1:
-            train, test = self.joined()
-            return centre(train, test, centring)
+        if len(self.parts) == 1:
+            return centre(*self.raw(), centring)
         pairs = [centre(part[self.used.train], part[self.used.test], centring) for part in self.parts]
         say = self.say or (1.0,) * len(pairs)
         train, test = (
@@ -129,21 +126,21 @@ class Reader:
         measured : Measurement
             Which split of which features, and which embedding sets beside them.
         wanted : tuple of str
-            Of mean, crops, attention, cls, joined.
+            See :mod:`pipeline.recipe.readout_words`.
         drop : dict, optional
             Positions in the split to leave out, with the reason.
         """
         split, crops, feature_set = measured.spec.measured_split, measured.spec.crops, measured.feature_set
         rows = self.split(split)
         for readout in wanted:
-            if readout in ("mean", "crops", "attention"):
+            if readout in OF_CROPS:
                 table = self.features(split, crops, feature_set)
                 if readout != "mean" and table.values is None:
                     self._miss(f"{readout} of {crops}/{feature_set}: its crops do not fit in memory")
                     continue
                 yield self._data(rows, crops, feature_set, readout, None, (table.pooled,), table.reasons, table, drop)
                 continue
-            if readout not in ("cls", "joined"):
+            if readout not in OF_EMBEDDINGS:
                 spec = measured.untrained(readout)
                 if spec is not None:
                     yield self._untrained(rows, crops, feature_set, readout, spec, drop)

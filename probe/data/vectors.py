@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.errors import ShapeMismatchError
 from pipeline.products import Index, Vectors
 from pipeline.readouts.fitting import part_weights, read_parts
+from pipeline.recipe.readout_words import OF_EMBEDDINGS
 from probe.maths.exact_search import unit_vectors
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class VectorSource(Vectors):
         parts = []
         if self.readout in ("mean", "joined"):
             parts.append(f"mean of {self.crops}/{self.feature_set}")
-        if self.readout in ("cls", "joined"):
+        if self.readout in OF_EMBEDDINGS:
             parts.append(f"embedding {self.embedding}")
         return " + ".join(parts)
 

@@ -35,7 +35,7 @@ def measure_knn(
     point : KnnScores
         The headline's.
     """
-    train, test = data.centred(spec.centring)
+    train, test = data.equal_say(spec.centring)
     curve_ks = [k for k in CURVE_KS if k <= max(*spec.k, SCALE_K)]
     ks = sorted({*spec.k, *curve_ks})
     neighbours = nearest(test, train, ks[-1])
@@ -55,13 +55,13 @@ def measure_knn(
                     curves += (_crop_curve(spec, data, setting, k, temperature),)
             _keep(grid[temperature, k], PROTOCOLS[spec.centring], spec, setting, findings, is_headline, curves)
     # SCALE's own protocol, and the strict one at the same k and temperature, stand side by side in every report.
-    scale_train, scale_test = data.joined()
+    scale_train, scale_test = data.raw()
     ours, _ = run_knn(scale_train, scale_test, setting.train_truth, ks=(SCALE_K,), temperatures=(SCALE_TEMPERATURE,),
                       centring="per_split")  # fmt: skip
     _keep(ours[0], "scale", spec, setting, findings, False, ())
     has_strict = spec.centring == "train" and SCALE_K in spec.k and SCALE_TEMPERATURE in temperatures
     if not has_strict:
-        gallery, queries = data.centred("train")
+        gallery, queries = data.equal_say("train")
         strict = vote_grid(nearest(queries, gallery, SCALE_K), setting.train_truth, (SCALE_K,), (SCALE_TEMPERATURE,))
         _keep(strict[0], "strict", spec, setting, findings, False, ())
     return neighbours, grid[main]

@@ -26,7 +26,7 @@ def embedding_map(data: ReadoutData, split: SplitTable, *, seed: int) -> Embeddi
     Axes are those of at most 4,000 train rows; at most 2,000 rows are drawn, both by `seed`.
     """
     rng = np.random.default_rng(seed)
-    train, test = data.centred("train")
+    train, test = data.equal_say("train")
     basis = train[np.sort(rng.permutation(len(train))[:MAX_ROWS_FOR_AXES])]
     centre = basis.mean(axis=0)
     axes, explained = principal_axes(basis - centre)

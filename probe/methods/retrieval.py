@@ -81,7 +81,7 @@ def measure_retrieval(spec: RetrievalProbe, data: ReadoutData, setting: Setting,
     """Add recall at every k and mean average precision to the findings."""
     protocol: str = spec.gallery
     if spec.gallery == "mean":
-        gallery, queries = data.centred(spec.centring)
+        gallery, queries = data.equal_say(spec.centring)
     elif data.readout != "mean" or data.table is None or data.table.values is None:
         return  # only pooled crops have a single crop to draw
     else:

@@ -52,7 +52,7 @@ def measure_semi(spec: SemiProbe, probing: Probing) -> None:
 
 
 def _task(spec: SemiProbe, data: ReadoutData, setting: Setting, rows: np.ndarray, seed: int) -> Task:
-    train, test = data.centred("train")
+    train, test = data.equal_say("train")
     used = data.used
     parts = tuple(centre(part[used.train], part[used.test], "train") for part in data.parts)
     crops = None

@@ -81,10 +81,10 @@ def _inputs(data: ReadoutData) -> tuple[Input, Input]:
         train, test = (Input.of(data.table.values[side], data.table.valid[side]) for side in sides)
         return train, test
     if data.readout in ("mean", "cls", "joined") or data.embedding is not None:
-        whole_train, whole_test = data.joined()
+        whole_train, whole_test = data.raw()
         return Input.of(whole_train), Input.of(whole_test)
     # Parts of other scales: each has its say after it is centred and of length 1, and its channels theirs in it.
-    whole_train, whole_test = data.centred("train")
+    whole_train, whole_test = data.equal_say("train")
     return Input.of(whole_train, is_scaled=True), Input.of(whole_test, is_scaled=True)
 
 

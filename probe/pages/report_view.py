@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 
 from markupsafe import Markup
 
+from pipeline.recipe.readout_words import IN_WORDS, OF_EMBEDDINGS
 from probe.pages import charts
 from probe.pages.page import number, percent
-from probe.pages.words import METHODS, READOUTS
+from probe.pages.words import METHODS
 from probe.results import Curve, EmbeddingMap, LeakCheck, ProbeReport, ProbeResult
 
 CURVE_TITLES = {
@@ -44,8 +45,8 @@ def readout_name(readout: str, embedding: str | None = None) -> str:
     """Return a readout in words; ``cls:other`` and an embedding that is not called `scale` name the embedding."""
     kind, _, suffix = readout.partition(":")
     name = suffix or embedding or ""
-    text = READOUTS.get(kind, kind)
-    return f"{text} {name}" if name and name != "scale" and kind in ("cls", "joined") else text
+    text = IN_WORDS.get(kind, kind)
+    return f"{text} {name}" if name and name != "scale" and kind in OF_EMBEDDINGS else text
 
 
 def readout_text(result: ProbeResult) -> str:

@@ -1,4 +1,4 @@
-"""What probes and readouts are called on pages."""
+"""What probes are called on pages; readouts: :data:`pipeline.recipe.readout_words.IN_WORDS`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,4 @@ METHODS = {
     "speed": "Speed of a crop",
     "tau": "Order within a class",
     "phase": "Phase within a class",
-}
-READOUTS = {
-    "mean": "mean of the crops",
-    "crops": "each crop, logits averaged",
-    "cls": "SCALE embedding",
-    "joined": "mean and SCALE embedding",
-    "attention": "attention over the crops",
 }

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregate import ScaleModel, derive_geometry, embed, fit_whitening
-from aggregate.embeddings.embed import READOUTS, deal_sets, embedding_dim
+from aggregate.embeddings.embed import deal_sets, embedding_dim
 from aggregate.embeddings.whitening import Whitening
 from pipeline.errors import InvalidInputError, NoDataError, ShapeMismatchError
+from pipeline.recipe.readout_words import OF_MODELS
 from tests.support.set_batches import TINY, raw_geometry
 
 
@@ -56,7 +57,7 @@ def slow_embed(model, x, raw, valid, readout, sets):
 
 
 @pytest.mark.parametrize("sets", [1, 2, 3])
-@pytest.mark.parametrize("readout", [r for r in READOUTS if r != "whitened"])
+@pytest.mark.parametrize("readout", [r for r in OF_MODELS if r != "whitened"])
 def test_every_readout_equals_its_twin(readout, sets):
     model, (x, raw, valid) = model_for(), videos()
     values, present = embed(model, x, raw, valid, readout=readout, sets=sets, batch_size=3)

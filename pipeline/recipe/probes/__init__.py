@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from pipeline.recipe.kinds import Kinds
-from pipeline.recipe.probes.base import ProbeBase, Readout, TrainedReadout
+from pipeline.recipe.probes.base import ProbeBase
 from pipeline.recipe.probes.index import IndexSpec
 from pipeline.recipe.probes.knn import KnnProbe
 from pipeline.recipe.probes.retrieval import RetrievalProbe
@@ -19,7 +19,5 @@ __all__ = [
     "LinearProbe",
     "ProbeBase",
     "ProbeSpec",
-    "Readout",
     "RetrievalProbe",
-    "TrainedReadout",
 ]

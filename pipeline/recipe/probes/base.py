@@ -6,12 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.names import Name
 from pipeline.recipe.base import LATER, Spec
 from pipeline.recipe.training import ModelNames
-
-Readout = Literal["mean", "cls", "joined", "moments", "sqrt", "std"] | Name
-TrainedReadout = Literal["mean", "crops", "cls", "joined", "moments", "sqrt", "std"] | Name
 
 
 class ProbeBase(Spec):

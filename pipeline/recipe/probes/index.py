@@ -6,7 +6,7 @@ from typing import Literal
 
 from pipeline.names import Name
 from pipeline.recipe.base import Spec
-from pipeline.recipe.probes.base import Readout
+from pipeline.recipe.readout_words import ProbedReadout
 from pipeline.recipe.training import ModelNames
 
 
@@ -19,5 +19,5 @@ class IndexSpec(Spec):
     backbone: str | None = None
     models: ModelNames = None
     """Models whose embeddings are read, one or a list; None: all of the recipe."""
-    readout: Readout = "mean"
+    readout: ProbedReadout = "mean"
     kind: Literal["auto", "flat", "hnsw", "ivfpq"] = "auto"

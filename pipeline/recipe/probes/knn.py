@@ -6,14 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
-from pipeline.recipe.probes.base import ProbeBase, Readout
+from pipeline.recipe.probes.base import ProbeBase
+from pipeline.recipe.readout_words import ProbedReadout
 
 
 class KnnProbe(ProbeBase):
     """Weighted nearest neighbours by cosine similarity."""
 
     kind: Literal["knn"]
-    readouts: tuple[Readout, ...] = ("mean", "cls", "joined")
+    readouts: tuple[ProbedReadout, ...] = ("mean", "cls", "joined")
     """mean: pooled crops. cls: the SCALE embedding. joined: both. Those with cls need `train` and `embed`. moments:
     mean, first cosines over time and deviation; sqrt, std: one part; another name: one of the recipe's `readouts`."""
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 20), min_length=1)

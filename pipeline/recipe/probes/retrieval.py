@@ -6,14 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.recipe.probes.base import ProbeBase, Readout
+from pipeline.recipe.probes.base import ProbeBase
+from pipeline.recipe.readout_words import ProbedReadout
 
 
 class RetrievalProbe(ProbeBase):
     """Recall at k and mean average precision; query = test, gallery = train."""
 
     kind: Literal["retrieval"]
-    readouts: tuple[Readout, ...] = ("mean", "cls", "joined")
+    readouts: tuple[ProbedReadout, ...] = ("mean", "cls", "joined")
     """As for knn."""
     centring: Literal["none", "train", "per_split"] = "train"
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 20, 50), min_length=1)

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
-from pipeline.recipe.probes.base import ProbeBase, Readout
+from pipeline.recipe.probes.base import ProbeBase
+from pipeline.recipe.readout_words import ProbedReadout
 
 SemiMethod = Literal["plain", "knn", "self_training", "propagation", "cmpl", "ltg"]
 
@@ -15,7 +16,7 @@ class SemiProbe(ProbeBase):
     """Classifiers that see the labels of a few train videos, and the others without theirs; never a test video."""
 
     kind: Literal["semi"]
-    readouts: tuple[Readout, ...] = ("mean",)
+    readouts: tuple[ProbedReadout, ...] = ("mean",)
     """As for knn. ltg needs one with several parts, such as two streams."""
     methods: tuple[SemiMethod, ...] = Field(("plain", "knn", "self_training", "propagation", "cmpl"), min_length=1)
     """plain, knn: the labelled videos alone. self_training: sure guesses become labels, round by round. propagation:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from pipeline.recipe.probes.base import ProbeBase, TrainedReadout
+from pipeline.recipe.probes.base import ProbeBase
+from pipeline.recipe.readout_words import TrainedReadout
 
 
 class LinearProbe(ProbeBase):
