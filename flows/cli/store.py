@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,9 +22,8 @@ from flows.cli.options import (
     split_list,
 )
 from flows.cli.picking import DatasetOption, FeaturesOption, WhereOption, pick_dataset, pick_features
-from pipeline import Dataset, FeatureStore
-from pipeline.errors import EXIT_FAILURE, InvalidInputError, NoDataError
-from pipeline.names import did_you_mean
+from pipeline import FeatureStore
+from pipeline.errors import EXIT_FAILURE, InvalidInputError
 
 LIMIT_SHOWN = 40
 
@@ -42,36 +41,10 @@ def register(app: typer.Typer) -> None:
 
 def info(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Describe a store."""
+    from pipeline.query.holdings import holdings
+
     opened = FeatureStore.open(store)
-    listed: list[dict[str, Any]] = []
-    for name in opened.datasets():
-        dataset = opened.dataset(name)
-        features = []
-        for crops in dataset.crop_sets():
-            for feature_set in dataset.feature_sets(crops):
-                facts = dataset.feature_info(crops, feature_set)
-                features.append(
-                    {
-                        "features": f"{crops}/{feature_set}",
-                        "crops": facts.num_crops,
-                        "dim": facts.dim,
-                        "dtype": str(facts.dtype),
-                        "shards": f"{facts.num_shards_done}/{facts.num_shards}",
-                        "fingerprint": facts.fingerprint_id[:12],
-                    }
-                )
-        listed.append(
-            {
-                "dataset": name,
-                "videos": dataset.num_videos,
-                "features": features,
-                "embeddings": dataset.embedding_sets(),
-                "models": dataset.artifacts("models"),
-                "indexes": dataset.artifacts("indexes"),
-                "reports": dataset.artifacts("reports"),
-                "snapshot": dataset.snapshot(),
-            }
-        )
+    listed = [held.as_json() for held in holdings(opened)]
     if as_json:
         console.print_json({"store": opened.url, "datasets": listed})
         return
@@ -93,35 +66,16 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Say how far each feature set is, and which videos failed."""
+    from pipeline.query.holdings import progress
+
     opened = FeatureStore.open(store)
-    names = [dataset] if dataset else opened.datasets()
     counts: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
-    for name in names:
+    for name in [dataset] if dataset else opened.datasets():
         held = opened.dataset(name)
-        failures.extend(_unread(name, held))
-        wanted = (
-            [pick_features(held, features)]
-            if features
-            else [(crops, fs) for crops in held.crop_sets() for fs in held.feature_sets(crops)]
-        )
-        for crops, feature_set in wanted:
-            tally = dict(sorted(held.status_counts(crops, feature_set).items()))
-            total = sum(tally.values())
-            label = f"{name}/{crops}/{feature_set}"
-            counts.append(
-                {"features": label, "done": total - tally.get("pending", 0), "total": total, "statuses": tally}
-            )
-            failures.extend(
-                {
-                    "features": label,
-                    "video": row["video_id"],
-                    "status": row["status"],
-                    "attempts": row["attempts"],
-                    "error": row["error"],
-                }
-                for row in held.failed(crops, feature_set).to_pylist()
-            )
+        found, failed = progress(held, [pick_features(held, features)] if features else None)
+        counts += [asdict(one) for one in found]
+        failures += [asdict(one) for one in failed]
     if as_json:
         console.print_json({"feature_sets": counts, "failures": failures})
         return
@@ -131,18 +85,6 @@ def status(
         console.print_table(failures[:LIMIT_SHOWN], title=f"Videos with a status ({len(failures)})")
         if len(failures) > LIMIT_SHOWN:
             console.out.print(f"... {len(failures) - LIMIT_SHOWN} more; --json lists all")
-
-
-def _unread(name: str, held: Dataset) -> list[dict[str, Any]]:
-    """Return the videos that could not be looked into when they were catalogued, before any feature set exists."""
-    if any(held.feature_sets(crops) for crops in held.crop_sets()):
-        return []
-    videos = held.videos.select(["video_id", "probe_error"]).to_pylist()
-    return [
-        {"features": f"{name} (catalogue)", "video": video["video_id"], "status": "unreadable", "attempts": 1,
-         "error": video["probe_error"]}
-        for video in videos if video["probe_error"]
-    ]  # fmt: skip
 
 
 def verify(
@@ -179,35 +121,14 @@ def retry(
     quiet: QuietOption = False,
 ) -> None:
     """Redo rows by status."""
-    from flows.runner import run_recipe
-    from pipeline.recipe import parse_recipe
-    from pipeline.status import VideoStatus
+    from flows.retrying import check_statuses, retry_videos
 
-    wanted = split_list(statuses) or []
-    known = [s.value for s in VideoStatus if s is not VideoStatus.OK]
-    if unknown := sorted(set(wanted) - set(known)):
-        raise InvalidInputError(
-            f"expected --status out of {', '.join(known)}; found {', '.join(unknown)}{did_you_mean(unknown[0], known)}"
-        )
+    wanted = check_statuses(split_list(statuses) or [])
     opened = FeatureStore.open(store, mode="a")
     held = pick_dataset(opened, dataset)
-    recipes: dict[str, Any] = {}
-    for crops in held.crop_sets():
-        for feature_set in held.feature_sets(crops):
-            if content := held.feature_info(crops, feature_set).recipe:
-                recipes[json.dumps(content, sort_keys=True)] = content
-    if not recipes:
-        raise NoDataError(
-            f"expected features that remember their recipe in {held.name}, found none; run a recipe first"
-        )
-    reports = []
     settings = make_settings(store=store, data=data, weights=weights, device=device)
     with console.EventPrinter(quiet=quiet) as printer:
-        for content in recipes.values():
-            recipe = parse_recipe(content, source=f"recipe in {store}")
-            reports.append(
-                run_recipe(recipe, opened, settings, stages=["extract"], on_event=printer, retry=tuple(wanted))
-            )
+        reports = retry_videos(opened, held, wanted, settings, printer)
     if as_json:
         console.print_json({"runs": [r.as_json() for r in reports]})
     else:

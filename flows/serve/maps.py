@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.serve.answers import feature_pairs
 from flows.serve.stores import HeldDataset
 from pipeline.errors import NotFoundError
+from pipeline.query.holdings import feature_pairs
 
 MAX_POINTS = 4000
 ROWS_PER_READ = 4096
@@ -33,7 +33,7 @@ class FlatMap:
 def map_sources(held: HeldDataset) -> list[str]:
     """Return what can be mapped: ``mean of crops/set`` and ``embedding NAME``."""
     return [f"embedding {n}" for n in held.dataset.embedding_sets()] + [
-        f"mean of {c}/{n}" for c, n in feature_pairs(held)
+        f"mean of {c}/{n}" for c, n in feature_pairs(held.dataset)
     ]
 
 

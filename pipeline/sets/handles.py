@@ -115,6 +115,12 @@ class DatasetHandle(Protocol):
     def status(self, crops: str, feature_set: str) -> pa.Table:
         """Return the status of every row."""
 
+    def status_counts(self, crops: str, feature_set: str) -> dict[str, int]:
+        """Return how many rows have each status."""
+
+    def failed(self, crops: str, feature_set: str) -> pa.Table:
+        """Return the rows that are neither `ok` nor `pending`."""
+
     def snapshot(self, crops: str | None = None, feature_set: str | None = None, embedding: str | None = None) -> str:
         """Return the id of what is read."""
 
