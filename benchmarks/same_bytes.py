@@ -3,8 +3,9 @@
     python benchmarks/same_bytes.py OLD_CHECKOUT NEW_CHECKOUT [--out results.md]
 
 Each checkout runs the recipe below in a process of its own, on the same generated videos, into a store of its own that
-begins with one catalogue. Then the new one looks at the old one's store (upgraded, where the schema asks for it) and
-must find nothing to do: fingerprints, snapshots and report inputs are the same, too.
+begins with one catalogue. One that standardises inputs unless told otherwise is told otherwise (`normalise: none`), so
+that it can be held against one that knew no such choice. Then the new one looks at the old one's store (upgraded, where
+the schema asks for it) and must find nothing to do: fingerprints, snapshots and report inputs are the same, too.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ indexes:
   - {name: default, crops: grid3x1, readout: mean}
   - {name: of-cls, crops: grid3x1, backbone: x3d_xs-tgrad, readout: cls}
 """
+STANDARDISES = "train: {"
+"""Where a recipe says that inputs stay as they are, for checkouts that know the word."""
 PROGRAM = "import sys; from flows.cli import run; sys.exit(run(sys.argv[1:]))"
 WITHOUT_TIMES = ("created", "seconds", "num_bytes", "versions", "details", "did")
 """Of a report: what may differ between two runs of one version, too."""
@@ -68,7 +71,8 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="same-bytes-") as name:
         folder = Path(name)
-        (folder / "recipe.yaml").write_text(RECIPE)
+        for checkout in (given.old, given.new):
+            recipe_of(checkout, folder).write_text(recipe_text(checkout))
         make = "import sys; from pathlib import Path; from extract.synthetic import write_dataset; "
         run(given.new, ["-c", make + "write_dataset(Path(sys.argv[1]), videos_per_class=4)", str(folder / "v")])
         scale(given.old, folder, "old", "catalog")  # one catalogue for both: it says when a video was added
@@ -94,8 +98,26 @@ def main() -> int:
 def scale(checkout: Path, folder: Path, store: str, stage: str = "run") -> dict[str, Any]:
     """Run the recipe, or one stage of it, and return the last line of its JSON."""
     where = ["--data", str(folder / "v"), "--store", str(folder / store), "--device", "cpu", "-q", "--json"]
-    printed = run(checkout, ["-c", PROGRAM, stage, str(folder / "recipe.yaml"), *where])
+    printed = run(checkout, ["-c", PROGRAM, stage, str(recipe_of(checkout, folder)), *where])
     return json.loads(printed.strip().splitlines()[-1])
+
+
+def recipe_of(checkout: Path, folder: Path) -> Path:
+    """Return where the recipe of a checkout lies."""
+    return folder / f"recipe-{commit(checkout)}.yaml"
+
+
+def recipe_text(checkout: Path) -> str:
+    """Return the recipe as a checkout understands it."""
+    knows = "normalise:" in (checkout / "pipeline/recipe/training.py").read_text()
+    return RECIPE.replace(STANDARDISES, STANDARDISES + "normalise: none, ") if knows else RECIPE
+
+
+def without_choice(content: Any) -> Any:
+    """Return a stored recipe or training without `normalise: none`, which is what all did before there was a choice."""
+    if not isinstance(content, dict):
+        return content
+    return {k: without_choice(v) for k, v in content.items() if (k, v) != ("normalise", "none")}
 
 
 def upgrade(checkout: Path, store: Path) -> None:
@@ -143,7 +165,7 @@ def compare(old: Path, new: Path) -> tuple[Counter[str], list[str]]:
         for name in names:
             artifacts = [artifact(root / "motions" / kind / name) for root in (old, new)]
             for key in META:
-                check(f"{kind}: meta", f"{name} {key}", *(meta.get(key) for meta, _ in artifacts))
+                check(f"{kind}: meta", f"{name} {key}", *(without_choice(meta.get(key)) for meta, _ in artifacts))
             for file in sorted(artifacts[0][1].keys() | artifacts[1][1].keys()):
                 if file.endswith(".html"):  # the page may look otherwise
                     continue
@@ -160,7 +182,7 @@ def artifact(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         data = (folder / f"{stem}-{digest[:12]}{dot}{suffix}").read_bytes()
         files[name] = digest
         if name == "report.json":
-            files[name] = {k: v for k, v in json.loads(data).items() if k not in WITHOUT_TIMES}
+            files[name] = without_choice({k: v for k, v in json.loads(data).items() if k not in WITHOUT_TIMES})
         if name == "metrics.jsonl":
             files[name] = [
                 {k: v for k, v in json.loads(line).items() if "second" not in k} for line in data.splitlines()
