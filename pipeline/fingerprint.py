@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import FingerprintMismatchError, WeightsError
+from pipeline.errors import FingerprintMismatchError
 
 HASH_BLOCK_BYTES = 1 << 20
 
@@ -36,22 +36,6 @@ def hash_file(path: str | Path) -> str:
         while block := file.read(HASH_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
-
-
-def check_file_hash(path: str | Path, expected_sha256: str) -> None:
-    """Raise :class:`WeightsError` unless the file has the expected sha256.
-
-    Raises
-    ------
-    WeightsError
-        With both hashes, when they differ.
-    """
-    found = hash_file(path)
-    if found != expected_sha256.lower():
-        raise WeightsError(
-            f"expected sha256 {expected_sha256} for {path}, found {found}; "
-            "get the right file, or put the hash of the file you trust into the recipe"
-        )
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

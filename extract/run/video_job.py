@@ -71,13 +71,6 @@ class PickedCrops:
     """(n, len(positions)) int64 into the decoded frames; NOT_DECODED where a frame is missing."""
     previous: np.ndarray | None
 
-    def is_complete(self) -> np.ndarray:
-        """(n,) bool: the crops whose frames are all there."""
-        complete = (self.current != NOT_DECODED).all(axis=1)
-        if self.previous is not None:
-            complete &= (self.previous != NOT_DECODED).all(axis=1)
-        return complete
-
 
 @dataclass(frozen=True)
 class VideoFrames:

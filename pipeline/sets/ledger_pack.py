@@ -81,10 +81,6 @@ class PackIndex:
         """Lines of the pack."""
         return int((self.row_stop - self.row_start).sum())
 
-    def content_ids(self, places: Iterable[int]) -> list[str]:
-        """Return content ids as text."""
-        return [self.content_id[place].decode() for place in places]
-
 
 def encode_pack(
     entries: Sequence[PackedEntry], *, ledger: str, number: int, supersedes: Iterable[int], standing: Iterable[int]

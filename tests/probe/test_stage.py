@@ -59,14 +59,16 @@ def measure(store: FeatureStore, wanted: Recipe, events: list[Event] | None = No
     return run_probe(plan_probe(wanted, store, settings), store, settings, heard.append, render=lambda report: "<html>")
 
 
-def test_all_probes_on_a_store_with_embeddings(tmp_path: Path) -> None:
+def test_all_probes_on_a_store_with_embeddings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "probe")
+    events: list[Event] = []
     store = store_at(tmp_path)
     fill_embeddings(store, "scale", values().mean(axis=1)[:, :5])
     attentive = {**LINEAR, "kind": "attentive"}
     low_shot = {**LINEAR, "readouts": ["mean"], "fractions": [0.25], "per_class": [2], "num_seeds": 2}
     random_crop = {"kind": "retrieval", "crops": "c", "gallery": "random_crop", "exclude_siblings": True}
     wanted = recipe(KNN, LINEAR, attentive, low_shot, {"kind": "retrieval", "crops": "c"}, random_crop, embed=True)
-    report = measure(store, wanted)
+    report = measure(store, wanted, events)
     ids = [result.id for result in report.results]
     assert len(ids) == len(set(ids))
     assert {(r.probe, r.readout) for r in report.results} >= {
@@ -88,6 +90,10 @@ def test_all_probes_on_a_store_with_embeddings(tmp_path: Path) -> None:
     assert report.maps
     assert report.strips
     assert {"probe", "readout", "k", "temperature", "top1", "interval", "used", "excluded"} <= set(report.lines()[0])
+    epochs = [record for record in caplog.records if "epoch 8 of 8" in record.getMessage()]
+    assert epochs  # for who debugs; nobody else hears of single epochs
+    assert all(record.levelno == logging.DEBUG for record in epochs)
+    assert not [event for event in events if isinstance(event, Note) and "epoch" in event.text]
 
 
 def test_nothing_is_redone_until_something_changed(tmp_path: Path) -> None:
