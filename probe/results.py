@@ -7,12 +7,22 @@ data only: no arrays that need numpy, no pictures.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.products.report import REPORT_FILE as REPORT_FILE
 from pipeline.reports import StageReport
+from probe.found import NOTHING_SAID, Found, section_of
 
 PREDICTIONS_FILE = "predictions.parquet"
 """One line per (result, test row): result, row, video_id, group, labels, predicted, correct."""
@@ -50,6 +60,17 @@ class ClassResult(Frozen):
     """None where the class has no test row."""
 
 
+STORED = (
+    "id", "probe", "dataset", "split", "crops", "feature_set", "readout", "embedding", "num_crops", "num_channels",
+    "protocol", "centring", "k", "k_used", "temperature", "top1", "interval", "top5", "mean_class",
+    "mean_average_precision", "recall", "recall_interval", "used", "excluded", "top1_excluded_wrong", "num_train",
+    "num_classes", "num_test_unseen", "is_multilabel", "fraction", "n_per_class", "selected", "chosen_on",
+    "heldout_top1", "seed", "recipe", "fingerprint", "embedding_fingerprint", "snapshot", "is_headline", "confusion",
+    "per_class", "curves", "notes",
+)  # fmt: skip
+"""Names of a stored result, in their order."""
+
+
 class ProbeResult(Frozen):
     """One number, and everything one needs to trust or repeat it."""
 
@@ -75,11 +96,8 @@ class ProbeResult(Frozen):
     """kNN: strict (train mean subtracted from both sides), scale (each side's own mean, k=20, T=.07, as SCALE's code),
     none (nothing subtracted), per_split. Trained probes: selected (epoch chosen on held-out train groups), last.
     Retrieval: mean or random_crop gallery, `-no_siblings` where siblings are left out."""
-    centring: str | None = None
-    k: int | None = None
-    """As asked for. `k_used` is smaller where the gallery is."""
-    k_used: int | None = None
-    temperature: float | None = None
+    found: SerializeAsAny[Found] = Found()
+    """What the method says beside; see :mod:`probe.found`. Stored and taken flat: ``k``, ``recall`` ..."""
 
     top1: float
     """Share of the used test rows whose best-scored class is (one of) theirs. Retrieval: R@1."""
@@ -90,9 +108,6 @@ class ProbeResult(Frozen):
     """Mean over classes of the accuracy within the class."""
     mean_average_precision: float | None = None
     """Over classes (multi-label) or over queries (retrieval)."""
-    recall: dict[int, float] = Field(default_factory=dict)
-    """Retrieval: R@k by k."""
-    recall_interval: dict[int, tuple[float, float]] = Field(default_factory=dict)
     used: int
     """Test rows measured."""
     excluded: int
@@ -105,17 +120,6 @@ class ProbeResult(Frozen):
     num_test_unseen: int = 0
     """Test rows whose class no train row has; they stay in and count as wrong."""
     is_multilabel: bool = False
-    fraction: float = 1.0
-    """Share of the train labels used."""
-    n_per_class: int | None = None
-    """Train videos per class (low-shot), where that was asked for."""
-
-    selected: dict[str, float | int | str] = Field(default_factory=dict)
-    """Hyper-parameters that were chosen: learning_rate, weight_decay, epoch."""
-    chosen_on: str = "nothing was chosen"
-    """Where they were chosen. Never test, unless this says so."""
-    heldout_top1: float | None = None
-    """Accuracy on the rows they were chosen on."""
 
     seed: int = 0
     recipe: str = ""
@@ -135,13 +139,29 @@ class ProbeResult(Frozen):
     figures: dict[str, float] = Field(default_factory=dict)
     """What else a method found, by name."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_flat(cls, content: Any) -> Any:
+        """Take results as they are stored, with what methods say among the fields."""
+        if not isinstance(content, Mapping) or "found" in content:
+            return content
+        said = {name: value for name, value in content.items() if name in NOTHING_SAID}
+        rest = {name: value for name, value in content.items() if name not in NOTHING_SAID}
+        return rest | {"found": section_of(str(content.get("probe")), said)}
+
     @model_serializer(mode="wrap")
-    def _without_empty_figures(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write reports as they were before methods could add figures."""
+    def _as_stored(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write results as they were before each method had a section, and before methods could add figures."""
         content: dict[str, Any] = dump(self)
-        if not content.get("figures"):
-            content.pop("figures", None)
-        return content
+        said = {name: content["found"].get(name, nothing) for name, nothing in NOTHING_SAID.items()}
+        content = {name: said.get(name, content.get(name)) for name in STORED if name in said or name in content} | {
+            "figures": content.get("figures")
+        }
+        return {name: value for name, value in content.items() if name != "figures" or value}
+
+    def said(self, name: str) -> Any:
+        """Return what the method says under a name (``k``, ``fraction`` ...); what is stored where it says nothing."""
+        return getattr(self.found, name, NOTHING_SAID[name])
 
     def line(self) -> dict[str, Any]:
         """Return the object that the JSON line of ``scale run --json`` holds for this number."""
@@ -159,7 +179,7 @@ class ProbeResult(Frozen):
             "n_per_class",
             "seed",
         )
-        data = self.model_dump(mode="json", include={*chosen, *more})
+        data = self.model_dump(mode="json")
         selection = self.protocol if self.protocol in ("selected", "last") else None
         figures = {"figures": dict(self.figures)} if self.figures else {}
         return {key: data[key] for key in (*chosen, *more)} | {"selection": selection} | figures

@@ -15,7 +15,7 @@ def doubts(results: Sequence[ProbeResult], comparisons: Iterable[PairedCompariso
     results : sequence of ProbeResult
     comparisons : iterable of PairedComparison
     """
-    headlines = {r.id: r for r in results if r.is_headline and not r.recall}
+    headlines = {r.id: r for r in results if r.is_headline and not r.said("recall")}
     lines = [
         f"{_name(r)}: {100 * r.top1:.1f} % is below chance ({100 / r.num_classes:.1f} % of {r.num_classes} classes)"
         for r in headlines.values()

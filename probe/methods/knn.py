@@ -7,6 +7,7 @@ import numpy as np
 from pipeline.recipe.probes import KnnProbe
 from probe.data.readouts import ReadoutData
 from probe.data.vectors import pool_crops
+from probe.found import NeighboursFound
 from probe.maths.exact_search import Neighbours, nearest
 from probe.maths.knn import SCALE_K, SCALE_TEMPERATURE, KnnScores, centre, run_knn, vote_grid
 from probe.maths.metrics import hits
@@ -88,10 +89,12 @@ def _keep(
         is_headline=is_headline,
         seed=spec.seed,
         protocol=protocol,
-        centring={"strict": "train", "scale": "per_split"}.get(protocol, protocol),
-        k=point.k,
-        k_used=point.k_used,
-        temperature=point.temperature,
+        found=NeighboursFound(
+            centring={"strict": "train", "scale": "per_split"}.get(protocol, protocol),
+            k=point.k,
+            k_used=point.k_used,
+            temperature=point.temperature,
+        ),
         curves=curves,
         notes=notes,
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.recipe.probes import RetrievalProbe
 from probe.data.readouts import ReadoutData
+from probe.found import RetrievalFound
 from probe.maths.exact_search import similarities
 from probe.maths.knn import centre
 from probe.maths.statistics import bootstrap_interval
@@ -105,12 +106,14 @@ def measure_retrieval(spec: RetrievalProbe, data: ReadoutData, setting: Setting,
         "id": result_id(setting.common, "retrieval", protocol, spec.centring),
         "probe": "retrieval",
         "protocol": protocol,
-        "centring": spec.centring,
+        "found": RetrievalFound(
+            centring=spec.centring,
+            recall={k: float(hit.mean()) for k, hit in found.items()},
+            recall_interval=intervals,
+        ),
         "top1": float(found[1].mean()),
         "interval": intervals[1],
         "mean_average_precision": float(ranking.average_precision_Q.mean()),
-        "recall": {k: float(hit.mean()) for k, hit in found.items()},
-        "recall_interval": intervals,
         "used": len(queries),
         "excluded": excluded,
         "top1_excluded_wrong": float(found[1].sum() / (len(queries) + excluded)),

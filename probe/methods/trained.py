@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.recipe.probes import LinearProbe
 from probe.data.readouts import ReadoutData
+from probe.found import TrainingFound
 from probe.methods.measure import Findings, Setting, classification_result
 from probe.methods.registry import Probing, measure_probe
 from probe.results import Curve
@@ -149,16 +150,18 @@ def _keep(
             seed=trained.seed,
             train=rows,
             protocol=protocol,
-            fraction=share.fraction,
-            n_per_class=share.per_class,
-            selected={
-                "learning_rate": trained.learning_rate,
-                "weight_decay": trained.weight_decay,
-                "epoch": epoch,
-                "epochs": trained.epochs,
-            },
-            chosen_on=trained.chosen_on,
-            heldout_top1=trained.heldout_top1,
+            found=TrainingFound(
+                fraction=share.fraction,
+                n_per_class=share.per_class,
+                selected={
+                    "learning_rate": trained.learning_rate,
+                    "weight_decay": trained.weight_decay,
+                    "epoch": epoch,
+                    "epochs": trained.epochs,
+                },
+                chosen_on=trained.chosen_on,
+                heldout_top1=trained.heldout_top1,
+            ),
             curves=curves,
         )
         if all(known.id != result.id for known in findings.results):

@@ -249,7 +249,8 @@ def match_results(
 
 
 def _role(r: ProbeResult) -> tuple[object, ...]:
-    return (r.probe, r.dataset, r.split, r.readout, r.protocol, r.k, r.temperature, r.fraction, r.n_per_class, r.seed)
+    setting = (r.said("k"), r.said("temperature"), r.said("fraction"), r.said("n_per_class"))
+    return (r.probe, r.dataset, r.split, r.readout, r.protocol, *setting, r.seed)
 
 
 def _pair(left: ProbeResult | None, right: ProbeResult | None, a: Run, b: Run) -> Pair:
@@ -316,12 +317,12 @@ def outcomes(predictions: pa.Table, result_id: str) -> dict[str, tuple[bool, tup
 
 def _name(r: ProbeResult) -> str:
     parts = [METHODS.get(r.probe, r.probe)]
-    if r.probe == "knn" and r.k is not None:
-        parts.append(f"k = {r.k}")
+    if r.probe == "knn" and r.said("k") is not None:
+        parts.append(f"k = {r.said('k')}")
     parts.append(readout_text(r))
-    low_shot = f"{r.n_per_class} per class" if r.n_per_class is not None else f"{r.fraction * 100:g} % of labels"
-    if r.n_per_class is not None or r.fraction < 1:
-        parts.append(low_shot)
+    fraction, per_class = r.said("fraction"), r.said("n_per_class")
+    if per_class is not None or fraction < 1:
+        parts.append(f"{per_class} per class" if per_class is not None else f"{fraction * 100:g} % of labels")
     return f"{', '.join(parts)} ({r.protocol})"
 
 

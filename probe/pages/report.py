@@ -60,7 +60,7 @@ def render_report(report: ProbeReport, frames: Frames | None = None) -> str:
         A whole document with no outside reference.
     """
     headlines = [_row(r, report) for r in view.headlines(report)]
-    retrieval = [_row(r, report) for r in report.results if r.recall]
+    retrieval = [_row(r, report) for r in report.results if r.said("recall")]
     curves, confusions, maps = view.curve_cards(report), view.confusions(report), view.map_cards(report)
     trainings, strips = training_cards(report), strip_groups(report, frames)
     sections = [
@@ -89,7 +89,7 @@ def render_report(report: ProbeReport, frames: Frames | None = None) -> str:
         only_where=_only_source(report),
         has_map=any(r.mean_average_precision is not None for r in report.results),
         retrieval=retrieval,
-        retrieval_depths=sorted({k for row in retrieval for k in row.r.recall}),
+        retrieval_depths=sorted({k for row in retrieval for k in row.r.said("recall")}),
         comparisons=comparison_rows(report),
         made=view.date_text(report.created),
         curves=curves,
@@ -110,7 +110,7 @@ def _row(result: ProbeResult, report: ProbeReport) -> Row:
     return Row(
         r=result,
         kind=view.METHODS.get(result.probe, result.probe),
-        setting="" if result.k is None or result.probe != "knn" else f"k = {result.k}",
+        setting="" if result.said("k") is None or result.probe != "knn" else f"k = {result.said('k')}",
         method=view.method_text(result),
         readout=view.readout_text(result),
         detail=view.detail_text(result, with_features=several),

@@ -38,7 +38,8 @@ NUM_CONFUSED_PAIRS = 8
 def method_text(result: ProbeResult) -> str:
     """Return the probe in words: ``Nearest neighbours, k = 20``."""
     text = METHODS.get(result.probe, result.probe)
-    return f"{text}, k = {result.k}" if result.k is not None and result.probe == "knn" else text
+    k = result.said("k")
+    return f"{text}, k = {k}" if k is not None and result.probe == "knn" else text
 
 
 def readout_name(readout: str, embedding: str | None = None) -> str:
@@ -56,39 +57,43 @@ def readout_text(result: ProbeResult) -> str:
 
 def detail_text(result: ProbeResult, *, with_features: bool = True) -> str:
     """Return what else tells this number from its neighbours."""
-    parts = [] if result.temperature is None else [f"T = {result.temperature:g}"]
+    temperature, fraction, per_class = (result.said(name) for name in ("temperature", "fraction", "n_per_class"))
+    parts = [] if temperature is None else [f"T = {temperature:g}"]
     parts.append(f"protocol {result.protocol}")
-    if result.n_per_class is not None:
-        parts.append(f"{result.n_per_class} labels per class")
-    elif result.fraction < 1:
-        parts.append(f"{result.fraction * 100:g} % of the labels")
+    if per_class is not None:
+        parts.append(f"{per_class} labels per class")
+    elif fraction < 1:
+        parts.append(f"{fraction * 100:g} % of the labels")
     if with_features:
         parts.append(f"{result.crops}/{result.feature_set}")
-    if result.k_used is not None and result.k is not None and result.k_used < result.k:
-        parts.append(f"only {result.k_used} neighbours exist")
+    k, k_used = result.said("k"), result.said("k_used")
+    if k_used is not None and k is not None and k_used < k:
+        parts.append(f"only {k_used} neighbours exist")
     return " · ".join(parts)
 
 
 def beside_text(result: ProbeResult, results: Sequence[ProbeResult]) -> str:
     """Return the same measurement by the other protocol: SCALE's for the neighbours, the last epoch for classifiers."""
     other = {"strict": "scale", "selected": "last"}.get(result.protocol)
-    same = ("probe", "split", "crops", "feature_set", "readout", "embedding", "fraction", "n_per_class", "seed")
+    same = ("probe", "split", "crops", "feature_set", "readout", "embedding", "seed")
+    share = ("fraction", "n_per_class")
     for found in results:
-        if found.protocol == other and all(getattr(found, name) == getattr(result, name) for name in same):
-            what = f"SCALE's protocol, k = {found.k}" if other == "scale" else "last epoch"
+        is_same = all(getattr(found, name) == getattr(result, name) for name in same)
+        if found.protocol == other and is_same and all(found.said(name) == result.said(name) for name in share):
+            what = f"SCALE's protocol, k = {found.said('k')}" if other == "scale" else "last epoch"
             return f"{what}: {percent(found.top1)}"
     return ""
 
 
 def chosen_text(result: ProbeResult) -> str:
     """Return what was chosen and on what: ``learning rate 0.003, epoch 12 of 60; 5 folds ...``."""
-    chosen = dict(result.selected)
+    chosen = dict(result.said("selected"))
     epochs = chosen.pop("epochs", None)
     parts = [f"{name.replace('_', ' ')} {value:g}" if isinstance(value, (int, float)) else f"{name} {value}"
              for name, value in chosen.items()]  # fmt: skip
     if "epoch" in chosen and epochs is not None:
         parts[list(chosen).index("epoch")] += f" of {epochs}"
-    return "; ".join(filter(None, (", ".join(parts), result.chosen_on)))
+    return "; ".join(filter(None, (", ".join(parts), result.said("chosen_on"))))
 
 
 def has_several_sources(report: ProbeReport) -> bool:

@@ -68,7 +68,7 @@ def holdout_masks(
         F = 0 where nothing can be held out: fewer than two groups, or fewer
         than two rows of every class.
     text : str
-        For `ProbeResult.chosen_on`.
+        For `TrainingFound.chosen_on`.
     """
     num_folds = max(2, round(1 / holdout_fraction))
     num_groups = len(set(groups))

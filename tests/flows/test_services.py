@@ -181,7 +181,7 @@ def test_real_clips_by_schedule_and_the_next_run_extracts_only_new_ones(
     store = FeatureStore.open(str(job.store))
     assert store.dataset("jhmdb12").status("grid5x3", "mobilenet_v2")["status"].to_pylist() == ["ok"] * len(clips)
     results = load_stored_run(store, "jhmdb12", "jhmdb12-mobilenet").report.results
-    knn = [r for r in results if (r.probe, r.readout, r.k, r.temperature) == ("knn", "mean", 20, 0.07)]
+    knn = [r for r in results if (r.probe, r.readout, r.said("k"), r.said("temperature")) == ("knn", "mean", 20, 0.07)]
     linear = [r for r in results if (r.probe, r.readout) == ("linear", "mean")]
     assert knn
     assert linear

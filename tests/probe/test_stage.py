@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,23 @@ def test_all_probes_on_a_store_with_embeddings(tmp_path: Path, caplog: pytest.Lo
         ("knn", "mean"), ("knn", "cls"), ("knn", "joined"), ("linear", "mean"), ("linear", "crops"),
         ("linear", "cls"), ("linear", "joined"), ("attentive", "attention"), ("retrieval", "mean"),
     }  # fmt: skip
-    assert all(r.top1 == 1.0 for r in report.results if r.probe == "knn" and r.k == 3)
+    assert all(r.top1 == 1.0 for r in report.results if r.probe == "knn" and r.found.k == 3)
     assert all(r.snapshot and r.fingerprint and r.used == 16 and not r.excluded for r in report.results)
-    strict, theirs = (next(r for r in report.results if r.k == 20 and r.protocol == p) for p in ("strict", "scale"))
-    assert (strict.centring, theirs.centring, strict.k_used) == ("train", "per_split", 20)
+    strict, theirs = (
+        next(r for r in report.results if r.said("k") == 20 and r.protocol == p) for p in ("strict", "scale")
+    )
+    assert (strict.found.centring, theirs.found.centring, strict.found.k_used) == ("train", "per_split", 20)
     trained = [r for r in report.results if r.probe == "linear"]
     assert {r.protocol for r in trained} == {"selected", "last"}
-    assert all("held out by group" in r.chosen_on for r in trained if r.fraction == 1 and r.n_per_class is None)
-    assert {(r.n_per_class, r.num_train, r.seed) for r in trained if r.n_per_class} == {(2, 4, 0), (2, 4, 1)}
+    assert all(
+        "held out by group" in r.found.chosen_on
+        for r in trained
+        if r.found.fraction == 1 and r.found.n_per_class is None
+    )
+    assert {(r.found.n_per_class, r.num_train, r.seed) for r in trained if r.found.n_per_class} == {
+        (2, 4, 0),
+        (2, 4, 1),
+    }
     assert {c.name for r in report.results for c in r.curves} == {"k", "crops", "epoch"}
     assert report.chosen_on_test == ()
     assert any("untrained" in line for line in report.warnings)
@@ -219,7 +229,7 @@ def test_one_video_a_side_is_a_number_with_an_interval_that_says_so(tmp_path: Pa
     pair = {"labels": ["run", "walk"], "splits": ["train", "test"], "values": values(["run", "walk"])}
     report = measure(store_at(tmp_path, **pair), recipe(KNN, LINEAR, {"kind": "retrieval", "crops": "c"}))
     assert all(result.interval[1] - result.interval[0] > 0.9 for result in report.results)
-    assert all(r.chosen_on.startswith("nothing was chosen") for r in report.results)
+    assert all(r.said("chosen_on").startswith("nothing was chosen") for r in report.results)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 6e4])
@@ -233,8 +243,8 @@ def test_more_neighbours_than_anyone_has(tmp_path: Path) -> None:
     report = measure(
         store_at(tmp_path), recipe({**KNN, "k": [10**30]}, {"kind": "retrieval", "crops": "c", "k": [10**9]})
     )
-    asked = next(r for r in report.results if r.k == 10**30)
-    assert asked.k_used == 24
+    asked = next(r for r in report.results if r.said("k") == 10**30)
+    assert asked.found.k_used == 24
     assert "the gallery has 24" in asked.notes[0]
 
 
