@@ -70,12 +70,12 @@ def choose_rows(dataset: Dataset, spec: TrainSpec) -> TrainRows:
             f"(splits of the catalogue: {', '.join(known) or 'none'}); "
             "name another split, or set `rows: all` to train on every video (transductive)"
         )
-    status = dataset.status(spec.crops, spec.backbone)["status"]
+    status = dataset.status(spec.crops, spec.feature_set)["status"]
     readable = pc.is_in(status, value_set=pa.array(HAS_CROPS)).to_numpy(zero_copy_only=False)
     rows = selection.rows[readable[selection.rows]]
     if len(rows) == 0:
         raise NoDataError(
-            f"expected features {spec.crops}/{spec.backbone} of the {len(selection)} chosen rows, found none; "
+            f"expected features {spec.crops}/{spec.feature_set} of the {len(selection)} chosen rows, found none; "
             "run extract first, and look at `scale status` for videos that failed"
         )
     return TrainRows(rows, len(selection))

@@ -211,7 +211,7 @@ def index_products(recipe: Recipe) -> tuple[Index, ...]:
 
 
 def _of_section(recipe: Recipe, i: int, spec: IndexSpec) -> Iterator[Index]:
-    feature_sets = feature_sets_read(recipe, spec.crops, spec.backbone)
+    feature_sets = feature_sets_read(recipe, spec.crops, spec.feature_set)
     untrained = {f: recipe.readout(spec.readout, spec.crops, f) for f in feature_sets}
     if spec.readout in recipe.readouts:  # it names its feature sets by itself
         feature_sets = tuple(f for f in feature_sets if untrained[f] is not None)

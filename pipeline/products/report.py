@@ -50,7 +50,7 @@ class Report(Product):
         return tuple(
             Measurement(spec, name, embeddings_read(self.recipe, spec.crops, name, spec.models), self.recipe)
             for spec in self.recipe.probes
-            for name in feature_sets_read(self.recipe, spec.crops, spec.backbone)
+            for name in feature_sets_read(self.recipe, spec.crops, spec.feature_set)
         )
 
     @cached_property

@@ -100,7 +100,7 @@ def read_parts(
         selection = ds.select(rows=rows[at])
         found: list[np.ndarray] = []
         for part in spec.of:
-            block = selection.features(part.crops, part.backbone)
+            block = selection.features(part.crops, part.feature_set)
             usable = np.asarray(block.valid, bool) & np.isfinite(block.values).all(axis=2)
             if half is not None:
                 usable = halves(usable, np.asarray(block.geometry))[half]
@@ -121,7 +121,7 @@ def part_weights(spec: ReadoutSpec) -> list[float]:
 def part_dims(spec: ReadoutSpec, dims: Mapping[tuple[str, str], int]) -> tuple[int, ...]:
     """Return the channels of every vector in :func:`read_parts`, from those of each (crops, feature set)."""
     return tuple(
-        dims[part.crops, part.backbone]
+        dims[part.crops, part.feature_set]
         for part in spec.of
         for name in part.take
         for _ in range(spec.cosines if name == "cosines" else 1)

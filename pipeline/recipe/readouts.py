@@ -26,6 +26,11 @@ class ReadoutPart(Spec):
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Of each vector taken; 1 everywhere gives all the same say."""
 
+    @property
+    def feature_set(self) -> str:
+        """The feature set that is read, which the recipe calls `backbone`."""
+        return self.backbone
+
 
 class ReadoutSpec(Spec):
     """A vector a video: parts of feature sets, each centred on training rows and of length 1, side by side."""
@@ -51,7 +56,7 @@ class ReadoutSpec(Spec):
     @property
     def feature_sets(self) -> tuple[tuple[str, str], ...]:
         """Every (crops, feature set) that is read, once."""
-        return tuple(dict.fromkeys((part.crops, part.backbone) for part in self.of))
+        return tuple(dict.fromkeys((part.crops, part.feature_set) for part in self.of))
 
 
 def plain_readout(name: str, crops: str, backbone: str) -> ReadoutSpec | None:

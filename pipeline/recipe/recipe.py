@@ -115,7 +115,7 @@ class Recipe(Spec):
             for crops in backbone.crops or ():
                 yield f"backbones.{name}", crops, None
         for where, spec in self._named_sections():
-            yield where, spec.crops, spec.backbone
+            yield where, spec.crops, spec.feature_set
 
     def _named_sections(self) -> Iterator[tuple[str, Any]]:
         for spec in self.trainings.values():

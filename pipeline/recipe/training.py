@@ -142,9 +142,14 @@ class TrainSpec(Spec):
         return self
 
     @property
+    def feature_set(self) -> str:
+        """The feature set that is read, which the recipe calls `backbone`."""
+        return self.backbone
+
+    @property
     def inputs(self) -> tuple[tuple[str, str], ...]:
         """(crop set, feature set) of each stream."""
-        return tuple(split_label(label) for label in self.features) or ((self.crops, self.backbone),)
+        return tuple(split_label(label) for label in self.features) or ((self.crops, self.feature_set),)
 
     def stream_of(self, feature_set: str) -> int:
         """Return which stream's network reads a feature set; the first where none was trained on it."""
@@ -176,6 +181,11 @@ class EmbedSpec(Spec):
     _spread = model_validator(mode="before")(_spread_features)
 
     @property
+    def feature_set(self) -> str | None:
+        """The feature set that is read, which the recipe calls `backbone`."""
+        return self.backbone
+
+    @property
     def needs_model(self) -> bool:
         """Whether a trained model makes it."""
         return self.readout in OF_MODELS
@@ -184,7 +194,7 @@ class EmbedSpec(Spec):
         """(crop set, feature set) of each stream that is read."""
         if self.features:
             return tuple(split_label(label) for label in self.features)
-        if self.backbone is not None:
-            return ((self.crops, self.backbone),)
+        if self.feature_set is not None:
+            return ((self.crops, self.feature_set),)
         trained_on = () if model is None else tuple(feature_set for _, feature_set in model.inputs)
         return tuple((self.crops, feature_set) for feature_set in dict.fromkeys(trained_on))

@@ -29,6 +29,11 @@ class ProbeBase(Spec):
     """Leave out test videos that are near-duplicates of train videos, instead of only reporting them."""
 
     @property
+    def feature_set(self) -> str | None:
+        """The feature set that is read, which the recipe calls `backbone`."""
+        return self.backbone
+
+    @property
     def measured_split(self) -> str:
         """The split's name, with the side where it is not test."""
         return self.split if self.side == "test" else f"{self.split}/{self.side}"

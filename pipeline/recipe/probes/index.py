@@ -21,3 +21,8 @@ class IndexSpec(Spec):
     """Models whose embeddings are read, one or a list; None: all of the recipe."""
     readout: ProbedReadout = "mean"
     kind: Literal["auto", "flat", "hnsw", "ivfpq"] = "auto"
+
+    @property
+    def feature_set(self) -> str | None:
+        """The feature set that is read, which the recipe calls `backbone`."""
+        return self.backbone
