@@ -10,26 +10,22 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import CorruptDataError, InvalidInputError, NotFoundError
-from pipeline.fingerprint import check_same
-from pipeline.fingerprint import fingerprint as hash_of
 from pipeline.names import check_name, check_set_name
 from pipeline.sets.ledger import Ledger
 from pipeline.sets.reader import SetReader
 from pipeline.sets.set_files import (
     EmbeddingSetInfo,
     FeatureSetInfo,
-    embedding_set_spec,
-    feature_set_spec,
     open_embedding_set,
     open_feature_set,
 )
 from pipeline.storage import schema
-from pipeline.store import progress
-from pipeline.store.appending import append_videos, mended_catalogue
+from pipeline.store import progress, set_writers
+from pipeline.store.appending import append_videos
 from pipeline.store.artifacts import Artifact, list_artifacts, load_artifact, save_artifact
 from pipeline.store.catalogue import AppendedVideos
 from pipeline.store.changing import Changing
-from pipeline.store.new_sets import drop_embedding_set, open_or_create_set
+from pipeline.store.new_sets import drop_embedding_set
 from pipeline.store.selection import Selection, check_rows
 
 if TYPE_CHECKING:
@@ -71,15 +67,7 @@ class Dataset(Changing):
             If another policy does; names the fields that differ.
         """
         self._check_writable()
-        from pipeline.sets.arrays import create_group
-
-        folder = schema.crop_set_key(self.name, check_name(name))
-        content = policy.model_dump(mode="json")
-        attributes = self._attributes("crop_set", policy=content, fingerprint=hash_of(content),
-                                      geometry_columns=list(schema.GEOMETRY_COLUMNS))  # fmt: skip
-        for parent in (f"{self.name}/crops", folder, f"{folder}/features"):
-            create_group(self._backend, parent, attributes if parent == folder else {})
-        check_same(self._crop_set_attributes(name)["policy"], content, what=f"crop set {name}")
+        set_writers.define_crop_set(self, name, policy)
         self._sets.add_crop_set(name)
 
     def crop_policy(self, name: str) -> CropPolicy:
@@ -142,21 +130,10 @@ class Dataset(Changing):
             If the crop set is not defined.
         """
         self._check_writable()
-        from pipeline.sets.writer import FeatureWriter
-
-        policy = self.crop_policy(crops)
-        spec = feature_set_spec(
-            self.name, crops, check_name(feature_set), num_crops=policy.num_crops, dim=dim, dtype=dtype,
-            shard_rows=self.shard_rows,
-        )  # fmt: skip
-        extra = {"num_crops": policy.num_crops, "recipe": dict(recipe) if recipe else None}
-        stored = open_or_create_set(
-            self._backend, self.name, spec, self._attributes("feature_set", **extra), fingerprint
-        )
-        differing = check_same(stored["fingerprint"], fingerprint, what=spec.label, accept=accept)
-        return FeatureWriter(
-            self._backend, spec, num_rows=mended_catalogue(self._backend, self.name).num_rows, binding=self._rows,
-            fingerprint_id=stored["fingerprint_id"], differing=differing,
+        num_crops = self.crop_policy(crops).num_crops
+        return set_writers.feature_writer(
+            self, crops, feature_set, fingerprint, num_crops=num_crops, dim=dim, dtype=dtype, recipe=recipe,
+            accept=accept,
         )  # fmt: skip
 
     def embedding_writer(
@@ -170,16 +147,7 @@ class Dataset(Changing):
     ) -> EmbeddingWriter:
         """Open an embedding set for writing; as :meth:`writer`. `attrs` are kept with it."""
         self._check_writable()
-        from pipeline.sets.writer import EmbeddingWriter
-
-        spec = embedding_set_spec(self.name, check_set_name(name), dim=dim, dtype=dtype, shard_rows=self.shard_rows)
-        attributes = self._attributes("embedding_set", attrs=dict(attrs or {}))
-        stored = open_or_create_set(self._backend, self.name, spec, attributes, fingerprint)
-        differing = check_same(stored["fingerprint"], fingerprint, what=spec.label, accept=accept)
-        return EmbeddingWriter(
-            self._backend, spec, num_rows=mended_catalogue(self._backend, self.name).num_rows, binding=self._rows,
-            fingerprint_id=stored["fingerprint_id"], differing=differing,
-        )  # fmt: skip
+        return set_writers.embedding_writer(self, name, fingerprint, dim=dim, dtype=dtype, accept=accept, attrs=attrs)
 
     def drop_embeddings(self, name: str) -> None:
         """Remove an embedding set, so that another model's can stand under its name; nothing where there is none.
@@ -345,6 +313,3 @@ class Dataset(Changing):
             return read_group(self._backend, schema.crop_set_key(self.name, check_name(name)), "crop_set")
         except NotFoundError:
             raise self._sets.unknown("crop set", name, self.crop_sets()) from None
-
-    def _attributes(self, kind: str, **content: Any) -> dict[str, Any]:
-        return {"kind": kind, "schema_version": schema.SCHEMA_VERSION, "written_by": self._store.version, **content}
