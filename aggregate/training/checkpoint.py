@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from pipeline.errors import StorageError
 from pipeline.fingerprint import hash_file
 from pipeline.outside import from_outside
+from pipeline.storage.whole_file import whole_folder
 
 TENSORS, STATE = "state.safetensors", "state.json"
 
@@ -72,24 +73,14 @@ class CheckpointFolder:
         Path
             Its folder.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         final = self.folder / f"step-{step:09d}"
-        partial = self.folder / f".partial-{step:09d}-{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            save_file({name: _storable(tensor) for name, tensor in tensors.items()}, partial / TENSORS)
-        except SafetensorError as err:  # its only trouble here is the disk
-            shutil.rmtree(partial, ignore_errors=True)
-            raise from_outside(err) or StorageError(f"expected to write a checkpoint to {partial}: {err}") from err
-        content = {**state, "step": step, "identity": self.identity, "sha256": hash_file(partial / TENSORS)}
-        (partial / STATE).write_text(json.dumps(content), encoding="utf-8")
-        for path in (partial / TENSORS, partial / STATE, partial):
-            _fsync(path)
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-        _fsync(self.folder)
+        with whole_folder(final) as partial:
+            try:
+                save_file({name: _storable(tensor) for name, tensor in tensors.items()}, partial / TENSORS)
+            except SafetensorError as err:  # its only trouble here is the disk
+                raise from_outside(err) or StorageError(f"expected to write a checkpoint to {partial}: {err}") from err
+            content = {**state, "step": step, "identity": self.identity, "sha256": hash_file(partial / TENSORS)}
+            (partial / STATE).write_text(json.dumps(content), encoding="utf-8")
         for old in self._folders()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
         return final
@@ -221,11 +212,3 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _storable(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from flows.serve.stores import HeldDataset
-from pipeline.errors import NotFoundError
+from pipeline.errors import NotFoundError, PipelineError
 from pipeline.query.holdings import feature_pairs
+from pipeline.storage.whole_file import whole_file
 
 MAX_POINTS = 4000
 ROWS_PER_READ = 4096
@@ -110,11 +110,9 @@ def _read(file: Path) -> FlatMap | None:
 
 def _write(file: Path, made: FlatMap) -> None:
     """Keep a map; a cache folder that cannot be written costs time, not the page."""
-    partial = file.with_name(f"{file.stem}.{os.getpid()}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as out:
+        with whole_file(file) as partial, open(partial, "wb") as out:
             np.savez(out, rows=made.rows, points=made.points, explained=made.explained, num_videos=made.num_videos)
-        os.replace(partial, file)
-    except OSError:
-        partial.unlink(missing_ok=True)
+    except (OSError, PipelineError):
+        return
