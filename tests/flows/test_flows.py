@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from flows.catalog_flow import catalog
 from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from flows.catalog_flow import catalog
 from flows.extract_flow import extract
 from flows.parameters import ExtractOptions, Where, find_recipe, open_run
 from flows.pipeline_flow import pipeline
