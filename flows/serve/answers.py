@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from flows.serve.stores import HeldDataset
 from pipeline.errors import NotFoundError, PipelineError
-from pipeline.query.holdings import feature_pairs
 from pipeline.status import VideoStatus
 from pipeline.storage.parquet import read_parquet
 from pipeline.storage.schema import GEOMETRY_COLUMNS, PENDING
@@ -60,6 +59,12 @@ class SetSummary:
         return sum(self.counts.values())
 
 
+def feature_pairs(held: HeldDataset) -> list[tuple[str, str]]:
+    """Return (crop set, feature set) of every feature set."""
+    ds = held.dataset
+    return [(crops, name) for crops in ds.crop_sets() for name in ds.feature_sets(crops)]
+
+
 def statuses(held: HeldDataset, crops: str | None, name: str) -> pa.ChunkedArray:
     """Return the status of every row in a feature set, or (crops None) in an embedding set."""
     ds = held.dataset
@@ -76,7 +81,7 @@ def set_summaries(held: HeldDataset) -> list[SetSummary]:
 
     def make() -> list[SetSummary]:
         ds, found = held.dataset, []
-        for crops, name in feature_pairs(held.dataset):
+        for crops, name in feature_pairs(held):
             info = ds.feature_info(crops, name)
             prefix = f"{ds.name}/crops/{crops}/features/{name}"
             counts = _counted(statuses(held, crops, name))
@@ -130,7 +135,7 @@ def facets(held: HeldDataset) -> dict[str, list[tuple[str, int]]]:
                 if item["values"] is not None:
                     sides[item["values"].replace("\0", " = ")] = item["counts"]
         found: dict[str, int] = {}
-        for crops, name in feature_pairs(held.dataset):
+        for crops, name in feature_pairs(held):
             for status, count in _counted(statuses(held, crops, name)).items():
                 found[status] = max(found.get(status, 0), count)
         return {
@@ -176,7 +181,7 @@ def filter_rows(
         kept &= _true(pc.equal(pc.map_lookup(videos["splits"], name, "first"), side))
     if status:
         any_set = np.zeros(videos.num_rows, bool)
-        for crops, feature_set in feature_pairs(held.dataset):
+        for crops, feature_set in feature_pairs(held):
             any_set |= _true(pc.equal(statuses(held, crops, feature_set), status))
         kept &= any_set
     if rows:
@@ -197,7 +202,7 @@ def describe_rows(held: HeldDataset, rows: Sequence[int] | np.ndarray) -> list[d
     names = ("row", "video_id", "label", "duration_s", "num_frames", "width", "height", "probe_error", "group")
     table = held.videos.select([n for n in names if n in held.videos.column_names]).take(pa.array(rows, pa.int64()))
     records = table.to_pylist()
-    for crops, name in feature_pairs(held.dataset)[:1]:
+    for crops, name in feature_pairs(held)[:1]:
         for record, status in zip(records, statuses(held, crops, name).take(pa.array(rows, pa.int64())), strict=True):
             record["status"] = status.as_py()
     return records
@@ -218,7 +223,7 @@ def video_facts(held: HeldDataset, row: int) -> dict[str, Any]:
         raise NotFoundError(f"expected a video in row {row} of dataset {ds.name}, found that it was removed")
     record = videos.slice(row, 1).to_pylist()[0]
     states = []
-    for crops, name in feature_pairs(held.dataset):
+    for crops, name in feature_pairs(held):
         table = once(held, ("table", crops, name), lambda c=crops, n=name: ds.status(c, n))  # type: ignore[misc]
         states.append({"set": f"{crops}/{name}", **table.slice(row, 1).to_pylist()[0]})
     twins: list[str] = []
@@ -231,7 +236,7 @@ def video_facts(held: HeldDataset, row: int) -> dict[str, Any]:
 def video_crops(held: HeldDataset, row: int) -> dict[str, list[dict[str, Any]]]:
     """Return the boxes of a video: crop set -> one mapping a drawn crop, in raw units, with `valid`."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for crops, name in feature_pairs(held.dataset):
+    for crops, name in feature_pairs(held):
         if found.get(crops):
             continue
         try:
@@ -270,7 +275,7 @@ def failures(held: HeldDataset) -> list[dict[str, Any]]:
 
     def make() -> list[dict[str, Any]]:
         lines: dict[tuple[str, str, str], list[int]] = {}
-        for crops, name in feature_pairs(held.dataset):
+        for crops, name in feature_pairs(held):
             table = held.dataset.status(crops, name)
             bad = pc.invert(pc.is_in(table["status"], value_set=pa.array([VideoStatus.OK.value, PENDING])))
             for item in table.filter(bad).select(["row", "status", "error"]).to_pylist():

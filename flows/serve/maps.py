@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from flows.serve.answers import feature_pairs
 from flows.serve.stores import HeldDataset
-from pipeline.errors import NotFoundError, PipelineError
-from pipeline.query.holdings import feature_pairs
-from pipeline.storage.whole_file import whole_file
+from pipeline.errors import NotFoundError
 
 MAX_POINTS = 4000
 ROWS_PER_READ = 4096
@@ -33,7 +33,7 @@ class FlatMap:
 def map_sources(held: HeldDataset) -> list[str]:
     """Return what can be mapped: ``mean of crops/set`` and ``embedding NAME``."""
     return [f"embedding {n}" for n in held.dataset.embedding_sets()] + [
-        f"mean of {c}/{n}" for c, n in feature_pairs(held.dataset)
+        f"mean of {c}/{n}" for c, n in feature_pairs(held)
     ]
 
 
@@ -110,9 +110,11 @@ def _read(file: Path) -> FlatMap | None:
 
 def _write(file: Path, made: FlatMap) -> None:
     """Keep a map; a cache folder that cannot be written costs time, not the page."""
+    partial = file.with_name(f"{file.stem}.{os.getpid()}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as partial, open(partial, "wb") as out:
+        with open(partial, "wb") as out:
             np.savez(out, rows=made.rows, points=made.points, explained=made.explained, num_videos=made.num_videos)
-    except (OSError, PipelineError):
-        return
+        os.replace(partial, file)
+    except OSError:
+        partial.unlink(missing_ok=True)
