@@ -10,6 +10,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from flows.extract_flow import extract
 from flows.parameters import ExtractOptions, Where, find_recipe, open_run
 from flows.pipeline_flow import pipeline
+from flows.stage_flows import catalog
 from flows.tasks import is_transient
 from flows.verify_flow import verify
 from pipeline import FeatureStore
