@@ -169,8 +169,16 @@ def compare(old: Path, new: Path) -> tuple[Counter[str], list[str]]:
             for file in sorted(artifacts[0][1].keys() | artifacts[1][1].keys()):
                 if file.endswith(".html"):  # the page may look otherwise
                     continue
-                check(f"{kind}: files", f"{name} {file}", *(files.get(file) for _, files in artifacts))
+                both = [files.get(file) for _, files in artifacts]
+                check(f"{kind}: files", f"{name} {file}{fields_apart(*both)}", *both)
     return counts, differing
+
+
+def fields_apart(one: Any, other: Any) -> str:
+    """Return which fields of two mappings differ, for people."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return ""
+    return " " + ", ".join(sorted(k for k in one.keys() | other.keys() if one.get(k) != other.get(k)))
 
 
 def artifact(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
