@@ -55,7 +55,8 @@ class OtherFound(NeighboursFound, RetrievalFound, TrainingFound):
 SECTIONS: Mapping[str, type[Found]] = {
     "knn": NeighboursFound,
     "retrieval": RetrievalFound,
-    **dict.fromkeys(("linear", "mlp", "attentive"), TrainingFound),
+    **dict.fromkeys(("linear", "mlp", "attentive", "semi"), TrainingFound),
+    **dict.fromkeys(("order", "overlap", "speed", "tau", "phase"), TrainingFound),
 }
 """Kind of a probe of the house -> its section."""
 NOTHING_SAID: Mapping[str, Any] = OtherFound().model_dump()

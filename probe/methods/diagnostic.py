@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.errors import NoDataError
 from pipeline.recipe.probes.diagnostic import DiagnosticProbe
 from probe.data.features import FeatureTable
+from probe.found import TrainingFound
 from probe.maths import crops_in_time as crops
 from probe.maths.statistics import bootstrap_interval
 from probe.methods.measure import result_id
@@ -146,7 +147,7 @@ def _keep(
         "num_train": len(setting.used.train),
         "num_classes": round(1 / figures["chance"]),
         "seed": spec.seed,
-        "chosen_on": chosen_on,
+        "found": TrainingFound(chosen_on=chosen_on),
         "figures": figures,
         "is_headline": True,
     }

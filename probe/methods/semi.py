@@ -7,6 +7,7 @@ import numpy as np
 from pipeline.recipe.kinds import load_modules
 from pipeline.recipe.probes.semi import SemiProbe
 from probe.data.readouts import ReadoutData
+from probe.found import TrainingFound
 from probe.maths.knn import centre
 from probe.methods.measure import Setting, classification_result
 from probe.methods.registry import Probing, measure_probe
@@ -37,8 +38,8 @@ def measure_semi(spec: SemiProbe, probing: Probing) -> None:
                 is_headline = seed == spec.seed + spec.num_seeds - 1 and number == len(shares) - 1
                 result, hit = classification_result(
                     setting, "semi", scores, scores.argmax(1), parts=(name, *share.parts, f"seed={seed}"),
-                    is_headline=is_headline, seed=seed, train=rows, protocol=name, fraction=share.fraction,
-                    n_per_class=share.per_class, num_train=len(rows),
+                    is_headline=is_headline, seed=seed, train=rows, protocol=name,
+                    found=TrainingFound(fraction=share.fraction, n_per_class=share.per_class), num_train=len(rows),
                     figures={"unlabelled": float(len(setting.used.train) - len(rows))},
                 )  # fmt: skip
                 accuracy.append(result.top1)

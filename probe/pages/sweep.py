@@ -177,11 +177,12 @@ def _detail(r: ProbeResult) -> str:
     """Say what else tells results of one probe and readout apart, seeds aside."""
     parts = [] if r.protocol in USUAL_PROTOCOLS else [r.protocol]
     if r.probe == "knn":
-        parts.append(f"k = {r.k}, T = {r.temperature:g}")
-    if r.n_per_class is not None:
-        parts.append(f"{r.n_per_class} labels per class")
-    elif r.fraction < 1:
-        parts.append(f"{r.fraction * 100:g} % of the labels")
+        parts.append(f"k = {r.said('k')}, T = {r.said('temperature'):g}")
+    per_class, fraction = r.said("n_per_class"), r.said("fraction")
+    if per_class is not None:
+        parts.append(f"{per_class} labels per class")
+    elif fraction < 1:
+        parts.append(f"{fraction * 100:g} % of the labels")
     return ", ".join(parts)
 
 

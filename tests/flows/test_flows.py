@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from flows.catalog_flow import catalog
 from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 

@@ -106,7 +106,7 @@ def test_the_probe_reports_every_method_share_and_seed(tmp_path: Path) -> None:
     found = [r for r in report.results if r.probe == "semi"]
     assert len({r.id for r in found}) == len(found) == 5 * 2 * 2
     assert {r.protocol for r in found} == {"plain", "knn", "self_training", "propagation", "cmpl"}
-    assert {(r.n_per_class, r.num_train) for r in found} == {(None, 2), (2, 4)}
+    assert {(r.found.n_per_class, r.num_train) for r in found} == {(None, 2), (2, 4)}
     assert all(r.top1 == 1.0 for r in found if r.protocol == "plain")  # two classes far apart
     heads = [r for r in found if r.is_headline]
     assert [r.protocol for r in heads] == ["plain", "knn", "self_training", "propagation", "cmpl"]
