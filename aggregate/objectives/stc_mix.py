@@ -23,6 +23,7 @@ from aggregate.objectives.contrast import unit
 from aggregate.objectives.interface import EncodedSets, Objective, ObjectiveInput, ObjectiveResult
 from aggregate.objectives.set_contrast import set_contrast_loss
 from aggregate.objectives.vicc import with_both_sets
+from pipeline.compute.seeds import seeded
 from pipeline.recipe.objectives.regions import StcMixObjective
 
 
@@ -80,7 +81,7 @@ class StcMix(Objective):
     ) -> tuple[Tensor, Tensor]:
         batch, model = encoded.batch, encoded.model
         num_videos, width = len(both), batch.shape[2]
-        generator = torch.Generator().manual_seed(step)
+        generator = seeded(step)
         shift = int(torch.randint(1, num_videos, (1,), generator=generator))
         most = max(1, int(self.spec.max_share * width))
         number = int(torch.randint(1, most + 1, (1,), generator=generator))

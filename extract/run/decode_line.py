@@ -35,7 +35,7 @@ class VideoOpener(Protocol):
 
 
 class DecodeLine:
-    """Takes videos, those of one file together, from `jobs` and puts their frames into `decoded`; one thread a worker of the opener."""
+    """Takes videos, those of one file together, and gives frames to `decoded`; one thread a worker of the opener."""
 
     def __init__(
         self, opener: VideoOpener, decoded: DecodedFrames, memory: ByteBudget, rates: Rates, signals: Signals

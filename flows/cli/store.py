@@ -23,7 +23,7 @@ from flows.cli.options import (
 )
 from flows.cli.picking import DatasetOption, FeaturesOption, WhereOption, pick_dataset, pick_features
 from pipeline import FeatureStore
-from pipeline.errors import EXIT_FAILURE, InvalidInputError
+from pipeline.errors import EXIT_FAILURE
 
 LIMIT_SHOWN = 40
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.compute.seeds import own_random
 from probe.semi.task import Task, method
 
 HIDDEN_DIM = 256
@@ -23,8 +24,7 @@ SCALE = 10.0
 @method("cmpl")
 def cmpl(task: Task) -> np.ndarray:
     """Train both, and average what they say of the weak view of test videos."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(task.seed)
+    with own_random(task.seed):
         return _trained(task)
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from probe.found import TrainingFound
 from probe.pages import charts, report_view
 from probe.pages.page import asset, data_uri
 from probe.pages.report import HTML_FILE, comparison_rows, holm, provenance, render_report
@@ -336,9 +337,9 @@ def test_the_other_protocol_stands_beside_the_headline() -> None:
 def test_what_was_chosen_in_words() -> None:
     result = make_report().results[0]
     chosen = {"learning_rate": 3e-3, "weight_decay": 1.0, "epoch": 12, "epochs": 60}
-    result = result.model_copy(update={"selected": chosen, "chosen_on": "5 folds"})
+    result = result.model_copy(update={"found": TrainingFound(selected=chosen, chosen_on="5 folds")})
     assert report_view.chosen_text(result) == "learning rate 0.003, weight decay 1, epoch 12 of 60; 5 folds"
-    assert report_view.chosen_text(result.model_copy(update={"selected": {}})) == "5 folds"
+    assert report_view.chosen_text(result.model_copy(update={"found": TrainingFound(chosen_on="5 folds")})) == "5 folds"
 
 
 def test_the_loss_curve_stands_beside_the_level_of_guessing() -> None:
