@@ -66,7 +66,7 @@ def catalogue_thumbnails(
     Parameters
     ----------
     videos : pyarrow.Table
-        The catalogue of a dataset.
+        The catalogue of a dataset; size and hash are only needed of what is fetched from elsewhere.
     settings : Settings
         `data` says where the videos lie now.
     num, width_px : int
@@ -78,7 +78,10 @@ def catalogue_thumbnails(
         Row -> JPEG files; an empty list where the video is gone or cannot be decoded any more.
     """
     rows = videos.column("row").to_pylist()
-    columns = [videos.column(name).to_pylist() for name in ("video_id", "uri", "bytes", "sha256")]
+    columns = [
+        videos.column(name).to_pylist() if name in videos.column_names else [None] * len(rows)
+        for name in ("video_id", "uri", "bytes", "sha256")
+    ]
     known = dict(zip(rows, zip(*columns, strict=True), strict=True))
     files = Files.of(settings)
 
