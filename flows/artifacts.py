@@ -60,7 +60,7 @@ def add_rates(parts: Sequence[StageReport]) -> dict[str, dict[str, float]]:
 
 def doubts_markdown(reports: Sequence[StageReport]) -> str:
     """Return which results of a run should not be believed or used, as a list; empty where there is no doubt."""
-    lines = dict.fromkeys(f"- {escape(text)}" for report in reports for text in doubts_of(report))
+    lines = [f"- {escape(text)}" for text in doubts_of(*reports)]
     return "\n".join(["### Doubts", "", *lines, ""]) if lines else ""
 
 

@@ -62,7 +62,7 @@ def run_stage_flow(stage: str, recipe: str, where: Where) -> Any:
 
 def ended(value: dict[str, Any], reports: Sequence[StageReport]) -> Any:
     """Return what a flow returns: the value, in a state that says what should not be believed, where there is such."""
-    doubts = list(dict.fromkeys(text for report in reports for text in doubts_of(report)))
+    doubts = doubts_of(*reports)
     if not doubts:
         return value
     more = f" (and {len(doubts) - MAX_DOUBTS_SHOWN} more, see the artifact)" if len(doubts) > MAX_DOUBTS_SHOWN else ""

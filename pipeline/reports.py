@@ -66,10 +66,18 @@ class StageReport(BaseModel):
         return ""
 
 
-def doubts_of(report: StageReport) -> tuple[str, ...]:
-    """Return why results of a stage should not be believed or used: chance, collapse, less than without training."""
-    found = report.details.get("doubts", ())
-    return tuple(f"{name}: {text}" for name, text in found.items()) if isinstance(found, dict) else tuple(found)
+def doubts_of(*reports: StageReport) -> tuple[str, ...]:
+    """Return why results of stages should not be believed or used: chance, collapse, less than without training."""
+    return tuple(dict.fromkeys(text for report in reports for text in _doubts_of(report)))
+
+
+def _doubts_of(report: StageReport) -> list[str]:
+    details = report.details
+    if report.stage == "train":  # of one model the figures stand there themselves
+        models = details.get("models") or ({details["model"]: details} if "model" in details else {})
+        return [f"model {name}: {text}" for name, one in models.items() for text in one.get("doubts", ())]
+    found = details.get("doubts", ())
+    return [f"{name}: {text}" for name, text in found.items()] if isinstance(found, dict) else list(found)
 
 
 def merge_reports(reports: Sequence[StageReport]) -> StageReport:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.reports import SkippedVideo, StageReport
+from pipeline.reports import SkippedVideo, StageReport, doubts_of
 
 BAD = SkippedVideo(row=0, video_id="a", status="unreadable", error="no video stream")
 
@@ -23,3 +23,16 @@ def test_what_is_undone(fields, undone):
     report = StageReport(stage="extract", recipe="r", **fields)
     assert report.undone.startswith(undone)
     assert report.is_partial is bool(undone)
+
+
+def test_every_doubt_is_said_once_and_names_its_model():
+    def of(stage, **details):
+        return StageReport(stage=stage, recipe="r", details=details)
+
+    one = of("train", model="scale", doubts=["at chance"])
+    several = of("train", models={"a": {"doubts": ["at chance"]}, "b": {"doubts": []}, "c": {}})
+    embed = of("embed", doubts={"scale": "collapsed"})
+    probe = of("probe", doubts=["model scale: at chance", "knn: below chance"])
+    assert doubts_of(one, embed, probe) == ("model scale: at chance", "scale: collapsed", "knn: below chance")
+    assert doubts_of(several) == ("model a: at chance",)
+    assert doubts_of(of("train"), of("catalog")) == ()
