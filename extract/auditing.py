@@ -11,7 +11,7 @@ import numpy as np
 from extract.catalog.find_videos import resolve_video
 from extract.crops.draw import draw_crops, facts_of
 from extract.decoding.decode_pool import DecodePool
-from extract.decoding.frame_picking import RowPart, pick_row_frames, predecessors
+from extract.decoding.frame_picking import STRIDE, RowPart, pick_row_frames, predecessors
 from extract.decoding.versions import decoder_identity, decoder_options
 from extract.pixels.colour import draw_colours
 from extract.pixels.preprocess import cut_crop, normalise
@@ -220,6 +220,12 @@ def embed_crop(
     with source.open_reader(place) as reader:
         if not reader.num_frames:
             raise VideoError("no frame could be decoded")
+        if target.sound is not None:
+            heard = reader.read_sound(geometry[None, [0, 1]].astype(np.float64), target.sound)
+            if not heard.has_sound[0]:
+                raise VideoError(heard.error or "the crop has no sound")
+            spectrogram = heard.spectrograms[:, None, :, :: 1 if geometry[STRIDE] >= 0 else -1]
+            return backbone(torch.from_numpy(spectrogram.copy()).to(backbone.device))[0].cpu().numpy()
         frames = pick_row_frames(geometry[None], target.policy, reader.frame_times_s, RowPart.of(video))[0]
         current = frames[list(target.positions)]
         before = predecessors(current, RowPart.of(video))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from extract.backbones import BackboneInfo, check_clip_shape, describe_backbone, spread_frames
 from extract.pixels.preprocess import describe_preprocessing
@@ -13,6 +13,9 @@ from pipeline.errors import InvalidInputError, ShapeMismatchError
 from pipeline.recipe import BackboneSpec, CropPolicy, Recipe, Target
 from pipeline.recipe.backbones import ImportedBackbone
 from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from extract.sound.spectrogram import SoundSpec
 
 _USUAL_PRECISION = "float16"
 """Left out of fingerprints, so that those of stores made before there was a choice stay as they are."""
@@ -54,6 +57,11 @@ class ResolvedTarget:
     def label(self) -> str:
         """``crops/feature set``."""
         return self.target.label
+
+    @property
+    def sound(self) -> SoundSpec | None:
+        """What its network hears of a crop; None where it sees."""
+        return self.info.sound
 
     @property
     def with_previous(self) -> bool:
@@ -114,6 +122,8 @@ def _select(targets: tuple[Target, ...], only: Iterable[str] | None) -> list[Tar
 def _resolve(
     target: Target, policy: CropPolicy, spec: BackboneSpec, info: BackboneInfo, decoder: Mapping[str, str]
 ) -> ResolvedTarget:
+    if info.sound is not None:
+        return _resolve_sound(target, policy, spec, info, decoder)
     wanted = info.num_frames or spec.num_frames
     if wanted is not None and wanted > policy.num_frames:
         raise ShapeMismatchError(
@@ -134,3 +144,20 @@ def _resolve(
         "dtype": spec.dtype,
     }
     return ResolvedTarget(target, policy, spec, info, positions, size_px, fingerprint)
+
+
+def _resolve_sound(
+    target: Target, policy: CropPolicy, spec: BackboneSpec, info: BackboneInfo, decoder: Mapping[str, str]
+) -> ResolvedTarget:
+    assert info.sound is not None
+    backbone = info.description()
+    if spec.precision != _USUAL_PRECISION:
+        backbone["precision"] = spec.precision
+    fingerprint = {
+        "backbone": backbone,
+        "preprocessing": {"stream": target.stream, "sound": info.sound.description()},
+        "crops": policy.model_dump(mode="json"),
+        "decoder": dict(decoder),
+        "dtype": spec.dtype,
+    }
+    return ResolvedTarget(target, policy, spec, info, (), 0, fingerprint)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from pipeline.look import tables
+from pipeline.look.tables import escape
 from pipeline.reports import StageReport, doubts_of
 from pipeline.stage import StagePlan
 
@@ -120,22 +122,8 @@ def probe_setting(probe: Mapping[str, Any]) -> str:
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a Markdown table of mappings that share their keys; at most 50 rows, then a count."""
-    if not rows:
-        return "nothing\n"
-    keys = list(rows[0])
-    lines = ["| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
-    lines += ["| " + " | ".join(escape(row.get(key, "")) for key in keys) + " |" for row in rows[:MAX_ROWS]]
-    if len(rows) > MAX_ROWS:
-        lines.append(f"\n... and {len(rows) - MAX_ROWS} more")
-    return "\n".join(lines) + "\n"
-
-
-def escape(value: object) -> str:
-    """Return text that Markdown and HTML show as it is: labels, paths and error texts are untrusted."""
-    text = str(value).replace("\n", " ").replace("\r", " ")
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]|])", r"\\\1", text)
+    """Return a Markdown table of at most 50 rows, then a count."""
+    return tables.markdown_table(rows, max_rows=MAX_ROWS)
 
 
 def artifact_key(*parts: str) -> str:

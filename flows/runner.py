@@ -170,7 +170,7 @@ def run_recipe(
             plan = stage.plan(recipe, store, settings, **_options_for(stage, options))
             if on_plan is not None:
                 on_plan(plan)
-            extra = probe_options(recipe.dataset.name, store, settings) if stage.name == "probe" else {}
+            extra = probe_options(recipe, store, settings) if stage.name == "probe" else {}
             reports.append(stage.run(plan, store, settings, on_event, **extra))
     snapshot = next((r.snapshot for r in reversed(reports) if r.snapshot), "")
     if not snapshot and recipe.dataset.name in store.datasets():

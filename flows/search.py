@@ -86,7 +86,7 @@ def search_video(
 
     opened = open_index(store, dataset, index)
     vectors = query_vector(video, opened, store.dataset(dataset), settings, on_event)
-    found = opened.search(vectors, k, _rows(store, dataset, where))
+    found = opened.search(vectors, k, rows_where(store, dataset, where))
     return _result(store, dataset, str(video), opened, found, tuple(video_thumbnails(video)), settings)
 
 
@@ -105,13 +105,14 @@ def search_by_id(
     from probe.index.search import open_index, search_stored
 
     opened = open_index(store, dataset, index)
-    found = search_stored(store, dataset, index, [video_id], k, among=_rows(store, dataset, where))
+    found = search_stored(store, dataset, index, [video_id], k, among=rows_where(store, dataset, where))
     held = store.dataset(dataset)
-    frames = catalogue_thumbnails(held.videos, settings)(held.row_of(video_id))
+    frames = catalogue_thumbnails(held.videos, settings, kept=held.preview)(held.row_of(video_id))
     return _result(store, dataset, video_id, opened, found, tuple(frames), settings)
 
 
-def _rows(store: FeatureStore, dataset: str, where: Condition | None) -> Any:
+def rows_where(store: FeatureStore, dataset: str, where: Condition | None) -> Any:
+    """Return the rows that meet a condition; None where there is none."""
     return None if where is None else store.dataset(dataset).select(where.text, params=where.params).rows
 
 
@@ -124,13 +125,15 @@ def _result(
     frames: tuple[bytes, ...],
     settings: Settings,
 ) -> SearchResult:
+    return SearchResult(query, present_hits(store, dataset, found, settings), opened.meta, opened.stale, frames)
+
+
+def present_hits(store: FeatureStore, dataset: str, found: Any, settings: Settings) -> tuple[Any, ...]:
+    """Return the hits of one query, with the addresses at which the videos lie now."""
     from probe.index.search import describe_hits
 
-    hits = [
-        hit._replace(uri=_present_address(hit, settings))
-        for hit in describe_hits(store, dataset, found.rows[0], found.similarities[0])
-    ]
-    return SearchResult(query, tuple(hits), opened.meta, opened.stale, frames)
+    hits = describe_hits(store, dataset, found.rows[0], found.similarities[0])
+    return tuple(hit._replace(uri=_present_address(hit, settings)) for hit in hits)
 
 
 def _present_address(hit: Any, settings: Settings) -> str:

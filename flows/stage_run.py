@@ -46,7 +46,7 @@ def run_stage(stage: str, recipe: str, where: Where) -> dict[str, Any]:
     plan = verbs.plan(loaded, store, settings)
     publish_plan(plan, loaded.name)
     with RunListener(f"{stage} of {loaded.name}") as listener:
-        extra = probe_options(loaded.dataset.name, store, settings) if stage == "probe" else {}
+        extra = probe_options(loaded, store, settings) if stage == "probe" else {}
         report = verbs.run(plan, store, settings, listener, **extra)
     publish(report)
     return summary_of(report)

@@ -54,6 +54,7 @@ class OtherFound(NeighboursFound, RetrievalFound, TrainingFound):
 
 SECTIONS: Mapping[str, type[Found]] = {
     "knn": NeighboursFound,
+    "zero_shot": NeighboursFound,
     "retrieval": RetrievalFound,
     **dict.fromkeys(("linear", "mlp", "attentive", "semi"), TrainingFound),
     **dict.fromkeys(("order", "overlap", "speed", "tau", "phase"), TrainingFound),

@@ -26,7 +26,7 @@ from probe.methods.comparisons import compare_results
 from probe.methods.doubts import doubts
 from probe.methods.measure import Findings, Setting, Vocabulary
 from probe.methods.overview import embedding_map
-from probe.methods.registry import Probing, measure_probe
+from probe.methods.registry import Probing, Texts, measure_probe
 from probe.results import Coverage, EmbeddingMap, LeakCheck, PairedComparison, Training
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ class Measured:
 class Session:
     """Reads once, measures all probes, collects what the report holds."""
 
-    def __init__(self, recipe: Recipe, ds: Dataset, settings: Settings, on_event: OnEvent) -> None:
+    def __init__(
+        self, recipe: Recipe, ds: Dataset, settings: Settings, on_event: OnEvent, texts: Texts | None = None
+    ) -> None:
+        self.texts = texts
         self.recipe, self.ds, self.settings, self.on_event = recipe, ds, settings, on_event
         self.reader = Reader(ds)
         self.findings = Findings()
@@ -64,6 +67,8 @@ class Session:
     def measure(self, measured: Measurement) -> None:
         """Measure one probe on one feature set."""
         spec, feature_set = measured.spec, measured.feature_set
+        if spec.kind == "zero_shot" and self.recipe.text_tower(feature_set) is None:
+            return  # the recipe has others that have one
         split = self.splits.setdefault(spec.measured_split, self.reader.split(spec.measured_split))
         vocabulary = self.vocabularies.setdefault(spec.measured_split, Vocabulary.of(split))
         drop = self._check_leaks(spec, feature_set, split)
@@ -71,7 +76,7 @@ class Session:
             key = (spec.measured_split, data.crops, data.feature_set, _name(data))
             self.coverage.setdefault(key, data.used.coverage)
             setting = Setting(split, vocabulary, data.used, self._common(spec, data))
-            measure_probe(spec, Probing(data, setting, self.findings, self.device, key))
+            measure_probe(spec, Probing(data, setting, self.findings, self.device, key, self.texts))
             if data.embedding is not None and data.readout not in ("joined", "crops") and len(data.parts) == 1:
                 self.collapsed[data.embedding] = data.doubts()
             if key not in self.maps and data.readout not in ("crops", "attention"):
@@ -165,7 +170,9 @@ def _name(data: ReadoutData) -> str:
     return data.readout if data.embedding is None else f"{data.readout}:{data.embedding}"
 
 
-def measure_all(report: Report, ds: Dataset, settings: Settings, on_event: OnEvent) -> Measured:
+def measure_all(
+    report: Report, ds: Dataset, settings: Settings, on_event: OnEvent, texts: Texts | None = None
+) -> Measured:
     """Measure every probe of a report on every feature set it names.
 
     Raises
@@ -173,7 +180,7 @@ def measure_all(report: Report, ds: Dataset, settings: Settings, on_event: OnEve
     NotFoundError, NoDataError
         If features, a split or usable rows are not there.
     """
-    session = Session(report.recipe, ds, settings, on_event)
+    session = Session(report.recipe, ds, settings, on_event, texts)
     for done, measured in enumerate(report.measurements, start=1):
         session.measure(measured)
         on_event(Progress("probe", done, len(report.measurements)))

@@ -26,6 +26,7 @@ from probe.results import PREDICTIONS_FILE, ProbeReport
 if TYPE_CHECKING:
     from pipeline import Dataset, FeatureStore
     from pipeline.settings import Settings
+    from probe.methods.registry import Texts
 
 HTML_FILE = "report.html"
 Frames = Callable[[int], Sequence[bytes]]
@@ -90,6 +91,7 @@ def run_probe(
     *,
     frames: Frames | None = None,
     render: Render | None = None,
+    texts: Texts | None = None,
 ) -> ProbeReport:
     """Measure everything a plan names, and keep the report.
 
@@ -105,6 +107,8 @@ def run_probe(
         Row -> JPEG or PNG pictures of that video, for the neighbour strips.
     render : callable, optional
         Report -> HTML; None: the project's own page.
+    texts : callable, optional
+        (feature set, texts) -> their vectors in its backbone's space, for zero-shot probes.
 
     Returns
     -------
@@ -139,7 +143,7 @@ def run_probe(
     on_event(StageStarted("probe", len(product.measurements), "probes", f"{recipe.name} on {ds.name}"))
     from probe.session import measure_all, predictions_file
 
-    measured = measure_all(product, ds, settings, on_event)
+    measured = measure_all(product, ds, settings, on_event, texts)
     report = ProbeReport(
         stage="probe",
         recipe=recipe.name,

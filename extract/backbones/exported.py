@@ -70,9 +70,17 @@ def build_exported(info: BackboneInfo, path: Path) -> nn.Module:
     WeightsError
         If it is damaged, or needs unpickling or code that is not a tensor operator.
     """
+    from extract.backbones.layers import MeanOverFrames
+
+    network = load_program(path)
+    return MeanOverFrames(network) if info.input == "frame" else network
+
+
+def load_program(path: Path) -> nn.Module:
+    """Load a program that takes one tensor and gives one, for any number of samples; raises as `build_exported`."""
     import torch
 
-    from extract.backbones.layers import LimitedBatch, MeanOverFrames
+    from extract.backbones.layers import LimitedBatch
 
     fewest, most = read_signature(path).batch_range
     _check_operators(path)
@@ -86,8 +94,7 @@ def build_exported(info: BackboneInfo, path: Path) -> nn.Module:
             f"expected a torch.export program at {path} that torch {torch.__version__} can read, it cannot: "
             f"{first_line}; export it again with this torch"
         ) from err
-    network = LimitedBatch(module, fewest, most)
-    return MeanOverFrames(network) if info.input == "frame" else network
+    return LimitedBatch(module, fewest, most)
 
 
 def _check_operators(path: Path) -> None:

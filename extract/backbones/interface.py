@@ -15,6 +15,8 @@ from pipeline.errors import ShapeMismatchError
 if TYPE_CHECKING:
     import torch
 
+    from extract.sound.spectrogram import SoundSpec
+
 KINETICS_MEAN = (0.45, 0.45, 0.45)
 KINETICS_STD = (0.225, 0.225, 0.225)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -43,8 +45,8 @@ class BackboneInfo:
         Frames it takes; None: any number that `frames_multiple` divides.
     size_px : int or None
         Side of its square input; None: any.
-    input : {"crop", "frame"}
-        frame: an image network, run on every frame and averaged over them.
+    input : {"crop", "frame", "sound"}
+        frame: an image network, run on every frame and averaged over them. sound: spectrograms of a crop's time.
     weights_sha256 : str or None
         Of the weights file; None for random weights.
     weights_seed : int or None
@@ -55,6 +57,8 @@ class BackboneInfo:
         See `num_frames`.
     compile_gain : float
         How much faster torch.compile is expected to make it on a CPU; no part of the fingerprint.
+    sound : SoundSpec or None
+        What it hears; None for networks that see.
     """
 
     name: str
@@ -66,12 +70,13 @@ class BackboneInfo:
     dim: int | None = None
     num_frames: int | None = None
     size_px: int | None = None
-    input: Literal["crop", "frame"] = "crop"
+    input: Literal["crop", "frame", "sound"] = "crop"
     weights_sha256: str | None = None
     weights_seed: int | None = None
     weights_network: Literal["online", "momentum"] = "online"
     frames_multiple: int = 1
     compile_gain: float = 1.05
+    sound: SoundSpec | None = None
 
     @property
     def is_trained(self) -> bool:
@@ -210,6 +215,11 @@ def check_clip_shape(info: BackboneInfo, shape: tuple[int, ...]) -> None:
     ShapeMismatchError
         Naming what differs and what to change in the recipe.
     """
+    if info.sound is not None:
+        wanted = (1, info.sound.num_mels, info.sound.num_steps)
+        if shape[1:] != wanted:
+            raise ShapeMismatchError(f"{info.name}: expected spectrograms of shape (B, {wanted}), found {shape}")
+        return
     if len(shape) != 5 or shape[1] != 3:
         raise ShapeMismatchError(f"{info.name}: expected crops of shape (B, 3, T, H, W), found {shape}")
     frames, height, width = shape[2:]

@@ -81,14 +81,18 @@ def load_backbone(
 
     info, path = _describe(spec, settings)
     device = torch.device(device)
-    network = tuned(network_of(spec, info, path).requires_grad_(False), info, device.type)
+    network = network_of(spec, info, path).requires_grad_(False)
+    if info.sound is None:  # what hears is small, and tuning tries a network out on pixels
+        network = tuned(network, info, device.type)
     return Backbone(
         info,
         network.to(device),
         dim=info.dim if info.dim is not None else _measure_dim(network, info),
         device=device,
         autocast=None if device.type == "cpu" or spec.precision == "float32" else spec.precision,
-        before_size=None if expected_crops is None else _compile_where_it_pays(expected_crops, on_event),
+        before_size=None
+        if expected_crops is None or info.sound is not None
+        else _compile_where_it_pays(expected_crops, on_event),
     )
 
 
@@ -124,7 +128,9 @@ def _measure_dim(network: nn.Module, info: BackboneInfo) -> int:
     """Ask a network for its width by running it on one crop of zeros."""
     import torch
 
-    shape = (2, 3, info.num_frames or info.frames_multiple, info.size_px or 224, info.size_px or 224)
+    shape: tuple[int, ...] = (2, 3, info.num_frames or info.frames_multiple, info.size_px or 224, info.size_px or 224)
+    if info.sound is not None:
+        shape = (2, 1, info.sound.num_mels, info.sound.num_steps)
     with torch.inference_mode():
         try:
             features = network(torch.zeros(shape))

@@ -24,6 +24,8 @@ from extract.decoding.frame_index import FrameIndex
 from extract.decoding.inspect import VideoInfo, info_of
 from extract.decoding.picture import RgbConverter
 from extract.decoding.scan import FrameStream, VideoScan
+from extract.decoding.sound import HeardCrops, read_sound
+from extract.sound.spectrogram import SoundSpec
 from pipeline.errors import InvalidInputError, ShapeMismatchError, VideoError
 
 PYAV_VERSION = f"{av.__version__}/ffmpeg-{av.ffmpeg_version_info}"
@@ -81,6 +83,9 @@ class VideoReader(Protocol):
 
     def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> DecodedFrames:
         """Decode the frames at `indices` (ascending, no repeats)."""
+
+    def read_sound(self, spans_s: np.ndarray, spec: SoundSpec) -> HeardCrops:
+        """Return what is heard of some spans of time; see :func:`extract.decoding.sound.read_sound`."""
 
     def close(self) -> None:
         """Close the file."""
@@ -292,6 +297,10 @@ class PyavReader:
         self._stream = FrameStream(self.path, threads=self._threads)
         self._next = 0
         return self._stream
+
+    def read_sound(self, spans_s: np.ndarray, spec: SoundSpec) -> HeardCrops:
+        """Return what is heard of some spans; the file is opened once more for it."""
+        return read_sound(self.path, self.info.start_s, spans_s, spec)
 
     def close(self) -> None:
         """Close the file."""

@@ -29,10 +29,12 @@ import numpy as np
 from extract.decoding.decode import DecodedFrames, check_indices
 from extract.decoding.frame_memory import FrameMemory
 from extract.decoding.inspect import VideoInfo
+from extract.decoding.sound import HeardCrops
 from extract.decoding.worker_process import WorkerFailedError, WorkerProcess
 from extract.places.cache import Lease
 from extract.places.elsewhere import Elsewhere, Place
 from extract.places.files import Files
+from extract.sound.spectrogram import SoundSpec
 from pipeline.compute.threads import num_cores
 from pipeline.errors import InvalidInputError, SetupError, VideoError
 from pipeline.status import VideoStatus
@@ -84,6 +86,11 @@ class PooledReader:
             return decoded
         out[: len(decoded.frames)] = decoded.frames
         return replace(decoded, frames=out[: len(decoded.frames)])
+
+    def read_sound(self, spans_s: np.ndarray, spec: SoundSpec) -> HeardCrops:
+        """Return what is heard of some spans; see :func:`extract.decoding.sound.read_sound`."""
+        heard: HeardCrops = self._with_retry(lambda: self._ask("sound", spans_s=spans_s, spec=spec)[1])
+        return heard
 
     def _open(self) -> tuple[tuple, tuple[int, int]]:
         answer = self._ask("open", path=self._path, options=self._options)

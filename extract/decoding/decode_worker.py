@@ -32,6 +32,7 @@ from extract.decoding import heartbeat
 from extract.decoding.decode import VideoReader
 from extract.decoding.frame_memory import MappedBuffers
 from extract.decoding.inspect import inspect_video
+from extract.sound.spectrogram import SoundSpec
 from pipeline.errors import InvalidInputError, VideoError
 
 _PARENT_CHECK_S = 2.0
@@ -80,6 +81,10 @@ class Worker:
         out = self._buffers.map(number, num_bytes, descriptor)[: math.prod(shape)].reshape(shape)
         decoded = reader.read(indices, out)
         return ("frames", decoded.indices, decoded.error, decoded.untrue, decoded.damage)
+
+    def _do_sound(self, spans_s: np.ndarray, spec: SoundSpec) -> tuple:
+        assert self._reader is not None
+        return ("sound", self._reader.read_sound(spans_s, spec))
 
     def _do_inspect(self, path: str, image_fps: float) -> tuple:
         return ("info", inspect_video(Path(path), hash_bytes=True, image_fps=image_fps))

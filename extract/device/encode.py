@@ -48,7 +48,7 @@ class CropItem:
     """One crop's pixels on their way to the networks."""
 
     current: torch.Tensor
-    """(T, S, S, 3) uint8."""
+    """(T, S, S, 3) uint8, or (1, num_mels, num_steps) float32 of what is heard."""
     previous: torch.Tensor | None
     sinks: Mapping[str, Deliver]
     """Target label -> where its feature goes."""
@@ -222,7 +222,8 @@ class Encoder:
             if stream not in seen:
                 seen[stream] = apply_stream(stream, current, previous)
             if (backbone, stream) not in features:
-                clips = normalise(seen[stream], target.info.mean, target.info.std)
+                is_heard = target.sound is not None
+                clips = seen[stream] if is_heard else normalise(seen[stream], target.info.mean, target.info.std)
                 features[backbone, stream] = self._run(backbone, clips)
         return features
 

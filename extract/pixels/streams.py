@@ -18,7 +18,7 @@ FLOW_BOUND_PX = 20.0
 
 def needs_previous(stream: Stream) -> bool:
     """Whether a stream compares each frame with the one before it."""
-    return stream != "rgb"
+    return stream in ("tgrad", "flow")
 
 
 def apply_stream(stream: Stream, current: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
@@ -26,10 +26,10 @@ def apply_stream(stream: Stream, current: torch.Tensor, previous: torch.Tensor |
 
     Parameters
     ----------
-    stream : {"rgb", "tgrad", "flow"}
+    stream : {"rgb", "tgrad", "flow", "audio"}
         tgrad: the temporal gradient ``(I[t-1] - I[t] + 255) / 2`` (LTG, arXiv 2111.13241), t-1 being the video's
         frame before. flow: OpenCV's DIS optical flow from t-1 to t in pixels of the crop; channels x, y and
-        magnitude, clipped to +-20 px and scaled to 0..255.
+        magnitude, clipped to +-20 px and scaled to 0..255. audio: what is heard, as it is.
     current, previous : Tensor of shape (B, T, S, S, 3), uint8
         Cut and augmented alike. `previous` may be None for rgb.
 
@@ -43,7 +43,7 @@ def apply_stream(stream: Stream, current: torch.Tensor, previous: torch.Tensor |
     MissingDependencyError
         For flow without OpenCV.
     """
-    if stream == "rgb":
+    if stream in ("rgb", "audio"):
         return current
     assert previous is not None
     if stream == "tgrad":

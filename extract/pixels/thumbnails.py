@@ -11,13 +11,15 @@ import numpy as np
 
 from extract.catalog.find_videos import resolve_video
 from extract.decoding.opening import open_reader
+from extract.pixels.preview_strips import frames_of_strip
 from extract.places.files import Files
-from pipeline.errors import VideoError
+from pipeline.errors import FormatError, VideoError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.settings import Settings
+    from pipeline.store.previews import Preview
 
 JPEG_QUALITY = 80
 
@@ -59,7 +61,12 @@ def video_thumbnails(path: str | os.PathLike[str], num: int = 3, *, width_px: in
 
 
 def catalogue_thumbnails(
-    videos: pa.Table, settings: Settings, num: int = 3, *, width_px: int = 256
+    videos: pa.Table,
+    settings: Settings,
+    num: int = 3,
+    *,
+    width_px: int = 256,
+    kept: Callable[[int], Preview | None] | None = None,
 ) -> Callable[[int], list[bytes]]:
     """Return a function from a row of the catalogue to pictures of its video.
 
@@ -71,11 +78,14 @@ def catalogue_thumbnails(
         `data` says where the videos lie now.
     num, width_px : int
         As for :func:`video_thumbnails`.
+    kept : callable, optional
+        Row -> the strip that a store holds of a video, shown where the video itself is not at hand:
+        :meth:`pipeline.Dataset.preview`.
 
     Returns
     -------
     callable
-        Row -> JPEG files; an empty list where the video is gone or cannot be decoded any more.
+        Row -> JPEG files; an empty list where the video is gone or cannot be decoded any more, and nothing was kept.
     """
     rows = videos.column("row").to_pylist()
     columns = [
@@ -91,6 +101,16 @@ def catalogue_thumbnails(
             with files.lend(resolve_video(video_id, uri, settings, num_bytes=num_bytes, sha256=sha256)) as lease:
                 return video_thumbnails(lease.path, num, width_px=width_px)
         except VideoError:
-            return []
+            return [] if kept is None else _kept(kept, row, num)
 
     return thumbnails
+
+
+def _kept(kept: Callable[[int], Preview | None], row: int, num: int) -> list[bytes]:
+    try:
+        preview = kept(row)
+    except FormatError:  # damaged: `scale verify` says so
+        return []
+    if preview is None or not preview.times_s:
+        return []
+    return frames_of_strip(preview, np.linspace(preview.times_s[0], preview.times_s[-1], num + 2)[1:-1].tolist())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from extract.decoding.sound import HeardCrops
 from extract.device.encode import CropItem, Encoder
 from extract.pixels.colour import draw_colours
 from extract.pixels.preprocess import cut_crop
 from extract.rates import Rates
 from extract.run.shard_work import TargetShard, VideoWork, picked_for
-from extract.run.video_job import NOT_DECODED, PickedCrops, VideoFrames
+from extract.run.video_job import NOT_DECODED, PickedCrops, SoundRequest, VideoFrames
 from extract.targets import ViewSpec
 
 if TYPE_CHECKING:
@@ -38,12 +40,32 @@ def cut_video(work: VideoWork, decoded: VideoFrames, frames: torch.Tensor, encod
     """
     plans = []
     for picked in decoded.crops:
-        seeing = [s for s in work.shards if s.target.crops == picked.request.crops]
+        seeing = [s for s in work.shards if s.target.crops == picked.request.crops and s.target.sound is None]
         for view in dict.fromkeys(view_of(s) for s in seeing):
             sharing = [s for s in seeing if view_of(s) == view]
             plans.append((picked, view, sharing))
     for picked, view, sharing in plans:
         _encode_view(work, picked, view, sharing, frames, encoder, rates)
+    for request, heard in decoded.heard:
+        _encode_sound(work, request, heard, frames.device, encoder)
+
+
+def _encode_sound(
+    work: VideoWork, request: SoundRequest, heard: HeardCrops, device: torch.device, encoder: Encoder
+) -> None:
+    """Hand the spectrograms of a video to the networks that hear."""
+    import torch
+
+    hearing = [s for s in work.shards if (s.target.crops, s.target.sound) == (request.crops, request.sound)]
+    num_values = request.sound.num_mels * request.sound.num_steps
+    view = ViewSpec(
+        1, math.ceil(math.sqrt(num_values)), with_previous=False
+    )  # a batch holds as many values as of pixels
+    for k in np.flatnonzero(heard.has_sound).tolist():
+        number = int(request.numbers[k])
+        work.expect(len(hearing))
+        sinks = {s.target.label: partial(_deliver, work, s, number) for s in hearing}
+        encoder.add(view, CropItem(torch.from_numpy(heard.spectrograms[k][None].copy()).to(device), None, sinks))
 
 
 def view_of(shard: TargetShard) -> View:

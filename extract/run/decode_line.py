@@ -12,6 +12,7 @@ from extract.device.memory import ByteBudget
 from extract.device.orderly_end import ThreadGroup
 from extract.places.elsewhere import Elsewhere
 from extract.rates import Rates
+from extract.run.preview_keeping import PreviewKeeper
 from extract.run.shard_work import VideoWork
 from extract.run.shared_reading import read_parts
 from extract.run.signals import Signals
@@ -38,11 +39,17 @@ class DecodeLine:
     """Takes videos, those of one file together, and gives frames to `decoded`; one thread a worker of the opener."""
 
     def __init__(
-        self, opener: VideoOpener, decoded: DecodedFrames, memory: ByteBudget, rates: Rates, signals: Signals
+        self,
+        opener: VideoOpener,
+        decoded: DecodedFrames,
+        memory: ByteBudget,
+        rates: Rates,
+        signals: Signals,
+        previews: PreviewKeeper | None = None,
     ) -> None:
         self.jobs: queue.Queue[tuple[VideoWork, ...] | None] = queue.Queue(maxsize=opener.num_workers)
         self._opener, self._decoded, self._memory = opener, decoded, memory
-        self._rates, self._signals = rates, signals
+        self._rates, self._signals, self._previews = rates, signals, previews
         self.threads = ThreadGroup(partial(signals.guarded, self._loop), self.jobs, "decode", opener.num_workers)
 
     def drain(self) -> None:
@@ -75,5 +82,7 @@ class DecodeLine:
         """Pass frames on to the encoding threads, once there is memory for them."""
         self._memory.acquire(part.frames.nbytes)
         self._rates.add("decode", 0.0, len(part.frames))
+        if self._previews is not None:
+            self._previews.take(work.row, part)
         work.expect(1)
         self._decoded.put((work, part))

@@ -25,6 +25,7 @@ from extract.device.orderly_end import ThreadGroup, finish, stop_before_exit
 from extract.rates import Rates
 from extract.run.decode_line import DecodedFrames, DecodeLine, FlushBatches, VideoOpener
 from extract.run.encode_line import EncodeLine
+from extract.run.preview_keeping import PreviewKeeper
 from extract.run.shard_work import TargetShard, VideoWork
 from extract.run.signals import POLL_S, Signals
 from extract.run.tally import Tally
@@ -68,6 +69,8 @@ class Engine:
         Decoded frames that may wait at once.
     on_stop : callable
         Makes what decoding threads wait for end soon.
+    previews : PreviewKeeper, optional
+        Makes small pictures of what is decoded.
     """
 
     def __init__(
@@ -83,14 +86,15 @@ class Engine:
         events: queue.SimpleQueue[Event] | None = None,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
         on_stop: Callable[[], None] = lambda: None,
+        previews: PreviewKeeper | None = None,
     ) -> None:
         self._on_stop = on_stop
         self._signals = signals = Signals(on_event, events)
         self._decoded: DecodedFrames = queue.SimpleQueue()
         self._memory = ByteBudget(memory_bytes, max_holders=opener.num_workers + 2 * num_threads)
-        self._decode = DecodeLine(opener, self._decoded, self._memory, rates, signals)
+        self._decode = DecodeLine(opener, self._decoded, self._memory, rates, signals, previews)
         self._encode = EncodeLine(encoder, device, self._decoded, self._memory, rates, signals, num_threads)
-        self._write = WriteLine(str(device), rates, signals, total)
+        self._write = WriteLine(str(device), rates, signals, total, previews)
 
     @property
     def tally(self) -> Tally:

@@ -20,6 +20,7 @@ from extract.run.decode_line import VideoOpener
 from extract.run.engine import Engine, OpenShard
 from extract.run.fetch_ahead import FetchAhead
 from extract.run.plan import ExtractPlan
+from extract.run.preview_keeping import PreviewKeeper
 from extract.run.shard_work import TargetShard, VideoWork
 from extract.run.shared_reading import together
 from extract.run.tally import Tally
@@ -139,6 +140,7 @@ class ShardRunner:
 
     def run(self) -> Tally:
         """Do every shard of the plan; those that other workers hold are waited for at the end."""
+        wanted = self._plan.recipe.previews
         encoder = Encoder(self._plan.targets, self._backbones, rates=self._rates)
         engine = Engine(
             self._source,
@@ -151,6 +153,7 @@ class ShardRunner:
             events=self._events,
             memory_bytes=frame_budget_bytes(),
             on_stop=self._files.stop,
+            previews=None if wanted is None else PreviewKeeper(wanted, self._dataset),
         )
         engine.run(self._claimed_shards(engine.tally))
         for text in encoder.notes:

@@ -14,9 +14,10 @@ import numpy as np
 
 from extract.crops.draw import VideoCrops, draw_crops, facts_of
 from extract.decoding.container import check_readable
-from extract.decoding.frame_picking import RowPart
+from extract.decoding.frame_picking import END_S, START_S, STRIDE, RowPart
 from extract.places.elsewhere import Elsewhere, Place
-from extract.run.video_job import CropRequest, PickedCrops, VideoFrames, VideoJob, failed_video
+from extract.run.video_job import CropRequest, PickedCrops, SoundRequest, VideoFrames, VideoJob, failed_video
+from extract.sound.spectrogram import SoundSpec
 from extract.targets import ResolvedTarget
 from pipeline.errors import VideoError
 from pipeline.status import VideoStatus
@@ -105,13 +106,19 @@ class VideoWork:
             size=None if facts is None else (facts.width, facts.height),
             sha256=video.get("sha256"),
             looked_at=math.inf if video.get("added_at") is None else video["added_at"].timestamp(),
-            requests=tuple(self._request(name) for name in self.crops),
+            requests=tuple(r for name in self.crops if (r := self._request(name)) is not None),
+            sounds=tuple(
+                self._sound(name, sound)
+                for name, sound in dict.fromkeys((s.target.crops, s.target.sound) for s in self.shards)
+                if sound is not None
+            ),
         )
 
     @property
     def needs_frames(self) -> bool:
         """Whether any crop is planned."""
-        return any(len(request.numbers) for request in self.job.requests)
+        wanted = [r.numbers for r in self.job.requests] + [r.numbers for r in self.job.sounds]
+        return any(len(numbers) for numbers in wanted)
 
     @property
     def is_part(self) -> bool:
@@ -134,8 +141,16 @@ class VideoWork:
                 return failed_video(self.job, str(error), error.status)
         return failed_video(self.job, self.probe_error, VideoStatus.UNREADABLE)
 
-    def _request(self, crops: str) -> CropRequest:
-        seeing = [s.target for s in self.shards if s.target.crops == crops]
+    def _sound(self, crops: str, sound: SoundSpec) -> SoundRequest:
+        drawn = self.crops[crops]
+        numbers = np.flatnonzero(drawn.valid)
+        boxes = drawn.geometry[numbers].astype(np.float64)
+        return SoundRequest(crops, sound, numbers, boxes[:, [START_S, END_S]], boxes[:, STRIDE] < 0)
+
+    def _request(self, crops: str) -> CropRequest | None:
+        seeing = [s.target for s in self.shards if s.target.crops == crops and s.target.sound is None]
+        if not seeing:
+            return None
         drawn = self.crops[crops]
         numbers = np.flatnonzero(drawn.valid)
         return CropRequest(
@@ -185,6 +200,10 @@ class VideoWork:
                 shard.valid[k], shard.values[k] = False, 0.0
             num_bad = _mask_non_finite(shard.values[k], shard.valid[k], shard.target.spec.dtype)
             status, error = row_status(drawn, shard.valid[k], outcome, num_bad)
+            if shard.target.sound is not None and status == VideoStatus.OK and outcome.sound_error:
+                num_valid, num_planned = int(shard.valid[k].sum()), int(drawn.valid.sum())
+                status = str(VideoStatus.PARTIAL)
+                error = f"{num_valid} of {num_planned} crops are heard: {outcome.sound_error}"
             shard.rows[k] = RowStatus(
                 row=self.row,
                 status=status,

@@ -19,6 +19,7 @@ from extract.run.video_job import (
     VideoJob,
     check_unchanged,
     failed_video,
+    listen,
     locate_crops,
     outcome_of,
     plan_reads,
@@ -101,11 +102,22 @@ def read_parts(
                 seconds = (time.perf_counter() - begun) / len(batch)
                 for one in batch:
                     own, num_found = _own(one, decoded, reader)
+                    sounds = listen(one.job, reader)
                     before = time.perf_counter()
-                    deliver(one.at, locate_crops(one.job, one.picks, own, seconds))
+                    times_s = reader.frame_times_s[own.indices]
+                    deliver(one.at, locate_crops(one.job, one.picks, own, seconds, times_s))
+                    if sounds is not None:
+                        deliver(one.at, sounds)
                     waited_s += time.perf_counter() - before
                     found[one.at] = outcome_of(
-                        one.job, len(one.frames), num_found, own.error, own.damage, seconds, versions
+                        one.job,
+                        len(one.frames),
+                        num_found,
+                        own.error,
+                        own.damage,
+                        seconds,
+                        versions,
+                        None if sounds is None else sounds.sound_error,
                     )
     except VideoError as failed:
         if not is_open:

@@ -17,7 +17,9 @@ import numpy as np
 from extract.decoding.decode import DecodedFrames, VideoReader
 from extract.decoding.frame_picking import RowPart, pick_row_frames, predecessors
 from extract.decoding.inspect import hash_file
+from extract.decoding.sound import HeardCrops
 from extract.places.elsewhere import Elsewhere
+from extract.sound.spectrogram import SoundSpec
 from pipeline.errors import VideoError
 from pipeline.recipe.crops import CropPolicyBase
 from pipeline.status import VideoStatus
@@ -44,6 +46,20 @@ class CropRequest:
 
 
 @dataclass(frozen=True)
+class SoundRequest:
+    """Crops of one crop set whose sound is wanted of a video."""
+
+    crops: str
+    sound: SoundSpec
+    numbers: np.ndarray
+    """(n,) int64: which crops of the set."""
+    spans_s: np.ndarray
+    """(n, 2) float64: start and end."""
+    is_reversed: np.ndarray
+    """(n,) bool: played backwards."""
+
+
+@dataclass(frozen=True)
 class VideoJob:
     """What is wanted of one video."""
 
@@ -60,6 +76,7 @@ class VideoJob:
     """Of the file, as catalogued."""
     looked_at: float = math.inf
     """When that was, in seconds since the epoch; a file that was touched since is held to its hash."""
+    sounds: tuple[SoundRequest, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +102,13 @@ class VideoFrames:
     """ok; partial when decoding broke off somewhere; damaged when frames are not as filmed; unreadable or missing."""
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+    times_s: np.ndarray | None = None
+    """(F,) float64: when each frame is shown."""
+    untrue: np.ndarray | None = None
+    """(F,) bool: frames that the decoder flagged as damaged; None where it flagged none."""
+    heard: tuple[tuple[SoundRequest, HeardCrops], ...] = ()
+    sound_error: str | None = None
+    """Why crops, or all of them, have no sound; None where all have."""
 
 
 Picks = tuple[np.ndarray, np.ndarray | None]
@@ -141,6 +165,7 @@ def read_video(
     started = time.perf_counter()
     waited_s = 0.0
     num_wanted, num_found, error, damage = 0, 0, None, None
+    sound_error: str | None = None
     versions: dict[str, str] = {}
     try:
         with open_reader(job.path) as reader:
@@ -149,22 +174,28 @@ def read_video(
             check_unchanged(job, reader)
             versions["decoder"] = f"{reader.decoder_name} {reader.decoder_version}"
             frame_bytes = reader.height * reader.width * 3
-            for group in _groups(job, reader.frame_times_s, max(1, max_bytes // max(frame_bytes, 1))):
+            groups = _groups(job, reader.frame_times_s, max(1, max_bytes // max(frame_bytes, 1)))
+            for group in groups if job.requests else ():
                 wanted, picks = plan_reads(group, reader.frame_times_s)
                 begun = time.perf_counter()
                 decoded = reader.read(wanted)
                 num_wanted, num_found = num_wanted + len(wanted), num_found + len(decoded.indices)
                 error, damage = error or decoded.error, decoded.damage or damage
-                part = locate_crops(group, picks, decoded, time.perf_counter() - begun)
+                seconds = time.perf_counter() - begun
+                part = locate_crops(group, picks, decoded, seconds, reader.frame_times_s[decoded.indices])
                 begun = time.perf_counter()
                 deliver(part)
                 waited_s += time.perf_counter() - begun
+            sounds = listen(job, reader)
+            if sounds is not None:
+                deliver(sounds)
+                sound_error = sounds.sound_error
     except VideoError as failed:
         if not num_found or failed.status == VideoStatus.INTERRUPTED:
             return failed_video(job, str(failed), failed.status, time.perf_counter() - started - waited_s)
         error = error or str(failed)
     seconds = time.perf_counter() - started - waited_s
-    return outcome_of(job, num_wanted, num_found, error, damage, seconds, versions)
+    return outcome_of(job, num_wanted, num_found, error, damage, seconds, versions, sound_error)
 
 
 def outcome_of(
@@ -175,6 +206,7 @@ def outcome_of(
     damage: str | None,
     seconds: float,
     versions: dict[str, str],
+    sound_error: str | None = None,
 ) -> VideoFrames:
     """Return what became of a video that was read: its status, and why, without frames."""
     if num_wanted and not num_found:
@@ -184,7 +216,24 @@ def outcome_of(
     status = VideoStatus.OK if error is None else VideoStatus.PARTIAL
     if damage is not None:
         status, error = VideoStatus.DAMAGED, damage if error is None else f"{damage}; {error}"
-    return VideoFrames(job, np.zeros((0, 0, 0, 3), np.uint8), (), error, status, seconds, versions)
+    return VideoFrames(
+        job, np.zeros((0, 0, 0, 3), np.uint8), (), error, status, seconds, versions, sound_error=sound_error
+    )
+
+
+def listen(job: VideoJob, reader: VideoReader) -> VideoFrames | None:
+    """Return what is heard of a video, without frames; None where no network listens."""
+    if not job.sounds:
+        return None
+    heard = tuple((request, _heard(reader, request)) for request in job.sounds)
+    error = next((one.error for _, one in heard if one.error), None)
+    return VideoFrames(job, np.zeros((0, 0, 0, 3), np.uint8), (), heard=heard, sound_error=error)
+
+
+def _heard(reader: VideoReader, request: SoundRequest) -> HeardCrops:
+    heard = reader.read_sound(request.spans_s, request.sound)
+    heard.spectrograms[request.is_reversed] = heard.spectrograms[request.is_reversed, :, ::-1]
+    return heard
 
 
 def check_unchanged(job: VideoJob, reader: VideoReader) -> None:
@@ -210,14 +259,19 @@ def check_unchanged(job: VideoJob, reader: VideoReader) -> None:
             )
 
 
-def locate_crops(job: VideoJob, picks: list[Picks], decoded: DecodedFrames, seconds: float) -> VideoFrames:
+def locate_crops(
+    job: VideoJob, picks: list[Picks], decoded: DecodedFrames, seconds: float, times_s: np.ndarray
+) -> VideoFrames:
     """Return decoded frames with the places of a job's crops among them; untrue frames count as not there."""
     crops = []
     for request, (current, previous) in zip(job.requests, picks, strict=True):
         usable = None if request.policy.damaged == "keep" or decoded.untrue is None else ~decoded.untrue
         before = None if previous is None else _locate(previous, decoded, usable)
         crops.append(PickedCrops(request, _locate(current, decoded, usable), before))
-    return VideoFrames(job=job, frames=decoded.frames, crops=tuple(crops), error=decoded.error, seconds=seconds)
+    return VideoFrames(
+        job=job, frames=decoded.frames, crops=tuple(crops), error=decoded.error, seconds=seconds,
+        times_s=times_s, untrue=decoded.untrue,
+    )  # fmt: skip
 
 
 def _groups(job: VideoJob, frame_times_s: np.ndarray, max_frames: int) -> Iterator[VideoJob]:

@@ -10,6 +10,7 @@ from functools import partial
 
 from extract.device.orderly_end import ThreadGroup
 from extract.rates import Rates
+from extract.run.preview_keeping import PreviewKeeper
 from extract.run.shard_work import TargetShard, VideoWork
 from extract.run.signals import Signals
 from extract.run.tally import Tally
@@ -33,10 +34,15 @@ class WriteLine:
     signals : Signals
     total : int
         Videos to come, for progress.
+    previews : PreviewKeeper, optional
+        Keeps small pictures of what a shard shows.
     """
 
-    def __init__(self, device: str, rates: Rates, signals: Signals, total: int) -> None:
+    def __init__(
+        self, device: str, rates: Rates, signals: Signals, total: int, previews: PreviewKeeper | None = None
+    ) -> None:
         self.tally = Tally()
+        self._previews = previews
         self._device, self._rates, self._signals, self._total = device, rates, signals, total
         self._complete: queue.Queue[TargetShard | None] = queue.Queue(maxsize=MAX_UNWRITTEN)
         self._lock = threading.Lock()
@@ -95,6 +101,8 @@ class WriteLine:
             statuses[str(row.status)] = statuses.get(str(row.status), 0) + 1
         label = part.target.label
         try:
+            if self._previews is not None:  # before the ledger's entry: a shard that is done has its pictures
+                self._previews.save(part.task.rows)
             with self._rates.measure("write", len(part.rows)):
                 part.writer.write(
                     part.task,

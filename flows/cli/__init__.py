@@ -24,6 +24,7 @@ from flows.cli import (
     importing,
     init,
     labels,
+    maps,
     ops,
     removal,
     search,
@@ -86,6 +87,7 @@ care.register(app)
 history.register(app)
 search.register(app)
 sweep.register(app)
+maps.register(app)
 ops.register(app)
 serve.register(app)
 add_examples(app)

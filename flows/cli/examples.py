@@ -40,7 +40,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "runs": ("scale runs store",),
     "lineage": ("scale lineage store reports/mine", "scale lineage store reports/mine@1#3"),
     "prune": ("scale prune store --keep 3",),
-    "search": ("scale search store --video new.mp4 --html found.html", "scale search store --id a/1.mp4 --k 5"),
+    "search": (
+        "scale search store --video new.mp4 --html found.html",
+        "scale search store --id a/1.mp4 --k 5",
+        "scale search store --text 'a person who climbs stairs'",
+    ),
+    "map": ("scale map store", "scale map store --method umap --name neighbours"),
     "compare": ("scale compare mine@1 mine@2 --store store", "scale compare a/report.html b/report.html"),
     "doctor": ("scale doctor", "scale doctor store --device cuda"),
     "audit": ("scale audit store --data videos --crops 64",),

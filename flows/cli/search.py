@@ -37,6 +37,18 @@ IdOption = Annotated[
     str | None,
     typer.Option("--id", show_default="none", help="The id of a stored video; it is left out of the answer."),
 ]
+TextOption = Annotated[
+    str | None,
+    typer.Option("--text", show_default="none", help="Words, where a backbone of the store has a text tower."),
+]
+FeaturesOption = Annotated[
+    str | None,
+    typer.Option("--features", show_default="the first that can be", help="With --text: crops/feature set to search."),
+]
+RecipeOption = Annotated[
+    Path | None,
+    typer.Option("--recipe", show_default="the store's", help="With --text: a recipe that names the text tower."),
+]
 CountOption = Annotated[int, typer.Option("--k", min=1, help="How many videos to find.")]
 IndexOption = Annotated[str, typer.Option("--index", help="Name of the index.")]
 HtmlOption = Annotated[
@@ -46,7 +58,7 @@ HtmlOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("search", help="Find the stored videos that resemble a file, or a stored one.")(search)
+    app.command("search", help="Find the stored videos that resemble a file, a stored one, or words.")(search)
     app.command("compare", help="Put two reports side by side, paired video by video.")(compare)
 
 
@@ -54,8 +66,11 @@ def search(
     store: StoreArgument,
     video: VideoOption = None,
     video_id: IdOption = None,
+    text: TextOption = None,
     k: CountOption = 10,
     index: IndexOption = "default",
+    features: FeaturesOption = None,
+    recipe: RecipeOption = None,
     where: WhereOption = None,
     params: ParamOption = None,
     dataset: DatasetOption = None,
@@ -67,8 +82,10 @@ def search(
     quiet: QuietOption = False,
 ) -> None:
     """Search an index."""
-    if (video is None) == (video_id is None):
-        raise InvalidInputError("expected either --video FILE or --id VIDEO_ID, found both or neither")
+    if sum(given is not None for given in (video, video_id, text)) != 1:
+        raise InvalidInputError("expected one of --video FILE, --id VIDEO_ID and --text WORDS, found several or none")
+    if text is None and (features is not None or recipe is not None):
+        raise InvalidInputError("expected --text WORDS beside --features and --recipe, found none")
     check_output(html)
     started = time.perf_counter()
     settings = make_settings(store=store, data=data, weights=weights, device=device)
@@ -80,6 +97,14 @@ def search(
     with console.EventPrinter(quiet=quiet or as_json) as listener:
         if video is not None:
             found = search_video(opened, ds.name, video, settings, k=k, index=index, where=condition, on_event=listener)
+        elif text is not None:
+            from flows.text_search import search_text
+            from pipeline.recipe import load_recipe
+
+            named = None if recipe is None else load_recipe(recipe)
+            if recipe is not None:
+                settings = settings.model_copy(update={"recipe_dir": recipe.resolve().parent})
+            found = search_text(opened, ds.name, text, settings, k=k, features=features, where=condition, recipe=named)
         else:
             found = search_by_id(opened, ds.name, str(video_id), settings, k=k, index=index, where=condition)
     seconds = time.perf_counter() - started
@@ -103,11 +128,10 @@ def search(
     console.print_table(found.table(), title=f"Nearest to {found.query}", empty="no video")
     recall = ", ".join(f"recall@{depth} {value:.3f}" for depth, value in found.index["recall"].items())
     kind, num_videos = found.index["kind"], found.index["num_vectors"]
+    what = f"index {index}" if text is None else f"mean of {found.index['name']}"
     if condition is not None:
         kind, recall = "compared one by one", ""
-    console.out.print(
-        f"index {index} ({kind}, {recall or 'exact'}), {num_videos} videos; {seconds:.1f} s", markup=False
-    )
+    console.out.print(f"{what} ({kind}, {recall or 'exact'}), {num_videos} videos; {seconds:.1f} s", markup=False)
     if html is not None:
         console.out.print(f"page  {html}", markup=False)
 
@@ -121,7 +145,7 @@ def _page(found: SearchResult, ds: Dataset, settings: Settings) -> str:
         found.query,
         found.hits,
         index=found.index,
-        frames=catalogue_thumbnails(ds.videos, settings),
+        frames=catalogue_thumbnails(ds.videos, settings, kept=ds.preview),
         query_frames=found.query_frames,
         query_label=labels.get(found.query),
         stale=found.stale,

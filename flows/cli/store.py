@@ -54,7 +54,7 @@ def info(store: StoreArgument, as_json: JsonOption = False) -> None:
     for item in listed:
         console.out.print(f"\n[bold]{item['dataset']}[/]  {item['videos']} videos  snapshot {item['snapshot'][:16]}")
         console.print_table(item["features"], empty="no features yet")
-        for kind in ("embeddings", "models", "indexes", "reports"):
+        for kind in ("embeddings", "models", "indexes", "reports", "maps"):
             if item[kind]:
                 console.out.print(f"{kind}: {', '.join(item[kind])}", markup=False)
 

@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 from flows.serve.stores import HeldDataset
 from pipeline.errors import NotFoundError, PipelineError
 from pipeline.status import VideoStatus
-from pipeline.storage.parquet import read_parquet
-from pipeline.storage.schema import GEOMETRY_COLUMNS, PENDING
+from pipeline.storage.schema import PENDING
 
 if TYPE_CHECKING:
     from pipeline import FeatureStore
@@ -23,13 +22,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_FACETS = 200
-_COMPUTING = threading.RLock()
+_LOCKING = threading.Lock()
+MAX_RECENT = 32
+"""Choices of rows that a moment remembers: of a large dataset each is megabytes."""
 
 
 def once(held: HeldDataset, key: Any, make: Callable[[], T]) -> T:
     """Return what `make` gives, made once for this moment of the dataset."""
     if key not in held.memo:
-        with _COMPUTING:  # two requests for the same answer compute it once
+        with _LOCKING:
+            lock = held.locks.setdefault(key, threading.Lock())
+        with lock:  # two requests for the same answer compute it once, and others are not kept waiting
             if key not in held.memo:
                 held.memo[key] = make()
     return held.memo[key]
@@ -70,10 +73,14 @@ def statuses(held: HeldDataset, crops: str | None, name: str) -> pa.ChunkedArray
     ds = held.dataset
 
     def read() -> pa.ChunkedArray:
-        table = ds.embedding_status(name) if crops is None else ds.status(crops, name)
-        return table["status"]
+        return (ds.embedding_status(name) if crops is None else status_table(held, crops, name))["status"]
 
     return once(held, ("status", crops, name), read)
+
+
+def status_table(held: HeldDataset, crops: str, name: str) -> pa.Table:
+    """Return what became of every row in a feature set."""
+    return once(held, ("table", crops, name), lambda: held.dataset.status(crops, name))
 
 
 def set_summaries(held: HeldDataset) -> list[SetSummary]:
@@ -169,20 +176,22 @@ def filter_rows(
     QueryError
         If the condition does not run.
     """
-    key = ("rows", condition, label, split, status, rows)
-    if key in held.memo:
-        return held.memo[key]
+    key = (condition, label, split, status, rows)
+    with _LOCKING:
+        if key in held.recent:
+            held.recent.move_to_end(key)
+            return held.recent[key]
     videos = held.videos
     kept = held.present.copy()
     if label:
-        kept &= _true(pc.equal(videos["label"], label))
+        kept &= is_true(pc.equal(videos["label"], label))
     if split:
         name, _, side = split.partition(" = ")
-        kept &= _true(pc.equal(pc.map_lookup(videos["splits"], name, "first"), side))
+        kept &= is_true(pc.equal(pc.map_lookup(videos["splits"], name, "first"), side))
     if status:
         any_set = np.zeros(videos.num_rows, bool)
         for crops, feature_set in feature_pairs(held):
-            any_set |= _true(pc.equal(statuses(held, crops, feature_set), status))
+            any_set |= is_true(pc.equal(statuses(held, crops, feature_set), status))
         kept &= any_set
     if rows:
         chosen = np.zeros(videos.num_rows, bool)
@@ -191,9 +200,13 @@ def filter_rows(
         kept &= chosen
     found = np.flatnonzero(kept)
     if condition.strip():
-        found = np.intersect1d(found, held.dataset.select(condition).rows, assume_unique=True)
-    if len(held.memo) < 500:
-        held.memo[key] = found
+        chosen = np.zeros(videos.num_rows, bool)
+        chosen[held.dataset.select(condition).rows] = True
+        found = found[chosen[found]]
+    with _LOCKING:
+        held.recent[key] = found
+        while len(held.recent) > MAX_RECENT:
+            held.recent.popitem(last=False)
     return found
 
 
@@ -208,66 +221,13 @@ def describe_rows(held: HeldDataset, rows: Sequence[int] | np.ndarray) -> list[d
     return records
 
 
-def video_facts(held: HeldDataset, row: int) -> dict[str, Any]:
-    """Return all that is known of one video: catalogue, statuses, duplicates.
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such row.
-    """
-    ds, videos = held.dataset, held.videos
-    if not 0 <= row < videos.num_rows:
-        raise NotFoundError(f"expected a row in 0..{videos.num_rows - 1} of dataset {ds.name}, found {row}")
+def check_row(held: HeldDataset, row: int) -> None:
+    """Raise NotFoundError where no video stands in a row."""
+    name, count = held.dataset.name, held.videos.num_rows
+    if not 0 <= row < count:
+        raise NotFoundError(f"expected a row in 0..{count - 1} of dataset {name}, found {row}")
     if not held.present[row]:
-        raise NotFoundError(f"expected a video in row {row} of dataset {ds.name}, found that it was removed")
-    record = videos.slice(row, 1).to_pylist()[0]
-    states = []
-    for crops, name in feature_pairs(held):
-        table = once(held, ("table", crops, name), lambda c=crops, n=name: ds.status(c, n))  # type: ignore[misc]
-        states.append({"set": f"{crops}/{name}", **table.slice(row, 1).to_pylist()[0]})
-    twins: list[str] = []
-    if record.get("sha256"):
-        same = np.flatnonzero(_true(pc.equal(videos["sha256"], record["sha256"])))
-        twins = [videos["video_id"][int(r)].as_py() for r in same[:20] if r != row]
-    return {"video": record, "statuses": states, "duplicates": twins}
-
-
-def video_crops(held: HeldDataset, row: int) -> dict[str, list[dict[str, Any]]]:
-    """Return the boxes of a video: crop set -> one mapping a drawn crop, in raw units, with `valid`."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for crops, name in feature_pairs(held):
-        if found.get(crops):
-            continue
-        try:
-            block = held.dataset.select(rows=[row]).features(crops, name)
-        except PipelineError:
-            continue
-        boxes = np.asarray(block.geometry[0], np.float64)
-        drawn = np.flatnonzero(boxes[:, 1] > boxes[:, 0])
-        found[crops] = [
-            {"crop": int(c), "valid": bool(block.valid[0, c]),
-             **{k: float(v) for k, v in zip(GEOMETRY_COLUMNS, boxes[c], strict=True)}}
-            for c in drawn
-        ]  # fmt: skip
-    return {name: crops for name, crops in found.items() if crops}
-
-
-def predictions_of(held: HeldDataset, row: int) -> list[dict[str, Any]]:
-    """Return what each stored report took a video for: report, result, predicted, correct."""
-    found = []
-    for report in held.dataset.artifacts("reports"):
-        try:
-            table = once(held, ("predictions", report), lambda name=report: _predictions(held, name))  # type: ignore[misc]
-        except PipelineError:
-            continue
-        mine = table.filter(pc.equal(table["row"], row))
-        found += [{"report": report, **line} for line in mine.select(["result", "predicted", "correct"]).to_pylist()]
-    return found
-
-
-def _predictions(held: HeldDataset, report: str) -> pa.Table:
-    return read_parquet(held.dataset.artifact("reports", report).read("predictions.parquet"))
+        raise NotFoundError(f"expected a video in row {row} of dataset {name}, found that it was removed")
 
 
 def failures(held: HeldDataset) -> list[dict[str, Any]]:
@@ -276,7 +236,7 @@ def failures(held: HeldDataset) -> list[dict[str, Any]]:
     def make() -> list[dict[str, Any]]:
         lines: dict[tuple[str, str, str], list[int]] = {}
         for crops, name in feature_pairs(held):
-            table = held.dataset.status(crops, name)
+            table = status_table(held, crops, name)
             bad = pc.invert(pc.is_in(table["status"], value_set=pa.array([VideoStatus.OK.value, PENDING])))
             for item in table.filter(bad).select(["row", "status", "error"]).to_pylist():
                 lines.setdefault((f"{crops}/{name}", item["status"], item["error"]), []).append(item["row"])
@@ -298,7 +258,7 @@ def open_index(held: HeldDataset, store: FeatureStore, name: str) -> SearchIndex
     """Return an index, opened (and its bytes checked) once for this moment of the dataset."""
     from probe.index import search
 
-    return once(held, ("index", name), lambda: search.open_index(store, held.dataset.name, name))
+    return once(held, ("index", name), lambda: search.open_index(store, held.dataset.name, name, ds=held.dataset))
 
 
 def nearest(
@@ -338,7 +298,8 @@ def _most(counts: dict[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_FACETS]
 
 
-def _true(mask: pa.ChunkedArray) -> np.ndarray:
+def is_true(mask: pa.ChunkedArray) -> np.ndarray:
+    """Return a mask as (n,) bool, null as False."""
     return np.asarray(pc.fill_null(mask, False).to_numpy(zero_copy_only=False), bool)
 
 

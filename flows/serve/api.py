@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from typing import Annotated, Any, Literal
 
+import anyio.to_thread
 import numpy as np
 import pyarrow as pa
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from flows.serve import answers
+from flows.serve import answers, made_of, one_video
 from flows.serve.limits import Limits
 from flows.serve.service import Service
 from flows.serve.stores import HeldDataset, ServedStore
@@ -19,19 +20,24 @@ from pipeline.errors import InvalidInputError, NotFoundError
 ARROW = "application/vnd.apache.arrow.stream"
 
 
-def service_of(request: Request) -> Service:
+def service_of_app(request: Request) -> Service:
     """Return the service that answers."""
     return request.app.state.service
 
 
-def store_of(store: str, service: Annotated[Service, Depends(service_of)]) -> ServedStore:
+async def service_of(request: Request) -> Service:
+    """Return the service that answers; in the event loop, since that costs nothing."""
+    return service_of_app(request)
+
+
+async def store_of(store: str, service: Annotated[Service, Depends(service_of)]) -> ServedStore:
     """Return the store that an address names."""
     return service.store(store)
 
 
-def held_of(dataset: str, served: Annotated[ServedStore, Depends(store_of)]) -> HeldDataset:
-    """Return the dataset that an address names."""
-    return served.dataset(dataset)
+async def held_of(dataset: str, served: Annotated[ServedStore, Depends(store_of)]) -> HeldDataset:
+    """Return the dataset that an address names; beside the event loop where the store has to be asked."""
+    return served.at_hand(dataset) or await anyio.to_thread.run_sync(served.dataset, dataset)
 
 
 TheService = Annotated[Service, Depends(service_of)]
@@ -92,11 +98,11 @@ def list_videos(
 
 
 @router.get("/{store}/{dataset}/videos/{row}", summary="One video: facts, statuses, crops, predictions")
-def one_video(row: int, held: Held, service: TheService) -> Response:
+def whole_video(row: int, held: Held, service: TheService) -> Response:
     """Return everything the store knows of a video."""
     with service.heavy.take():
-        found = answers.video_facts(held, row)
-        found |= {"crops": answers.video_crops(held, row), "predictions": answers.predictions_of(held, row)}
+        found = one_video.video_facts(held, row)
+        found |= {"crops": one_video.video_crops(held, row), "predictions": one_video.predictions_of(held, row)}
     return _json(found, held)
 
 
@@ -188,6 +194,21 @@ def search_stored(
         return _json(service.search_id(served, held, video_id, index=index, k=k, where=where), held)
 
 
+@router.get("/{store}/{dataset}/search/text", summary="Videos nearest to words")
+def search_text(
+    held: Held,
+    served: TheStore,
+    service: TheService,
+    text: Annotated[str, Query(min_length=1, max_length=1000)],
+    features: Annotated[str, Query(description="crops/feature set; the first whose backbone has a text tower")] = "",
+    k: Annotated[int, Query(ge=1, le=1000)] = 10,
+    where: Where = "",
+) -> Response:
+    """Return the videos nearest to words, where a backbone of the dataset has a text tower."""
+    with service.heavy.take():
+        return _json(service.search_text(served, held, text, features=features, k=k, where=where), held)
+
+
 @router.post("/{store}/{dataset}/search/vector", summary="Neighbours of a vector")
 async def search_vector(
     request: Request,
@@ -232,6 +253,17 @@ def sql(
                 "add LIMIT or format=arrow"
             )
         return JSONResponse(service.jsonable({"columns": table.column_names, "rows": table.to_pylist()}))
+
+
+@router.get("/{store}/{dataset}/lineage", summary="What a thing is made of")
+def lineage(
+    held: Held,
+    service: TheService,
+    of: Annotated[str, Query(max_length=1000, description="reports/NAME[@2][#3], indexes/NAME, embeddings/NAME ...")],
+) -> Response:
+    """Walk from a report, a number, an index, an embedding or a model to weights, videos and snapshot."""
+    with service.heavy.take():
+        return _json(made_of.origin(held, of).as_json(), held)
 
 
 @router.get("/{store}/{dataset}/reports", summary="Stored reports and their numbers")

@@ -1,4 +1,7 @@
-"""Pictures and videos of a catalogue: only files that the catalogue names, below the data folders that were given."""
+"""Pictures and videos of a catalogue: only files that the catalogue names, below the data folders that were given.
+
+Where extraction kept small pictures (`previews` in the recipe), they are shown first, and where the videos are not.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import numpy as np
 
 from flows.serve.limits import Turns
 from flows.serve.stores import HeldDataset
-from pipeline.errors import NotFoundError, VideoError
+from pipeline.errors import FormatError, NotFoundError, VideoError
 from pipeline.settings import Settings
 
 PLAYABLE = {
@@ -86,9 +89,7 @@ class Pictures:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        path = self.video_path(held, row)
-        with self._turns.take():
-            picture = self._decode(path, at, width_px)
+        picture = self._made(held, row, at, width_px)
         with self._lock:
             if key not in self._cache:
                 self._cache[key] = picture
@@ -96,6 +97,45 @@ class Pictures:
             while self._bytes > self._max_bytes:
                 self._bytes -= len(self._cache.popitem(last=False)[1])
         return picture
+
+    def _made(self, held: HeldDataset, row: int, at: float, width_px: int) -> bytes:
+        """Return a small picture from its strip; a large one from the video where that is at hand."""
+        kept = self.kept(held, row, at)
+        if kept is not None and width_px <= THUMBNAIL_PX:
+            return kept
+        try:
+            path = self.video_path(held, row)
+            with self._turns.take():
+                return self._decode(path, at, width_px)
+        except NotFoundError:
+            if kept is None:
+                raise
+            return kept
+
+    def has(self, held: HeldDataset, row: int) -> bool:
+        """Whether there is something to make a small picture of: a strip in the store, or the video's file."""
+        try:
+            if held.dataset.preview(row) is not None:
+                return True
+            self.video_path(held, row)
+        except (FormatError, NotFoundError):
+            return False
+        return True
+
+    @staticmethod
+    def kept(held: HeldDataset, row: int, at: float = 0.5) -> bytes | None:
+        """Return the frame nearest to a share of a video out of the strip in the store; None where there is none."""
+        try:
+            preview = held.dataset.preview(row)
+        except FormatError:  # damaged: the video itself may be at hand, and `verify` says so
+            return None
+        if preview is None:
+            return None
+        from extract.pixels.preview_strips import frames_of_strip
+
+        start_s = held.videos["start_s"][row].as_py() or 0.0
+        wanted_s = start_s + at * (held.videos["duration_s"][row].as_py() or 0.0)
+        return next(iter(frames_of_strip(preview, [wanted_s])), None)
 
     def _decode(self, path: Path, at: float, width_px: int) -> bytes:
         from PIL import Image

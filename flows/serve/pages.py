@@ -11,22 +11,25 @@ from urllib.parse import urlencode
 import numpy as np
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader
 
-from flows.serve import answers
-from flows.serve.api import Held, TheService, TheStore, service_of
-from flows.serve.maps import make_map, map_sources
+from flows.serve import answers, made_of, one_video
+from flows.serve.api import Held, TheService, TheStore, service_of_app
+from flows.serve.colouring import PointGroup, coloured
+from flows.serve.maps import shown_sources
 from flows.serve.media import PLAYABLE, etag_of
 from pipeline.errors import NotFoundError, PipelineError, QueryError
+from pipeline.look.pages import look_script, look_style, page_environment
 from pipeline.status import VideoStatus
 
 PAGE_ROWS = 60
 HTMX = "htmx-2.0.11.min.js"
 router = APIRouter(include_in_schema=False)
 Text = Annotated[str, Query(max_length=20_000)]
+Rows = Annotated[str, Query(max_length=40_000)]
 
 
-def choice(where: Text = "", label: Text = "", split: Text = "", status: Text = "", rows: Text = "") -> dict[str, str]:
+def choice(where: Text = "", label: Text = "", split: Text = "", status: Text = "", rows: Rows = "") -> dict[str, str]:
     """Return what an address says of which videos to show; what it leaves open is left out."""
     given = {"where": where, "label": label, "split": split, "status": status, "rows": rows}
     return {name: value for name, value in given.items() if value}
@@ -38,20 +41,14 @@ Asked = Annotated[dict[str, str], Depends(choice)]
 @cache
 def environment() -> Environment:
     """Return the templates: everything escaped, a misspelt name is an error."""
-    env = Environment(
-        loader=PackageLoader("flows.serve"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.filters.update(size=human_bytes, seconds=human_seconds, share=lambda x: f"{100 * x:.1f} %", query=_query)
+    env = page_environment(PackageLoader("flows.serve"))
+    env.filters.update(query=_query)
     return env
 
 
 def render(request: Request, template: str, code: int = 200, **values: Any) -> HTMLResponse:
     """Render a page (or, for htmx, the part of it that `template` names)."""
-    service = service_of(request)
+    service = service_of_app(request)
     shared = {"stores": list(service.stores), "path": request.url.path, "store": None, "dataset": None, "view": ""}
     text = environment().get_template(template).render(**(shared | values))
     return HTMLResponse(text, status_code=code, headers={"cache-control": "no-cache", "vary": "HX-Request"})
@@ -75,8 +72,8 @@ def home(request: Request, service: TheService) -> Response:
 def dataset_page(request: Request, store: str, held: Held, service: TheService) -> Response:
     """Show what a dataset holds and how far it is."""
     with service.heavy.take():
-        found = answers.overview(held)
-    return _page(request, "dataset.html.j2", store, held, "overview", found=found)
+        found, runs = answers.overview(held), made_of.last_runs(held)
+    return _page(request, "dataset.html.j2", store, held, "overview", found=found, runs=runs)
 
 
 @router.get("/{store}/{dataset}/videos")
@@ -127,18 +124,19 @@ def videos_csv(held: Held, service: TheService, asked: Asked) -> Response:
 def video_page(request: Request, store: str, row: int, held: Held, served: TheStore, service: TheService) -> Response:
     """Show one video: it plays where the browser can, its crops lie on a timeline."""
     with service.heavy.take():
-        found = answers.video_facts(held, row)
-        crops = answers.video_crops(held, row)
-        predicted = answers.predictions_of(held, row)
+        found = one_video.video_facts(held, row)
+        crops = one_video.video_crops(held, row)
+        predicted = one_video.predictions_of(held, row)
     playable, problem = None, None
     try:
         path = service.pictures.video_path(held, row)
         playable = PLAYABLE.get(path.suffix.lower())
     except NotFoundError as error:
         problem = str(error)
+    kept = service.pictures.kept(held, row) is not None
     return _page(
-        request, "video.html.j2", store, held, "videos", row=row, found=found, crops=crops, predicted=predicted,
-        playable=playable, problem=problem, num_rows=held.dataset.num_rows,
+        request, "video.html.j2", store, held, "videos", row=row, kept=kept, found=found, crops=crops,
+        predicted=predicted, playable=playable, problem=problem, num_rows=held.dataset.num_rows,
         indexes=held.dataset.artifacts("indexes"),
     )  # fmt: skip
 
@@ -148,7 +146,7 @@ def neighbours_part(
     request: Request, store: str, row: int, held: Held, served: TheStore, service: TheService
 ) -> Response:
     """Show the neighbours of a video in every index; asked for by the page when it is there."""
-    answers.video_facts(held, row)
+    answers.check_row(held, row)
     with service.heavy.take():
         near = answers.neighbours(held, served.store, row)
     return _page(request, "_neighbours.html.j2", store, held, "videos", near=near)
@@ -159,22 +157,20 @@ def map_page(
     request: Request, store: str, held: Held, service: TheService, source: Text = "", colour: Text = "label"
 ) -> Response:
     """Show a map of one vector a video."""
-    sources = map_sources(held)
+    sources = shown_sources(held)
     source = source or (sources[0] if sources else "")
-    made, problem = None, None
-    points: list[dict[str, Any]] = []
-    groups: list[tuple[str, int]] = []
+    made, problem, remark = None, None, None
+    groups: list[PointGroup] = []
     if source:
         try:
             with service.heavy.take():
-                made = answers.once(
-                    held, ("map", source), lambda: make_map(held, source, service.settings.cache_folder)
-                )
-                points, groups = _coloured(held, made, colour)
+                made, remark = service.flat_map(held, source)
+                shown = made
+                groups = answers.once(held, ("points", source, colour), lambda: coloured(held, shown, colour))
         except PipelineError as error:
             problem = str(error)
     return _page(request, "map.html.j2", store, held, "map", sources=sources, source=source, colour=colour, made=made,
-                 points=points, groups=groups, problem=problem, splits=_split_names(held),
+                 groups=groups, problem=problem, remark=remark, splits=_split_names(held),
                  reports=held.dataset.artifacts("reports"))  # fmt: skip
 
 
@@ -186,34 +182,28 @@ def search_page(
     served: TheStore,
     service: TheService,
     video_id: Text = "",
+    text: Text = "",
     index: Text = "",
     where: Text = "",
     k: Annotated[int, Query(ge=1, le=200)] = 24,
 ) -> Response:
-    """Show a search by id, and the place where a video file is dropped."""
+    """Show a search by id or by words, and the place where a video file is dropped."""
     indexes = held.dataset.artifacts("indexes")
     index = index or (indexes[0] if indexes else "")
     found, problem = None, None
-    if video_id and index:
-        try:
-            with service.heavy.take():
+    try:
+        with service.heavy.take():
+            if text.strip():
+                found = service.search_text(served, held, text[:1000], k=k, where=where)
+            elif video_id and index:
                 found = service.search_id(served, held, video_id, index=index, k=k, where=where)
-        except PipelineError as error:
-            problem = str(error)
+    except PipelineError as error:
+        problem = str(error)
     part = "_hits.html.j2" if request.headers.get("hx-request") else "search.html.j2"
     return _page(
-        request,
-        part,
-        store,
-        held,
-        "search",
-        indexes=indexes,
-        index=index,
-        video_id=video_id,
-        where=where,
-        found=found,
-        problem=problem,
-    )
+        request, part, store, held, "search", indexes=indexes, index=index, video_id=video_id, text=text, where=where,
+        found=found, problem=problem, words=service.text_features(held),
+    )  # fmt: skip
 
 
 @router.post("/{store}/{dataset}/search/upload")
@@ -259,6 +249,14 @@ def report_file(name: str, held: Held) -> Response:
     )
 
 
+@router.get("/{store}/{dataset}/lineage")
+def lineage_page(request: Request, store: str, held: Held, service: TheService, of: Text) -> Response:
+    """Show what a report, a number of it, an index, an embedding or a model is made of, down to the videos."""
+    with service.heavy.take():
+        found = made_of.origin(held, of)
+    return _page(request, "lineage.html.j2", store, held, "reports", origin=found, of=of)
+
+
 @router.get("/{store}/{dataset}/failures")
 def failures_page(request: Request, store: str, held: Held, served: TheStore, service: TheService) -> Response:
     """Show why videos have no features, with the command that tries them again."""
@@ -280,7 +278,7 @@ def thumbnail(
     w: Annotated[int, Query(ge=16, le=1280)] = 240,
 ) -> Response:
     """Return a frame of a video."""
-    answers.video_facts(held, row)
+    answers.check_row(held, row)
     etag = etag_of(held.dataset.name, row, held.videos["sha256"][row].as_py(), at, w)
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers={"etag": etag})
@@ -300,46 +298,9 @@ def _page(request: Request, template: str, store: str, held: Any, view: str, **v
         view=view,
         snapshot=held.snapshot,
         title=f"{name} · {view}",
+        has_picture=lambda row: service_of_app(request).pictures.has(held, row),
         **values,
     )
-
-
-def _coloured(held: Any, made: Any, colour: str) -> tuple[list[dict[str, Any]], list[tuple[str, int]]]:
-    """Return the points with their colour group, and the groups, most frequent first."""
-    names = ["–"] * held.dataset.num_rows
-    if colour.startswith("split "):
-        for i, sides in enumerate(held.videos["splits"].to_pylist()):
-            names[i] = dict(sides or []).get(colour[6:], "–")
-    elif colour.startswith("report "):
-        for line in _right_and_wrong(held, colour[7:]):
-            names[line["row"]] = "right" if line["correct"] else "wrong"
-    else:
-        names = [label or "–" for label in held.videos["label"].to_pylist()]
-    counts: dict[str, int] = {}
-    for row in made.rows.tolist():
-        counts[names[row]] = counts.get(names[row], 0) + 1
-    groups = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    number = {name: i for i, (name, _) in enumerate(groups)}
-    ids = held.videos["video_id"].to_pylist()
-    points = [
-        {
-            "row": row,
-            "x": round(float(x), 4),
-            "y": round(float(y), 4),
-            "group": number[names[row]],
-            "name": names[row],
-            "id": ids[row],
-        }
-        for row, (x, y) in zip(made.rows.tolist(), made.points, strict=True)
-    ]
-    return points, groups
-
-
-def _right_and_wrong(held: Any, report: str) -> list[dict[str, Any]]:
-    """Return the first result's lines of a report."""
-    table = answers.once(held, ("predictions", report), lambda: answers._predictions(held, report))
-    lines = table.select(["result", "row", "correct"]).to_pylist()
-    return [line for line in lines if line["result"] == lines[0]["result"]]
 
 
 def _split_names(held: Any) -> list[str]:
@@ -352,30 +313,13 @@ def _query(asked: Mapping[str, str], **changed: Any) -> str:
     return "?" + urlencode(merged) if merged else "?"
 
 
-def human_bytes(number: float) -> str:
-    """Write bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(number) < 1024 or unit == "TiB":
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return ""
-
-
-def human_seconds(number: float | None) -> str:
-    """Write a duration for people; a dash for none."""
-    if number is None:
-        return "–"
-    return f"{number:.1f} s" if number < 60 else f"{int(number // 60)}:{int(number % 60):02d} min"
-
-
 def static_file(name: str) -> bytes:
     """Return a file that pages fetch; NotFoundError for any other name."""
-    from probe.pages.page import asset
-
     own = files("flows.serve") / "static"
-    if name in ("style.css", "page.js"):  # one look, and one choice of colours, with the report page
-        ours = (own / f"serve.{name.rpartition('.')[2]}").read_text("utf-8")
-        return (asset(name) + ours).encode()
+    if name == "style.css":
+        return (look_style() + (own / "serve.css").read_text("utf-8")).encode()
+    if name == "page.js":
+        return (look_script() + (own / "serve.js").read_text("utf-8")).encode()
     if name != HTMX:
         raise NotFoundError(f"expected a file of the page, found {name!r}")
     return (own / name).read_bytes()

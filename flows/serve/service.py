@@ -7,11 +7,12 @@ import json
 import math
 import re
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import date, datetime
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
 import numpy as np
@@ -20,11 +21,17 @@ from starlette.requests import Request
 
 from flows.serve import answers
 from flows.serve.limits import Limits, ServiceBusyError, Turns
+from flows.serve.maps import map_of, shown_sources
 from flows.serve.media import Pictures
 from flows.serve.stores import HeldDataset, ServedStore
 from pipeline.errors import InvalidInputError, NotFoundError, PipelineError
 from pipeline.query.bounds import Bounds, bounded
 from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from extract.backbones.text_tower import TextEncoder
+    from pipeline.recipe.backbones.text import TextTower
+    from probe.flat_map import FlatMap
 
 T = TypeVar("T")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")
@@ -46,7 +53,34 @@ class Service:
         self.heavy = Turns(limits.heavy, limits.wait_s, "an answer")
         self.pictures = Pictures(settings, Turns(1, limits.wait_s, "decoding a frame"))
         self._bounds = Bounds(limits.query_s, limits.query_bytes)
+        self._is_closed = False
+        self._towers = threading.Lock()
+        self._loaded: dict[TextTower, TextEncoder] = {}
         self._uploads = Turns(1, limits.wait_s, "a search by a new video")
+
+    def warm(self) -> None:
+        """Make what the first visitor of each dataset would wait for; what is out of reach says so when it is asked."""
+        for served in self.stores.values():
+            served.warm = warm
+            with suppress(PipelineError):
+                for name in served.datasets():
+                    self._warm_whole(served, served.dataset(name))
+
+    def _warm_whole(self, served: ServedStore, held: HeldDataset) -> None:
+        """Warm a moment, then what needs large libraries: indexes, and the map that is shown first."""
+        warm(held)
+        for index in held.dataset.artifacts("indexes"):
+            if self._is_closed:
+                return
+            with suppress(PipelineError):
+                answers.open_index(held, served.store, index)
+        for source in shown_sources(held)[:1]:
+            with suppress(PipelineError):
+                self.flat_map(held, source)
+
+    def flat_map(self, held: HeldDataset, source: str) -> tuple[FlatMap, str | None]:
+        """Return a map and what is to be said of it, made once for this moment of the dataset."""
+        return answers.once(held, ("map", source), lambda: map_of(held, source, self.settings.cache_folder))
 
     def store(self, name: str) -> ServedStore:
         """Return a served store; NotFoundError names those there are."""
@@ -105,6 +139,33 @@ class Service:
             near = opened.search(vector, k)
             hits = hits_of(held.dataset, near.rows[0], near.similarities[0])
         return {"query": "vector", "index": index, "stale": opened.stale, "hits": [h._asdict() for h in hits]}
+
+    def search_text(
+        self, served: ServedStore, held: HeldDataset, text: str, *, features: str = "", k: int, where: str = ""
+    ) -> dict[str, Any]:
+        """Return the videos nearest to words, of those that meet a condition, by a backbone's text tower."""
+        from flows.text_search import load_tower, pick_target
+        from probe.index.search import hits_of
+        from probe.index.text_search import WordsIndex
+
+        target = pick_target(held.dataset, features or None)
+        among = self.rows(held, where) if where.strip() else None
+        words = answers.once(
+            held, ("words", target.label), lambda: WordsIndex(held.dataset, target.crops, target.feature_set)
+        )
+        with self._towers:
+            if target.tower not in self._loaded:
+                self._loaded = {target.tower: load_tower(target, held.dataset, self.settings)}
+            vector = self._loaded[target.tower].encode([text])[0]
+        near = words.search(vector, k, among)
+        hits = hits_of(held.dataset, near.rows[0], near.similarities[0])
+        return {"query": text, "index": target.label, "stale": None, "hits": [hit._asdict() for hit in hits]}
+
+    def text_features(self, held: HeldDataset) -> list[str]:
+        """Return the feature sets that words can be compared with."""
+        from flows.text_search import text_targets
+
+        return answers.once(held, "text", lambda: [target.label for target in text_targets(held.dataset)])
 
     def search_file(self, served: ServedStore, held: HeldDataset, file: Path, index: str, k: int) -> dict[str, Any]:
         """Return the neighbours of a video file that was sent; one at a time, decoded in guarded processes."""
@@ -191,4 +252,16 @@ class Service:
 
     def close(self) -> None:
         """End what runs beside the answers."""
+        self._is_closed = True
         self.pictures.close()
+
+
+def warm(held: HeldDataset) -> None:
+    """Compute what every view of a moment begins with: counts, facets, statuses, and the parts behind conditions."""
+    with suppress(PipelineError):
+        answers.overview(held)
+        answers.facets(held)
+        answers.failures(held)
+        answers.filter_rows(held, "row < 0")
+        for crops, name in answers.feature_pairs(held):
+            answers.status_table(held, crops, name)

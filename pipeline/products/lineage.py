@@ -18,7 +18,10 @@ from pipeline.store.kept_embeddings import older_embeddings
 if TYPE_CHECKING:
     from pipeline.store.dataset import Dataset
 
-KINDS = {"reports": "report", "indexes": "index", "models": "model", "embeddings": "embeddings", "features": "features"}
+KINDS = {
+    "reports": "report", "indexes": "index", "models": "model", "embeddings": "embeddings", "features": "features",
+    "maps": "map",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def lineage(ds: Dataset, thing: str) -> Origin:
     if folder == "features":
         crops, _, feature_set = name.partition("/")
         return walk.features(crops, feature_set, "")
-    return {"indexes": walk.index, "models": walk.model, "embeddings": walk.embeddings}[folder](name)
+    steps = {"indexes": walk.index, "models": walk.model, "embeddings": walk.embeddings, "maps": walk.flat_map}
+    return steps[folder](name)
 
 
 class _Walk:
@@ -97,6 +101,15 @@ class _Walk:
         inputs = [self.features(crops, feature_set, made) for crops, feature_set, made in read]
         used = dict.fromkeys((r["embedding"], r["embedding_fingerprint"]) for r in results if r.get("embedding"))
         return Origin(what, facts, (*(self.embeddings(name, made) for name, made in used), *inputs))
+
+    def flat_map(self, name: str) -> Origin:
+        artifact = self.ds.artifact("maps", name)
+        meta = artifact.meta
+        kind, _, source = str(meta["source"]).rpartition(" ")
+        facts = {"method": meta["method"], "points": meta["num_points"], **_state(meta["snapshot"])}
+        crops, _, feature_set = source.partition("/")
+        read = self.embeddings(source, "") if kind == "embedding" else self.features(crops, feature_set, "")
+        return Origin(f"map {artifact.name}@{artifact.version}", facts, (read,))
 
     def index(self, name: str) -> Origin:
         artifact = self.ds.artifact("indexes", name)
@@ -174,6 +187,8 @@ class _Walk:
         facts: dict[str, Any] = {"fingerprint": info.fingerprint_id}
         if isinstance(backbone, Mapping):
             facts |= {f"backbone_{key}": value for key, value in backbone.items() if isinstance(value, str | int)}
+            if isinstance(weights := backbone.get("weights"), Mapping):
+                facts["weights"] = weights.get("sha256") or f"random, seed {weights.get('random')}"
         if isinstance(decoder, Mapping):
             facts["decoder"] = " ".join(str(value) for value in decoder.values())
         facts["shards"] = f"{info.num_shards_done} of {info.num_shards}"

@@ -65,6 +65,13 @@ class Report(Product):
         own = [(m.spec.crops, m.feature_set) for m in self.measurements]
         return tuple(dict.fromkeys(own + [pair for spec in self.readouts.values() for pair in spec.feature_sets]))
 
+    @cached_property
+    def towers(self) -> dict[str, Any]:
+        """The text towers that zero-shot probes compare with, by feature set."""
+        asked = {m.feature_set for m in self.measurements if m.spec.kind == "zero_shot"}
+        found = {name: self.recipe.text_tower(name) for name in sorted(asked)}
+        return {name: tower.model_dump(mode="json") for name, tower in found.items() if tower is not None}
+
     @property
     def inputs(self) -> tuple[Ref, ...]:
         """The embedding sets, and the features."""
@@ -97,6 +104,7 @@ class Report(Product):
             "sets": sets,
             "embeddings": embeddings,
             **({"readouts": readouts} if readouts else {}),
+            **({"text": self.towers} if self.towers else {}),
         }
 
     def stored(self, ds: Dataset) -> Stored | None:

@@ -10,9 +10,7 @@ from typing import Any
 from pipeline.errors import NoDataError
 from pipeline.sets.handles import DatasetHandle, StoreHandle
 from pipeline.status import VideoStatus
-from pipeline.storage.schema import PENDING
-
-ARTIFACT_KINDS = ("models", "indexes", "reports")
+from pipeline.storage.schema import ARTIFACT_KINDS, PENDING
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ class Holdings:
     models: tuple[str, ...]
     indexes: tuple[str, ...]
     reports: tuple[str, ...]
+    maps: tuple[str, ...]
     snapshot: str
 
     def as_json(self) -> dict[str, Any]:

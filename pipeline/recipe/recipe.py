@@ -11,10 +11,12 @@ from pydantic import Field, ValidationError, model_validator
 from pipeline.errors import RecipeError
 from pipeline.names import Name, did_you_mean
 from pipeline.recipe.backbones import BackboneSpec, Stream, feature_set_name
+from pipeline.recipe.backbones.text import TextTower
 from pipeline.recipe.base import LATER, Spec
 from pipeline.recipe.crops import CropPolicy
 from pipeline.recipe.datasets import AnyDataset
 from pipeline.recipe.mistakes import explain
+from pipeline.recipe.previews import PreviewSpec
 from pipeline.recipe.probes import IndexSpec, ProbeSpec
 from pipeline.recipe.readout_words import BUILT_IN
 from pipeline.recipe.readouts import ReadoutSpec, plain_readout
@@ -54,6 +56,9 @@ class Recipe(Spec):
     keep: Annotated[int | None, LATER] = Field(None, ge=1)
     """How many versions of each model, embedding set, report and index of this recipe stay when a run ends well, the
     newest included; what a staying version is made of stays, too. None: all (`scale prune` removes them by hand)."""
+    previews: Annotated[PreviewSpec | None, LATER] = None
+    """Small pictures of the videos, kept in the store by `extract`, so that pages have some where the videos are not.
+    `{}` takes the defaults; none are made where nothing is said, or of videos that were extracted before."""
     readouts: Annotated[dict[Name, ReadoutSpec], LATER] = Field(default_factory=dict)
     """Vectors that need no training, by name; probes, embeddings and indexes read them."""
     train: TrainSpec | None = None
@@ -94,6 +99,7 @@ class Recipe(Spec):
                     f"{did_you_mean(feature_set, feature_sets)}"
                 )
         self._check_readouts()
+        self._check_text_towers()
         for where, spec in self._named_sections():
             if unknown := [label for label in getattr(spec, "features", ()) if label not in labels]:
                 raise ValueError(
@@ -132,6 +138,19 @@ class Recipe(Spec):
     def training_section(self, model: str) -> str:
         """Where a model stands in the recipe: ``train`` or ``models.<name>``."""
         return "train" if self.train is not None else f"models.{model}"
+
+    def _check_text_towers(self) -> None:
+        with_text = {t.feature_set for t in self.targets() if self.text_tower(t.feature_set) is not None}
+        for i, probe in enumerate(self.probes):
+            if probe.kind == "zero_shot" and not ({probe.backbone} if probe.backbone else with_text) & with_text:
+                raise ValueError(
+                    f"probes[{i}]: expected a backbone with a text tower for zero_shot, found none; add `text` to it"
+                )
+
+    def text_tower(self, feature_set: str) -> TextTower | None:
+        """Return the text tower that a feature set is comparable to: its backbone's, where it sees rgb."""
+        backbone = self.backbones.get(feature_set)
+        return None if backbone is None or "rgb" not in backbone.streams else backbone.text
 
     def _check_readouts(self) -> None:
         labels = sorted(t.label for t in self.targets())

@@ -92,7 +92,7 @@ STATUS_SCHEMA = pa.schema(
 )
 """What `Dataset.status` returns; `generation` is null where no entry covers the row."""
 
-ARTIFACT_KINDS = ("models", "indexes", "reports")
+ARTIFACT_KINDS = ("models", "indexes", "reports", "maps")
 
 MAX_ROW_BYTES = 1 << 28
 """Largest row (crops x channels) that is believed; a shape beyond it is a forgery, not a feature."""
@@ -166,6 +166,11 @@ def embedding_set_key(dataset: str, name: str) -> str:
 def embedding_ledger_key(dataset: str, name: str) -> str:
     """Return the folder of an embedding set's ledger."""
     return f"{dataset}/embeddings/{name}/ledger"
+
+
+def previews_key(dataset: str) -> str:
+    """Return the folder of the small pictures of a dataset's videos."""
+    return f"{dataset}/previews"
 
 
 def packs_key(ledger: str) -> str:

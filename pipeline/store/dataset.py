@@ -264,6 +264,8 @@ class Dataset(Changing):
         """
         self._guard.check()
         files = [*self._catalogue.digests(), *self._side.digests(with_labels=with_labels)]
+        if crops is None and feature_set is None and embedding is None:
+            files.append(self._previews.state())  # nothing is made of them: no product becomes stale
         return progress.snapshot_id(self.name, files, self._sets.ledgers(crops, feature_set, embedding))
 
     def ledger(self, crops: str | None, name: str) -> Ledger:
@@ -289,7 +291,7 @@ class Dataset(Changing):
 
         Parameters
         ----------
-        kind : {"models", "indexes", "reports"}
+        kind : {"models", "indexes", "reports", "maps"}
         name : str
         files : mapping of file name to bytes or Path
         meta : mapping

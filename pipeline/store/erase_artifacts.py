@@ -56,7 +56,12 @@ class Traces:
 
 
 def erase_from_indexes(backend: StorageBackend, dataset: str) -> list[str]:
-    """Delete the indexes of a dataset, older versions included: their vectors cannot be told apart. Returns names."""
+    """Delete the indexes and maps of a dataset, older versions included: whose is what cannot be told apart.
+
+    Returns the names of the indexes.
+    """
+    for name in backend.folders(f"{dataset}/maps"):
+        _drop(backend, f"{dataset}/maps/{name}")
     return [name for name in backend.folders(f"{dataset}/indexes") if _drop(backend, f"{dataset}/indexes/{name}")]
 
 

@@ -17,6 +17,7 @@ from pipeline.store.catalogue import Catalogue
 from pipeline.store.facts import fact_lines
 from pipeline.store.labels import HAND, ChangedLabels, label_lines
 from pipeline.store.pinned_sets import PinnedNames, PinnedSets
+from pipeline.store.previews import Preview, Previews
 from pipeline.store.rows import SideCounts, SideState
 from pipeline.store.side_files import SideFiles
 from pipeline.store.video_rows import VideoRows
@@ -49,6 +50,7 @@ class Pinned:
         self._side = SideState(self._backend, name, side)
         self._rows = VideoRows(self._backend, name, self._pinned, self._side.removed_rows, self._side.states)
         self._sets = PinnedSets(self._backend, name, self._rows, pinned, hidden=self._side.removed_rows)
+        self._previews = Previews(self._backend, name, shard_rows, self._rows)
         self._is_whole = False
 
     def __repr__(self) -> str:
@@ -119,6 +121,22 @@ class Pinned:
         if row in self._side.removed_rows:
             raise self._catalogue.unknown(video_id)
         return row
+
+    def preview(self, row: int) -> Preview | None:
+        """Return the small pictures of a video that extraction kept; None where it kept none (see `previews`).
+
+        Raises
+        ------
+        CorruptDataError, WrongVideoError
+            If what was kept is damaged, or another video's.
+        """
+        self._guard.check()
+        return self._previews.of(row)
+
+    def save_previews(self, strips: Mapping[int, Preview]) -> int:
+        """Keep small pictures of some rows, in the place of those they had. Returns how many are new or others."""
+        self._check_writable()
+        return self._previews.save(strips)
 
     def rows_labelled_by_hand(self) -> list[int]:
         """Return the rows whose labels were given by hand, ascending."""

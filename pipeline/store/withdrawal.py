@@ -31,6 +31,7 @@ from pipeline.store.erase_tables import erase_from_commits, erase_from_side_file
 from pipeline.store.facts import open_facts
 from pipeline.store.id_index import drop_index
 from pipeline.store.labels import open_labels
+from pipeline.store.previews import erase_previews, preview_leftovers
 from pipeline.store.removals import REMOVED_SCHEMA, open_removals, tombstone_id
 from pipeline.store.side_files import SideFiles
 from pipeline.store.video_rows import VideoRows
@@ -97,6 +98,7 @@ def erase_rows(backend: StorageBackend, dataset: str, on_event: OnEvent = ignore
         done = sum(1 for _ in _wipe(backend, dataset, spec, rows))
         num_shards += done
         on_event(Note("remove", f"{spec.label}: {done} shards written again"))
+    erase_previews(backend, dataset, rows, VideoRows(backend, dataset, Catalogue(backend, dataset)))
     indexes = erase_from_indexes(backend, dataset)
     reports = erase_from_reports(backend, dataset, traces)
     _clear_replaced(backend, dataset)
@@ -193,6 +195,7 @@ def leftovers(backend: StorageBackend, dataset: str, rows: np.ndarray) -> Iterat
     binding = VideoRows(backend, dataset, catalogue)
     for spec in each_set(backend, dataset):
         yield from _set_leftovers(backend, spec, binding, rows)
+    yield from preview_leftovers(backend, dataset, rows)
     if backend.list(f"{dataset}/{REPLACED}"):
         yield f"{dataset}/{REPLACED}: what a repair set aside"
 

@@ -19,7 +19,7 @@ class Problem(BaseModel):
     kind: str
     """partial file, damaged catalogue, damaged ledger, missing shard, torn shard, wrong checksum, non-finite, wrong
     count, interrupted write, orphan, outside catalogue, other videos, damaged metadata, damaged copy, damaged
-    artifact, damaged index, link."""
+    artifact, damaged index, damaged previews, link."""
     where: str
     """Key in the store."""
     what: str

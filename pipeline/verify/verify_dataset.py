@@ -25,6 +25,7 @@ from pipeline.verify.inventory import Inventory
 from pipeline.verify.strange_files import check_strange_files
 from pipeline.verify.verify_artifact import check_artifact
 from pipeline.verify.verify_catalogue import check_catalogue
+from pipeline.verify.verify_previews import check_previews
 from pipeline.verify.verify_records import check_indexes, check_runs
 from pipeline.verify.verify_set import SetCheck
 from pipeline.verify.verify_side import check_leftover_ledgers, check_removals, check_side_files
@@ -50,6 +51,7 @@ class DatasetCheck:
         self._inventory = Inventory(findings, name, copied=copied)
         self._copied = copied
         shard_rows = self._inventory.check_dataset()
+        self._shard_rows = shard_rows
         self._specs: list[SetSpec] = [] if shard_rows is None else list(self._inventory.specs(shard_rows))
         self.num_shards = sum(len(self._shards(spec.ledger) or ()) for spec in self._specs)
 
@@ -86,6 +88,8 @@ class DatasetCheck:
         for kind, name in self._inventory.artifacts:
             with suppress(UnsafeNameError):
                 self.num_bytes += check_artifact(self._findings, f"{self._name}/{kind}/{name}", copied=self._copied)
+        if binding is not None and self._shard_rows is not None:
+            check_previews(self._findings, self._name, self._shard_rows, binding)
         check_strange_files(self._findings, self._name, self._is_live)
         if self._findings.repair:
             for spec in self._specs:

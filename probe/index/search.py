@@ -92,14 +92,14 @@ class SearchIndex:
             raise InvalidInputError("expected finite query vectors, found NaN or infinity")
         if among is not None:
             similarities, rows = self._compare(queries, among)
-            return _nearest(similarities, rows, k)
+            return nearest(similarities, rows, k)
         # Compressed vectors only propose candidates: the store's own vectors decide among them.
         is_compressed = self.meta["kind"] == "ivfpq" and self.read is not None
         depth = min(num_candidates(k) if is_compressed else k + EXTRA_CANDIDATES, self.index.ntotal)
         similarities, rows = self.index.search(np.ascontiguousarray(queries), depth)
         if is_compressed:
             similarities = self._exact(queries, rows, similarities)
-        return _nearest(similarities, rows, k)
+        return nearest(similarities, rows, k)
 
     def _compare(self, queries_QD: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the similarity of every query with every of these rows that has a vector: (Q, n) and (Q, n)."""
@@ -129,7 +129,7 @@ class SearchIndex:
         return exact_QK
 
 
-def _nearest(similarities_QN: np.ndarray, rows_QN: np.ndarray, k: int) -> Neighbours:
+def nearest(similarities_QN: np.ndarray, rows_QN: np.ndarray, k: int) -> Neighbours:
     """Return the best `k` of each line, equal similarities by row, padded with -1 where there are fewer."""
     similarities, rows = best_first(np.where(rows_QN < 0, -np.inf, rounded(similarities_QN)), rows_QN, k)
     missing = k - rows.shape[1]
@@ -144,8 +144,15 @@ def index_names(store: FeatureStore, dataset: str) -> list[str]:
     return sorted(store.dataset(dataset).artifacts("indexes"))
 
 
-def open_index(store: FeatureStore, dataset: str, name: str = "default") -> SearchIndex:
+def open_index(store: FeatureStore, dataset: str, name: str = "default", *, ds: Dataset | None = None) -> SearchIndex:
     """Load an index after checking its bytes.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    dataset, name : str
+    ds : Dataset, optional
+        A handle that is open already: the index is compared with, and reads, the moment that it sees.
 
     Raises
     ------
@@ -154,11 +161,12 @@ def open_index(store: FeatureStore, dataset: str, name: str = "default") -> Sear
     CorruptDataError
         If a file is not byte for byte what was written.
     """
-    ds = store.dataset(dataset)
-    if name not in ds.artifacts("indexes"):
+    ds = ds or store.dataset(dataset)
+    known = sorted(ds.artifacts("indexes"))
+    if name not in known:
         raise NotFoundError(
-            f"expected an index {name!r} in dataset {dataset}, found {index_names(store, dataset) or 'none'}; "
-            f"run `scale index RECIPE` first{did_you_mean(name, index_names(store, dataset))}"
+            f"expected an index {name!r} in dataset {dataset}, found {known or 'none'}; "
+            f"run `scale index RECIPE` first{did_you_mean(name, known)}"
         )
     artifact = ds.artifact("indexes", name)
     try:

@@ -5,13 +5,19 @@ A file registers with ``@measure_probe.register``; all files of this folder are 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
+
+import numpy as np
 
 from pipeline.errors import InvalidInputError
 from pipeline.recipe.probes import ProbeBase
 from probe.data.readouts import ReadoutData
 from probe.methods.measure import Findings, Setting
+
+Texts = Callable[[str, Sequence[str]], np.ndarray]
+"""(feature set, texts) -> (N, D) float32: a backbone's text tower."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,8 @@ class Probing:
     """What trains, trains there."""
     key: tuple[str, str, str, str]
     """Split, crop set, feature set and readout, for what a report shows once of them."""
+    texts: Texts | None = None
+    """Words into the space of a feature set's backbone; None where nobody gave that."""
 
 
 @singledispatch

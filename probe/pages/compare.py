@@ -18,12 +18,14 @@ from pydantic import ValidationError
 
 from pipeline.errors import CorruptDataError, FormatError, NotFoundError
 from pipeline.fingerprint import differing_fields
+from pipeline.look.figures import p_text, points
+from pipeline.look.tables import column_lines
 from pipeline.names import did_you_mean
 from pipeline.storage.parquet import read_parquet
 from pipeline.store.artifacts import split_version
 from pipeline.store.descriptions import stored_name
 from probe.maths.statistics import compare_paired
-from probe.pages.page import p_text, points, render_page
+from probe.pages.page import render_page
 from probe.pages.report_view import FIGURES, date_text, main_figure, percent, readout_text
 from probe.pages.words import METHODS
 from probe.results import PREDICTIONS_FILE, REPORT_FILE, ProbeReport, ProbeResult
@@ -88,10 +90,7 @@ class Comparison:
             )
             for pair in self.pairs
         ]
-        widths = [max(len(row[i]) for row in (header, *lines)) for i in range(len(header))]
-        table = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in (header, *lines)
-        ]
+        table = column_lines(header, lines)
         head = [f"A: {_describe(self.a)}", f"B: {_describe(self.b)}", ""]
         if self.remarks:
             table += ["", *(f"note: {remark}" for remark in self.remarks)]

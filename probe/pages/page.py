@@ -14,9 +14,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
+from pipeline.look.pages import look_script, look_style, page_environment
 from probe.pages import charts
 
 Frames = Callable[[int], Sequence[bytes]]
@@ -35,7 +36,7 @@ def data_uri(image: bytes) -> str | None:
 
 
 def asset(name: str) -> str:
-    """Return the text of a file in ``probe/templates``."""
+    """Return the text of a file in ``probe/pages/templates``."""
     return (files("probe.pages") / "templates" / name).read_text(encoding="utf-8")
 
 
@@ -46,12 +47,9 @@ def csp_hash(text: str) -> str:
 
 @cache
 def environment() -> Environment:
-    """Return the template environment: everything is escaped, a misspelt name is an error."""
-    env = Environment(
-        loader=FunctionLoader(asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    """Return the templates, with charts."""
+    env = page_environment(FunctionLoader(asset))
     env.globals.update(key=charts.key, interval_plot=charts.interval_plot)
-    env.filters.update(percent=percent, short=short, plain=number)
     return env
 
 
@@ -61,11 +59,11 @@ def render_page(template: str, **values: Any) -> str:
     Parameters
     ----------
     template : str
-        A file of ``probe/templates`` that extends ``base.html.j2``.
+        A file of ``probe/pages/templates`` that extends ``base.html.j2``.
     **values
         What the template names.
     """
-    style, script = asset("style.css"), asset("page.js")
+    style, script = look_style(), look_script() + asset("page.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src {csp_hash(style)}; script-src {csp_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
@@ -81,28 +79,3 @@ def render_page(template: str, **values: Any) -> str:
             **values,
         )
     )
-
-
-def percent(share: float | None) -> str:
-    """Write a share as per cent: ``68.1 %``; a dash for None."""
-    return "–" if share is None else f"{share * 100:.1f} %"
-
-
-def short(digest: str, length: int = 12) -> str:
-    """Return the first characters of a hash."""
-    return digest[:length]
-
-
-def number(value: object) -> str:
-    """Write a figure without needless digits."""
-    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def points(difference: float | None) -> str:
-    """Write a difference of two shares in points, with its sign: ``+3.5``; nothing for None."""
-    return "" if difference is None else f"{difference * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def p_text(p_value: float) -> str:
-    """Write a p-value: three digits, or ``< 0.001``."""
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"

@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
+from pipeline.look.figures import p_text, points
 from probe.pages import report_view as view
-from probe.pages.page import Frames, p_text, points, render_page
+from probe.pages.page import Frames, render_page
 from probe.pages.strips import strip_groups
 from probe.pages.training_view import training_cards
 from probe.results import PairedComparison, ProbeReport, ProbeResult

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 
 from markupsafe import Markup
 
+from pipeline.look.figures import number, percent
 from pipeline.recipe.readout_words import IN_WORDS, OF_EMBEDDINGS
 from probe.pages import charts
-from probe.pages.page import number, percent
 from probe.pages.words import METHODS
 from probe.results import Curve, EmbeddingMap, LeakCheck, ProbeReport, ProbeResult
 

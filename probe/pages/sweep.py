@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.look.figures import p_text, points
 from probe.maths.statistics import Paired, bootstrap_interval, compare_paired
 from probe.pages.compare import Run, outcomes
-from probe.pages.page import p_text, points, render_page
+from probe.pages.page import render_page
 from probe.pages.report_view import readout_name
 from probe.pages.words import METHODS
 from probe.results import ProbeResult

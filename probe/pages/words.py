@@ -8,6 +8,7 @@ METHODS = {
     "mlp": "MLP classifier",
     "attentive": "Attentive classifier",
     "retrieval": "Retrieval",
+    "zero_shot": "Zero-shot, nearest words",
     "semi": "Few labels",
     "order": "Order of two crops",
     "overlap": "Overlap of two crops",

@@ -8,6 +8,7 @@ import json
 import pickle
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,7 @@ from tests.support.videos import numbered_frames, write_video
 
 HTMX_SHA256 = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
 """Of htmx 2.0.11 as published."""
-VIEWS = ("", "/videos", "/video/1", "/map", "/search", "/reports", "/failures")
+VIEWS = ("", "/videos", "/video/1", "/map", "/search", "/reports", "/lineage?of=reports/tiny", "/failures")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,17 @@ def served(tmp_path_factory: pytest.TempPathFactory, program: tuple[Path, str]) 
 def client(served: ServedJob) -> TestClient:
     with TestClient(served.app(), base_url="http://localhost") as made:
         yield made
+
+
+def chosen_rows(served: ServedJob) -> list[int]:
+    """The rows that have features, all of them on the map."""
+    ds = dataset(served)
+    return np.flatnonzero(ds.select().features("grid", "tiny").valid.any(axis=1)).tolist()
+
+
+def parts_of(made: dict) -> list[dict]:
+    """Everything that something is made of, itself included."""
+    return [made, *(part for one in made["made_of"] for part in parts_of(one))]
 
 
 def dataset(served: ServedJob):
@@ -126,6 +138,26 @@ def test_a_sent_video_is_found_again(client, served):
     assert answer.json()["hits"][0]["video_id"] == record["video_id"]
     refused = client.post("/s/set/search/upload", params={"name": "x.mp4"}, content=b"no video")
     assert "not found" in refused.text
+
+
+def test_a_number_leads_to_all_that_it_is_made_of(client, served):
+    page = client.get("/s/set/reports").text
+    (result, *_) = client.get("/api/v1/s/set/reports").json()["reports"][0]["results"]
+    address = "/s/set/lineage?" + urlencode({"of": f"reports/tiny#{result['id']}"})
+    assert address.replace("&", "&amp;") in page
+    shown = client.get(address).text
+    assert dataset(served).snapshot("grid", "tiny") in shown
+    made = client.get("/api/v1" + address).json()
+    assert made["top1"] == result["top1"]
+    leaves = [made]
+    while leaves[0]["made_of"]:
+        leaves = [part for one in leaves for part in one["made_of"]]
+    assert {leaf["what"] for leaf in leaves} == {"videos set"}
+    (used,) = {one["weights"] for one in parts_of(made) if one["what"].startswith("features")}
+    assert used == dataset(served).feature_info("grid", "tiny").fingerprint["backbone"]["weights"]["sha256"]
+    for wrong in ("reports/none", "reports/tiny#99", "nothing", "../x"):
+        assert client.get("/s/set/lineage", params={"of": wrong}).status_code in (400, 404)
+    assert "runs" in client.get("/s/set").text
 
 
 def test_failures_are_told_with_their_command(client):
@@ -347,6 +379,38 @@ def test_every_view_in_a_browser(served, browser: Browser, width, dark):
                 assert structure_problems(page) == [], view
                 assert too_wide(page) == [], view
                 assert all(address.startswith((url, "blob:")) for address in page.requests())
+
+
+@pytest.mark.service
+def test_a_map_is_chosen_from_by_keyboard_and_by_mouse(served, browser: Browser):
+    with listening(served.app()) as url, browser.page(width=1280, height=900) as page:
+        page.open(f"{url}/s/set/map")
+        page.evaluate("document.querySelector('[data-canvas]').focus()")
+        told = "document.querySelector('[data-chosen]').textContent"
+
+        def press(*keys: str) -> str:
+            for key in keys:
+                page.press(key)
+            return page.evaluate(told)
+
+        assert "2 set" in press(" ", "ArrowLeft", " ", "Enter")
+        assert press("Escape") == "Nothing chosen."
+        press(*["ArrowLeft"] * 22, *["ArrowUp"] * 22, " ")  # around everything, corner by corner
+        press(*["ArrowRight"] * 43, " ", *["ArrowDown"] * 43, " ", *["ArrowLeft"] * 43, " ")
+        assert press("Enter").startswith("12 videos chosen")
+        rows = page.evaluate("document.querySelector('[data-chosen] a').href")
+        assert sorted(rows.partition("?rows=")[2].split(",")) == sorted(map(str, chosen_rows(served)))
+        box = page.evaluate(
+            "(() => { const b = document.querySelector('[data-canvas]').getBoundingClientRect();"
+            " return [b.left + 2, b.top + 2, b.right - 2, b.bottom - 2]; })()"
+        )
+        left, top, right, bottom = box
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top + 5)]
+        for kind, (x, y) in zip(["mousePressed", *["mouseMoved"] * 3, "mouseReleased"], corners, strict=True):
+            page.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+        assert page.evaluate(told).startswith("12 videos chosen")
+        assert page.evaluate("location.pathname").endswith("/map")
+        assert page.problems() == []
 
 
 @pytest.mark.service

@@ -20,12 +20,17 @@ from pipeline.errors import NotFoundError, PipelineError
 from pipeline.sets.compaction import compact_ledger
 from pipeline.storage.backend_local import LocalBackend
 from pipeline.store.facts import FACT_COLUMNS
+from pipeline.store.previews import Preview
 from pipeline.verify.verify_store import verify_store
 from tests.support.faults import FaultPlan, FaultyLocalBackend
 from tests.support.stores import CROPS, FEATURE_SET, fill, fill_embeddings, make_geometry, video_table
 
 NUM_VIDEOS, GONE, NAME = 20, [3, 9], "private/löffel & co 3.mp4"
 SHA, MENDED = "c0ffee" + "0" * 58, "decaf" + "0" * 59
+
+
+def picture(row: int) -> Preview:
+    return Preview((0.0,), b"a picture of row %d;" % row + bytes(64))
 
 
 def make(folder: Path) -> FeatureStore:
@@ -51,6 +56,7 @@ def make(folder: Path) -> FeatureStore:
     fill(store, retry=["ok"])  # a second generation: the first is history that holds the row as well
     compact_ledger(store.backend, f"toy/crops/{CROPS}/ledger/other", min_loose=1)  # packs hold entries as well
     fill_embeddings(store, "scale", np.random.default_rng(0).standard_normal((NUM_VIDEOS, 6)) + 5)
+    store.dataset("toy").save_previews({row: picture(row) for row in range(NUM_VIDEOS)})
     store.dataset("toy").change_labels({3: {"label": "secret of three"}, 4: {"label": "c"}})
     predictions = io.BytesIO()
     rows = list(range(NUM_VIDEOS))
@@ -89,6 +95,7 @@ def traces(original: Path) -> dict[str, bytes]:
     found = {"id": NAME.encode(), "address": quote(NAME).encode(), "hash": SHA.encode(),
              "mended": MENDED.encode(), "later address": b"file:///mended/", "label": b"secret of three",
              "geometry": make_geometry(np.array([3]), 4)[0].tobytes(),
+             "picture": b"a picture of row 3;",
              "embedding": dataset.select(rows=[3]).embeddings("scale").values[0].tobytes()}  # fmt: skip
     for name in (FEATURE_SET, "other"):
         found[name] = dataset.select(rows=[3]).features(CROPS, name).values[0, 1].tobytes()
@@ -122,6 +129,8 @@ def check_not_answered(folder: Path) -> None:
         assert not block.geometry[GONE].any()
         assert block.valid.sum() == 4 * (NUM_VIDEOS - len(GONE))
     assert not dataset.select(rows=GONE).embeddings("scale").values.any()
+    assert [dataset.preview(row) for row in GONE] == [None] * len(GONE)
+    assert dataset.preview(4) == picture(4)
     for query in ("SELECT * FROM toy.videos", "SELECT * FROM toy.ledger", "SELECT * FROM toy.geometry",
                   f'SELECT * FROM toy."{CROPS}/{FEATURE_SET}"'):  # fmt: skip
         assert NAME not in repr(store.sql(query).to_pydict())

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.look.pages import look_style
 from probe.found import TrainingFound
 from probe.pages import charts, report_view
-from probe.pages.page import asset, data_uri
+from probe.pages.page import data_uri
 from probe.pages.report import HTML_FILE, comparison_rows, holm, provenance, render_report
 from probe.pages.strips import MAX_STRIPS, alternate
 from probe.results import Coverage, LeakCheck, PairedComparison, ProbeReport
@@ -308,7 +309,7 @@ def test_a_map_keeps_distances_alike_on_both_axes() -> None:
 
 
 def test_both_dark_schemes_are_the_same() -> None:
-    style = asset("style.css")
+    style = look_style()
     blocks = re.findall(r'data-theme="(?:light|dark)"\]\)? \{\s*color-scheme: dark;(.*?)\}', style, re.DOTALL)
     assert len(blocks) == 2
     assert "".join(blocks[0].split()) == "".join(blocks[1].split())

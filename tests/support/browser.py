@@ -146,7 +146,8 @@ class Page:
 
     def press(self, key: str, *, shift: bool = False) -> None:
         """Press Tab, Enter or another named key."""
-        codes = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32,
+                 "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}  # fmt: skip
         common = {"key": key, "windowsVirtualKeyCode": codes.get(key, 0), "modifiers": 8 if shift else 0}
         text = {"text": "\r"} if key == "Enter" else {"text": " "} if key == " " else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", **common, **text)

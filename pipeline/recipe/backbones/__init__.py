@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from pipeline.recipe.backbones.audio import AudioBackbone
 from pipeline.recipe.backbones.base import (
     BackboneBase,
     NamedWeights,
@@ -22,6 +23,7 @@ BackboneSpec = Annotated[BackboneBase, BACKBONES]
 
 __all__ = [
     "BACKBONES",
+    "AudioBackbone",
     "BackboneBase",
     "BackboneSpec",
     "ExportedBackbone",

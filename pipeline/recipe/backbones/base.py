@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from pipeline.recipe.base import Spec
+from pipeline.recipe.backbones.text import TextTower
+from pipeline.recipe.base import LATER, Spec
 
-Stream = Literal["rgb", "tgrad", "flow"]
+Stream = Literal["rgb", "tgrad", "flow", "audio"]
 
 
 class WeightsFile(Spec):
@@ -69,6 +70,14 @@ class BackboneBase(Spec):
     precision: Literal["float16", "bfloat16", "float32"] = "float16"
     """Of convolutions and matrix products on a GPU; bfloat16 for networks that overflow float16. A CPU computes in
     float32 whatever stands here."""
+    text: Annotated[TextTower | None, LATER] = None
+    """Its text tower, for `scale search --text` and zero-shot probes. Features do not depend on it."""
+
+    @model_validator(mode="after")
+    def _hears_with_ears(self) -> BackboneBase:
+        if "audio" in self.streams and self.kind != "audio":
+            raise ValueError(f"expected a backbone of the kind audio for the stream audio, found {self.kind}")
+        return self
 
     if TYPE_CHECKING:  # fields of each kind
 

@@ -8,6 +8,7 @@ from pipeline.recipe.probes.index import IndexSpec
 from pipeline.recipe.probes.knn import KnnProbe
 from pipeline.recipe.probes.retrieval import RetrievalProbe
 from pipeline.recipe.probes.trained import LinearProbe
+from pipeline.recipe.probes.zero_shot import ZeroShotProbe
 
 PROBES = Kinds("scale.probes", ProbeBase, __name__)
 ProbeSpec = Annotated[ProbeBase, PROBES]
@@ -20,4 +21,5 @@ __all__ = [
     "ProbeBase",
     "ProbeSpec",
     "RetrievalProbe",
+    "ZeroShotProbe",
 ]

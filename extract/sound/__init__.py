@@ -1,0 +1,1 @@
+"""What a network hears of a crop: spectrograms of its time."""
