@@ -165,7 +165,8 @@ def map_bytes(made: FlatMap) -> bytes:
     numbers: Mapping[str, Any] = {
         "rows": made.rows, "points": made.points, "explained": made.explained, "num_videos": made.num_videos,
     }  # fmt: skip
-    np.savez(buffer, **numbers, **texts)
+    arrays: dict[str, Any] = {**numbers, **texts}
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 

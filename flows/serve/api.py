@@ -37,7 +37,10 @@ async def store_of(store: str, service: Annotated[Service, Depends(service_of)])
 
 async def held_of(dataset: str, served: Annotated[ServedStore, Depends(store_of)]) -> HeldDataset:
     """Return the dataset that an address names; beside the event loop where the store has to be asked."""
-    return served.at_hand(dataset) or await anyio.to_thread.run_sync(served.dataset, dataset)
+    held = served.at_hand(dataset)
+    if held is not None:
+        return held
+    return await anyio.to_thread.run_sync(served.dataset, dataset)
 
 
 TheService = Annotated[Service, Depends(service_of)]
