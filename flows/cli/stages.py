@@ -224,6 +224,8 @@ WORK_COUNTS = (
 def _closing_line(report: Any, *, whole: bool) -> str:
     did = {f"{r.stage} {name}": count for r in report.stages for name, count in r.did.items() if name in WORK_COUNTS}
     if not any(did.values()):
+        if report.is_partial:
+            return f"nothing was done, and something is left to do ({report.seconds:.1f} s)"
         if alone := [r.stage for r in report.stages if not whole]:
             return f"nothing to do for {', '.join(alone)} ({report.seconds:.1f} s)"
         return f"nothing to do: everything that {report.recipe} asks for is in the store ({report.seconds:.1f} s)"
