@@ -60,6 +60,7 @@ def test_a_worker_leaves_no_store_behind_either(idle: Job, tmp_path: Path) -> No
     assert open_run(str(idle.recipe), Where(data=str(idle.data), store=str(tmp_path / "s")))[1].mode == "a"
 
 
+@pytest.mark.slow
 def test_a_run_that_got_somewhere_keeps_its_store(capsys, idle: Job, tmp_path: Path) -> None:
     recipe = changed(idle, tmp_path, probes=[{"kind": "knn", "crops": "grid", "split": "none"}], train=None, embed=[])
     arguments = [str(recipe), "--data", str(idle.data), "--store", str(tmp_path / "s"), "-q"]
@@ -90,6 +91,7 @@ def test_only_what_is_empty_and_was_made_goes(tmp_path: Path) -> None:
     assert FeatureStore.open(tmp_path / "held").datasets() == ["x"]
 
 
+@pytest.mark.slow
 def test_a_catalogue_that_was_interrupted_is_not_called_done(capsys, idle: Job, tmp_path: Path) -> None:
     store = tmp_path / "s"
     where = [str(idle.recipe), "--data", str(idle.data), "--store", str(store)]
@@ -112,6 +114,7 @@ def test_a_catalogue_that_was_interrupted_is_not_called_done(capsys, idle: Job, 
     assert "everything that" not in said.out
 
 
+@pytest.mark.slow
 def test_a_search_by_a_video_speaks_of_the_search_alone(capsys, idle: Job, tmp_path: Path) -> None:
     recipe = changed(idle, tmp_path, probes=[])
     store = tmp_path / "s"
