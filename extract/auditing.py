@@ -136,15 +136,19 @@ def audit(
     info = ds.feature_info(crops, feature_set)
     if info.recipe is None:
         raise NotFoundError(f"{crops}/{feature_set} was made without a recipe, so nothing can be embedded again")
-    target = _target(parse_recipe(info.recipe), crops, feature_set, settings)
+    target = _target(parse_recipe(info.recipe), crops, feature_set, settings, ds)
     picked = _pick(ds, crops, feature_set, num_crops, seed)
     drifts = _look_again(ds, target, picked, settings)
     differing = differing_fields(info.fingerprint, dict(target.fingerprint))
     return AuditReport(dataset, crops, feature_set, tolerance, tuple(drifts), differing)
 
 
-def _target(recipe: Recipe, crops: str, feature_set: str, settings: Settings) -> ResolvedTarget:
-    return resolve_targets(recipe, settings, decoder=decoder_identity(settings), only=[f"{crops}/{feature_set}"])[0]
+def _target(recipe: Recipe, crops: str, feature_set: str, settings: Settings, ds: Any) -> ResolvedTarget:
+    label = f"{crops}/{feature_set}"
+    found = resolve_targets(recipe, settings, decoder=decoder_identity(settings), only=[label], dataset=ds)
+    if not found:
+        raise NotFoundError(f"expected the pretrained backbone of {label} in the store, found none; it was removed")
+    return found[0]
 
 
 def _pick(ds: Any, crops: str, feature_set: str, num_crops: int, seed: int) -> list[tuple[int, int]]:

@@ -59,7 +59,7 @@ def draw_frames(motion: Motion, *, num_frames: int, seed: int) -> Iterator[np.nd
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:HEIGHT_PX, 0:WIDTH_PX].astype(np.float32)
-    background = _draw_background(rng, x, y)
+    background = draw_background(rng, x, y)
     colour = rng.uniform(60, 255, 3)
     radius_px = rng.uniform(9, 16)
     period_s = rng.uniform(1.0, 1.8)
@@ -76,7 +76,8 @@ def draw_frames(motion: Motion, *, num_frames: int, seed: int) -> Iterator[np.nd
         yield np.clip(frame, 0, 255).astype(np.uint8)
 
 
-def _draw_background(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def draw_background(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Draw waves of one colour over another: (height, width, 3)."""
     angle, wavelength_px = rng.uniform(0, np.pi), rng.uniform(20, 60)
     waves = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / wavelength_px)
     return rng.uniform(30, 160, 3) + waves[..., None] * rng.uniform(5, 25)

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from extract.backbones import BackboneInfo, check_clip_shape, describe_backbone, spread_frames
+from extract.backbones.stored import bind
 from extract.pixels.preprocess import describe_preprocessing
 from extract.pixels.streams import check_stream, needs_previous
 from pipeline.errors import InvalidInputError, ShapeMismatchError
+from pipeline.products.backbone import backbone_ref, has_backbone
 from pipeline.recipe import BackboneSpec, CropPolicy, Recipe, Target
 from pipeline.recipe.backbones import ImportedBackbone
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from extract.sound.spectrogram import SoundSpec
+    from pipeline import Dataset
 
 _USUAL_PRECISION = "float16"
 """Left out of fingerprints, so that those of stores made before there was a choice stay as they are."""
@@ -70,7 +73,12 @@ class ResolvedTarget:
 
 
 def resolve_targets(
-    recipe: Recipe, settings: Settings, *, decoder: Mapping[str, str], only: Iterable[str] | None = None
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    decoder: Mapping[str, str],
+    only: Iterable[str] | None = None,
+    dataset: Dataset | None = None,
 ) -> tuple[ResolvedTarget, ...]:
     """Resolve the targets of a recipe without building a backbone; those of imported features are none.
 
@@ -83,6 +91,8 @@ def resolve_targets(
         Name, version and device of the decoder, for the fingerprints.
     only : iterable of str, optional
         Labels (``crops/feature set``) or crop sets or feature sets to keep; None: all.
+    dataset : Dataset, optional
+        Where pretrained backbones are looked for by name. Targets of those that it lacks are left out.
 
     Raises
     ------
@@ -94,11 +104,13 @@ def resolve_targets(
         If a weights file is not there or not the right one.
     """
     infos: dict[str, BackboneInfo] = {}
+    specs: dict[str, BackboneSpec] = {}
     resolved = []
-    for target in _select(recipe.targets(), only):
-        spec = recipe.backbones[target.backbone]
-        if isinstance(spec, ImportedBackbone):
+    for target in select_targets(recipe, only):
+        given = recipe.backbones[target.backbone]
+        if isinstance(given, ImportedBackbone) or is_waiting(recipe, target, dataset):
             continue
+        spec = specs.setdefault(target.backbone, bind(given, dataset))
         if target.backbone not in infos:
             infos[target.backbone] = describe_backbone(spec, settings)
         check_stream(target.stream)
@@ -106,7 +118,15 @@ def resolve_targets(
     return tuple(resolved)
 
 
-def _select(targets: tuple[Target, ...], only: Iterable[str] | None) -> list[Target]:
+def is_waiting(recipe: Recipe, target: Target, dataset: Dataset | None) -> bool:
+    """Whether a target's network is one that this recipe pretrains and that does not exist yet."""
+    ref = backbone_ref(recipe, target.backbone)
+    return ref is not None and ref.name in recipe.pretrain and (dataset is None or not has_backbone(dataset, ref.name))
+
+
+def select_targets(recipe: Recipe, only: Iterable[str] | None = None) -> list[Target]:
+    """Return the targets of a recipe that are wanted; None: all."""
+    targets = recipe.targets()
     if only is None:
         return list(targets)
     kept = []

@@ -43,9 +43,9 @@ def load_networks(recipe: str, where: Where, options: ExtractOptions) -> Network
     plan = plan_extract(loaded, store, settings, shards=options.shards or None, retry=tuple(options.retry_statuses))
     networks = Networks()
     with RunListener(f"backbones of {loaded.name}") as listener:
-        for name in dict.fromkeys(target.target.backbone for target in plan.targets):
+        for name, spec in {target.target.backbone: target.spec for target in plan.targets}.items():
             networks.by_name[name] = load_backbone(
-                loaded.backbones[name],
+                spec,
                 settings,
                 pick_device(settings.device),
                 expected_crops=plan.num_crops_of(name),

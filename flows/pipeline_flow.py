@@ -19,7 +19,7 @@ from flows.stage_flows import STAGE_FLOWS
 from flows.stage_run import ended, log_note, publish_numbers
 from pipeline.reports import StageReport
 
-StageName = Literal["catalog", "extract", "train", "embed", "probe", "index"]
+StageName = Literal["catalog", "pretrain", "extract", "train", "embed", "probe", "index"]
 Stages = Annotated[
     tuple[StageName, ...],
     Field(description="Only these stages, in their order; without train, the model that stands is used; empty: all"),
@@ -30,7 +30,7 @@ Stages = Annotated[
 def pipeline(
     recipe: RecipeName, where: Where = Where(), options: ExtractOptions = ExtractOptions(), stages: Stages = ()
 ) -> Any:
-    """Catalog, extract, train, embed, probe and index: only what is missing.
+    """Catalog, pretrain, extract, train, embed, probe and index: only what is missing.
 
     Args:
         recipe: A path on the worker, or the name of a shipped recipe (demo, jhmdb12_mobilenet).

@@ -20,6 +20,7 @@ from pipeline import Dataset, FeatureStore
 from pipeline.errors import NoDataError, NotFoundError
 from pipeline.events import Event, Note, OnEvent, StageStarted, ignore
 from pipeline.products import Vectors, embedding_products
+from pipeline.products.backbone import backbones_named
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings
 from pipeline.storage.backend_local import LocalBackend
@@ -77,14 +78,14 @@ def _through_the_stages(
     warn = _warnings_of(on_event)
     on_event(StageStarted("search", 0, "videos", "looking at the video as the index saw the stored ones"))
     run_catalog(plan_catalog(recipe, store, settings), store, settings, warn)
+    for name in backbones_named(recipe):
+        _copy_model(ds, store, name)
     run_extract(plan_extract(recipe, store, settings), store, settings, warn)
     if recipe.embed:
         from aggregate.stage import plan_embed, run_embed
 
-        own = store.dataset(ds.name)
         for name in recipe.trainings:
-            model = ds.artifact("models", name)
-            own.save_artifact("models", model.name, {file: model.read(file) for file in model.files}, model.meta)
+            _copy_model(ds, store, name)
         run_embed(plan_embed(recipe, store, settings), store, settings, warn)
     own = store.dataset(ds.name)
     vectors, valid = index.source.read(own, np.arange(1))
@@ -103,6 +104,12 @@ def _warnings_of(on_event: OnEvent) -> OnEvent:
             on_event(replace(event, stage="search"))
 
     return listen
+
+
+def _copy_model(ds: Dataset, store: FeatureStore, name: str) -> None:
+    model = ds.artifact("models", name)
+    files = {file: model.read(file) for file in model.files}
+    store.dataset(ds.name).save_artifact("models", model.name, files, model.meta)
 
 
 def recipe_for(ds: Dataset, index: SearchIndex) -> Recipe:
@@ -138,7 +145,7 @@ def cut_recipe(whole: Recipe, vectors: Vectors, dataset: str, features: Sequence
         If the recipe does not write the embedding set, or make the features.
     """
     needed, content = list(features), whole.model_dump(mode="json", by_alias=True)
-    content |= {"train": None, "models": {}, "readouts": {}, "embed": [], "probes": [], "indexes": []}
+    content |= {"train": None, "models": {}, "readouts": {}, "pretrain": {}, "embed": [], "probes": [], "indexes": []}
     if vectors.embedding is not None:
         made = next((one for one in embedding_products(whole) if one.name == vectors.embedding), None)
         if made is None:

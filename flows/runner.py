@@ -156,7 +156,8 @@ def run_recipe(
     on_plan : callable, optional
         Receives each plan just before it is run.
     **options
-        Options of single stages: ``replace`` (catalog), ``shards``, ``retry`` (extract), ``only`` (train, embed).
+        Options of single stages: ``replace`` (catalog), ``shards``, ``retry`` (extract), ``only`` (pretrain, train,
+        embed).
 
     Returns
     -------
@@ -195,6 +196,7 @@ def _say_uncatalogued(
 def _options_for(stage: Stage, options: dict[str, Any]) -> dict[str, Any]:
     known = {
         "catalog": {"replace"},
+        "pretrain": {"only"},
         "extract": {"shards", "retry", "targets"},
         "train": {"only"},
         "embed": {"only"},

@@ -26,6 +26,17 @@ def catalog(recipe: RecipeName, where: Where = Where()) -> Any:
     return run_stage_flow("catalog", recipe, where)
 
 
+@flow(name="pretrain", flow_run_name=run_name, validate_parameters=True)
+def pretrain(recipe: RecipeName, where: Where = Where()) -> Any:
+    """Pretrain the recipe's backbones on the videos' pixels; nothing when the same ones are there.
+
+    Args:
+        recipe: A path on the worker, or the name of a shipped recipe (demo, jhmdb12_mobilenet).
+        where: Store, folders and device; what is left empty comes from the worker.
+    """
+    return run_stage_flow("pretrain", recipe, where)
+
+
 @flow(name="train", flow_run_name=run_name, validate_parameters=True)
 def train(recipe: RecipeName, where: Where = Where()) -> Any:
     """Train the SCALE model on stored features; nothing when the same model is there.
@@ -71,5 +82,5 @@ def index(recipe: RecipeName, where: Where = Where()) -> Any:
 
 
 STAGE_FLOWS: Mapping[str, Callable[[str, Where], Any]] = MappingProxyType(
-    {"catalog": catalog, "train": train, "embed": embed, "probe": probe, "index": index}
+    {"catalog": catalog, "pretrain": pretrain, "train": train, "embed": embed, "probe": probe, "index": index}
 )

@@ -59,6 +59,7 @@ STAGES: Mapping[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("catalog", "extract.catalog.stage", "find the videos and describe them in the catalogue"),
+        Stage("pretrain", "flows.pretraining", "pretrain backbones on the videos' pixels", section="pretrain"),
         Stage("extract", "extract.run.stage", "decode the videos once and store the features of their crops"),
         Stage("train", "aggregate.stage", "train the SCALE model on stored features", section="train"),
         Stage("embed", "aggregate.stage", "write video embeddings back into the store", section="embed"),

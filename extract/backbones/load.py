@@ -11,7 +11,7 @@ from extract.backbones.compiling import optimise
 from extract.backbones.interface import Backbone, BackboneInfo
 from extract.backbones.kinds import info_of, network_of
 from extract.backbones.weights import resolve_weights
-from pipeline.errors import ShapeMismatchError
+from pipeline.errors import NotFoundError, ShapeMismatchError
 from pipeline.events import OnEvent, ignore
 from pipeline.recipe import BackboneSpec, NamedWeights, RandomWeights, WeightsFile
 from pipeline.settings import Settings
@@ -114,7 +114,13 @@ def _of_the_name(weights: WeightsFile | NamedWeights | RandomWeights) -> Weights
 
 
 def _describe(spec: BackboneSpec, settings: Settings) -> tuple[BackboneInfo, Path | None]:
-    weights: WeightsFile | RandomWeights = _of_the_name(spec.weights)
+    given = spec.weights
+    if given is None:
+        raise NotFoundError(
+            f"expected the file of the pretrained backbone {getattr(spec, 'model', '')}, found only its name; "
+            "it is known where the dataset is: extract with a recipe, or give its file under `weights`"
+        )
+    weights: WeightsFile | RandomWeights = _of_the_name(given)
     path = None
     if isinstance(weights, WeightsFile):
         path = resolve_weights(weights, settings, what=f"the {spec.kind} backbone {getattr(spec, 'model', '')}".strip())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from extract.crops.draw import policy_draws
+from extract.crops.draws import Draws
 from pipeline.recipe import ColourAugmentation
 from pipeline.recipe.crops import CropPolicyBase
 
@@ -43,7 +44,11 @@ def draw_colours(policy: CropPolicyBase, video_id: str, num_crops: int) -> list[
     spec: ColourAugmentation | None = getattr(policy, "colour", None)
     if spec is None:
         return [None] * num_crops
-    draws = policy_draws(policy, video_id, "colour")
+    return colour_draws(spec, policy_draws(policy, video_id, "colour"), num_crops)
+
+
+def colour_draws(spec: ColourAugmentation, draws: Draws, num_crops: int) -> list[ColourDraw | None]:
+    """Draw the augmentation of some crops."""
     jitter = draws.bernoulli(spec.jitter_probability, num_crops)
     order = np.argsort(draws.unit(num_crops * 4).reshape(num_crops, 4), axis=1, kind="stable")
     columns = [

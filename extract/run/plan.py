@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from extract.decoding.versions import decoder_identity
-from extract.targets import ResolvedTarget, resolve_targets
+from extract.targets import ResolvedTarget, is_waiting, resolve_targets, select_targets
 from pipeline.errors import FingerprintMismatchError, InvalidInputError, NotFoundError
 from pipeline.fingerprint import fingerprint
 from pipeline.products import Features, Standing, feature_products, standings
+from pipeline.products.backbone import backbone_ref
 from pipeline.products.features import has_features
 from pipeline.recipe import Recipe
 from pipeline.recipe.backbones import ImportedBackbone
@@ -22,7 +23,7 @@ from pipeline.status import VideoStatus
 from pipeline.storage.schema import PENDING
 
 if TYPE_CHECKING:
-    from pipeline import FeatureStore
+    from pipeline import Dataset, FeatureStore
 
 UNKNOWN = "the dataset is not catalogued yet: unknown until catalog has run"
 
@@ -66,7 +67,17 @@ class ExtractPlan:
     @property
     def is_empty(self) -> bool:
         """Whether every feature is there already, and stays."""
-        return self.is_catalogued and not self.shards and not any(one.follows for one in self.standings)
+        return self.is_catalogued and not self.shards and not self.to_follow
+
+    @property
+    def to_follow(self) -> tuple[Standing, ...]:
+        """Feature sets that are going to change, or to be made, once another stage has run."""
+        return tuple(one for one in self.standings if one.follows or one.waits_for is not None)
+
+    @property
+    def waiting(self) -> tuple[Standing, ...]:
+        """Feature sets whose network is still to be pretrained."""
+        return tuple(one for one in self.standings if one.waits_for is not None and one.waits_for.kind == "backbone")
 
     @property
     def num_videos(self) -> int:
@@ -93,7 +104,7 @@ class ExtractPlan:
         if not self.is_catalogued:
             return f"extract: {UNKNOWN}"
         if not self.shards:
-            if follows := next((one.why for one in self.standings if one.follows), None):
+            if follows := next((one.why for one in self.to_follow), None):
                 return f"extract: {follows}; as the store is now, {self.num_shards_done} shards are complete"
             return f"extract: nothing to do, {self.num_shards_done} shards are complete"
         return (
@@ -105,7 +116,8 @@ class ExtractPlan:
         """Return one row a shard and target, for people."""
         if not self.is_catalogued:
             return [
-                {"target": t.label, "shard": "?", "videos": "?", "crops": "?", "why": UNKNOWN} for t in self.targets
+                {"target": one.product.name, "shard": "?", "videos": "?", "crops": "?", "why": UNKNOWN}
+                for one in self.standings
             ]
         rows: list[Mapping[str, object]] = [
             {"target": t.label, "shard": s.shard, "videos": t.num_rows, "crops": t.num_crops, "why": t.reason}
@@ -115,8 +127,8 @@ class ExtractPlan:
         listed = {t.label for s in self.shards for t in s.targets}
         return rows + [
             {"target": one.product.name, "shard": "?", "videos": "?", "crops": "?", "why": one.why}
-            for one in self.standings
-            if one.follows and one.product.name not in listed
+            for one in self.to_follow
+            if one.product.name not in listed
         ]
 
 
@@ -158,11 +170,14 @@ def plan_extract(
     """
     again = _check_statuses(retry)
     _check_imported(recipe, store)
-    resolved = resolve_targets(recipe, settings, decoder=decoder_identity(settings), only=targets)
-    if recipe.dataset.name not in store.datasets():
-        waiting = standings(products_to_extract(recipe, resolved), store)
+    known = recipe.dataset.name in store.datasets()
+    dataset = store.dataset(recipe.dataset.name) if known else None
+    chosen = list(targets) if targets is not None else None
+    resolved = resolve_targets(recipe, settings, decoder=decoder_identity(settings), only=chosen, dataset=dataset)
+    later = standings(products_to_pretrain_first(recipe, dataset, chosen), store)
+    if dataset is None:
+        waiting = (*standings(products_to_extract(recipe, resolved), store), *later)
         return ExtractPlan(recipe, resolved, (), 0, again, is_catalogued=False, standings=waiting)
-    dataset = store.dataset(recipe.dataset.name)
     wanted = _check_shards(shards, dataset.num_shards)
     rows_of: dict[int, set[int]] = {}
     works: dict[int, list[TargetWork]] = {}
@@ -185,7 +200,7 @@ def plan_extract(
             works.setdefault(shard, []).append(TargetWork(target.label, len(rows), num_crops, reason))
             rows_of.setdefault(shard, set()).update(rows.tolist())
     plans = tuple(ShardPlan(s, len(rows_of[s]), tuple(works[s])) for s in sorted(works))
-    return ExtractPlan(recipe, resolved, plans, num_done, again, standings=found)
+    return ExtractPlan(recipe, resolved, plans, num_done, again, standings=(*found, *later))
 
 
 def check_targets(recipe: Recipe, settings: Settings) -> None:
@@ -196,7 +211,8 @@ def check_targets(recipe: Recipe, settings: Settings) -> None:
     ShapeMismatchError, NotFoundError, WeightsError
         As :func:`extract.targets.resolve_targets`.
     """
-    resolve_targets(recipe, settings, decoder=decoder_identity(settings))
+    known = [t.label for t in recipe.targets() if backbone_ref(recipe, t.backbone) is None]  # others: in the store
+    resolve_targets(recipe, settings, decoder=decoder_identity(settings), only=known)
 
 
 def _check_imported(recipe: Recipe, store: FeatureStore) -> None:
@@ -224,6 +240,16 @@ def products_to_extract(recipe: Recipe, targets: Iterable[ResolvedTarget]) -> tu
     return tuple(
         replace(products[target.label], fingerprint=dict(target.fingerprint), accept=recipe.accept)
         for target in targets
+    )
+
+
+def products_to_pretrain_first(
+    recipe: Recipe, dataset: Dataset | None, only: Iterable[str] | None
+) -> tuple[Features, ...]:
+    """Return the feature sets whose network is still to be pretrained."""
+    products = {product.name: product for product in feature_products(recipe)}
+    return tuple(
+        products[target.label] for target in select_targets(recipe, only) if is_waiting(recipe, target, dataset)
     )
 
 

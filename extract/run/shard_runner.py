@@ -98,10 +98,10 @@ class ShardRunner:
         self._num_threads = max(1, torch.get_num_threads()) if self._device.type == "cpu" else 1
         self._dataset = store.dataset(plan.recipe.dataset.name)
         self._backbones = backbones if backbones is not None else {}
-        for name in dict.fromkeys(t.target.backbone for t in plan.targets):
+        for name, spec in {t.target.backbone: t.spec for t in plan.targets}.items():
             if name not in self._backbones:
                 self._backbones[name] = load_backbone(
-                    plan.recipe.backbones[name],
+                    spec,
                     settings,
                     self._device,
                     expected_crops=plan.num_crops_of(name),

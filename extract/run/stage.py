@@ -58,11 +58,17 @@ def run_extract(
         videos_failed (any status but ok) and crops; `details` has rates.
     """
     started = time.perf_counter()
-    if not plan.is_catalogued:
-        plan = plan_extract(plan.recipe, store, settings, retry=plan.retry, targets=[t.label for t in plan.targets])
+    if not plan.is_catalogued or plan.waiting:
+        wanted = [one.product.name for one in plan.standings]
+        plan = plan_extract(plan.recipe, store, settings, retry=plan.retry, targets=wanted)
         if not plan.is_catalogued:
             raise NoDataError(
                 f"expected the dataset {plan.recipe.dataset.name} in {store.url}, found none; run catalog first"
+            )
+        if plan.waiting:
+            names = ", ".join(sorted({str(one.waits_for) for one in plan.waiting}))
+            raise NotFoundError(
+                f"expected {names} in dataset {plan.recipe.dataset.name}, found none; run `scale pretrain` first"
             )
     if not store.dataset(plan.recipe.dataset.name).num_rows:
         raise NoDataError(

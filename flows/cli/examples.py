@@ -12,6 +12,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "init": ("scale init videos --weights weights", "scale init videos --name mine --out recipes/mine.yaml"),
     "run": ("scale run mine.yaml --data videos --store store", "scale run mine.yaml --dry-run"),
     "catalog": ("scale catalog mine.yaml --data videos --store store",),
+    "pretrain": ("scale pretrain mine.yaml --data videos --store store", "scale pretrain mine.yaml --processes 8"),
     "extract": ("scale extract mine.yaml --store store --device cuda", "scale extract mine.yaml --shards 3,7"),
     "train": ("scale train mine.yaml --store store", "scale train mine.yaml --only vicc"),
     "embed": ("scale embed mine.yaml --store store",),
@@ -23,7 +24,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "verify": ("scale verify store", "scale verify store --repair"),
     "retry": ("scale retry store --data videos --status unreadable,missing",),
     "import": ("scale import store features.h5 --features grid/net", "scale import store their.h5 --name values=feats"),
-    "export": ("scale export store --features grid5x3/slow_r50 --out features.h5",),
+    "export": (
+        "scale export store --features grid5x3/slow_r50 --out features.h5",
+        "scale export store --program mine --out mine.pt2",
+    ),
     "query": (
         "scale query store --where \"label = 'run' AND duration_s > 2\"",
         "scale query store --features grid5x3/slow_r50 --out run.npz",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,10 +25,14 @@ from flows.cli.options import (
     split_list,
     store_of_run,
 )
+from flows.launching import assist, launch
 from pipeline.errors import EXIT_PARTIAL, InvalidInputError
 from pipeline.recipe import Recipe
 from pipeline.settings import Settings
 from pipeline.stage import StagePlan
+
+if TYPE_CHECKING:
+    from flows.runner import RunReport
 
 ShardsOption = Annotated[
     str | None, typer.Option("--shards", show_default="all that are missing", help="Only these: `3,7` or `10-19`.")
@@ -38,6 +43,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("run", help="Catalog, extract, train, embed, probe and report: only what is missing.")(run)
     app.command("catalog", help="Find the videos and describe them in the catalogue.")(catalog)
+    app.command("pretrain", help="Pretrain the recipe's backbones on the videos' pixels, without labels.")(pretrain)
     app.command("extract", help="Decode the videos once and store the features of their crops.")(extract)
     app.command("train", help="Train the recipe's models on stored features.")(_of_models("train"))
     app.command("embed", help="Write video embeddings back into the store.")(_of_models("embed"))
@@ -111,6 +117,38 @@ def extract(
     execute(recipe, settings, stages=["extract"], dry_run=dry_run, as_json=as_json, quiet=quiet, shards=chosen)
 
 
+def pretrain(
+    recipe: RecipeArgument,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", show_default="all of the recipe", help="Only this; may be repeated."),
+    ] = None,
+    store: StoreOption = None,
+    data: DataOption = None,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Processes of this machine that share every batch: one a GPU.")
+    ] = 1,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Pretrain backbones; under torchrun, or with --processes, on several GPUs at once."""
+    settings = make_settings(recipe, store=store, data=data, device=device, workers=workers)
+    chosen = tuple(only) if only else None
+    if processes > 1 and not dry_run:
+        given = {"--store": store, "--data": data, "--device": device, "--workers": workers}
+        options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+        options += [word for name in only or () for word in ("--only", name)]
+        flags = [name for name, is_set in (("--json", as_json), ("--quiet", quiet)) if is_set]
+        raise typer.Exit(launch(processes, ["pretrain", str(recipe), *options, *flags]))
+    if os.environ.get("RANK", "0") != "0":  # the first process speaks and writes for all
+        assist(load(recipe), settings, chosen)
+        return
+    execute(recipe, settings, stages=["pretrain"], dry_run=dry_run, as_json=as_json, quiet=quiet, only=chosen)
+
+
 def _single(name: str) -> Any:
     def command(
         recipe: RecipeArgument,
@@ -164,8 +202,8 @@ def execute(
     as_json: bool,
     quiet: bool,
     **options: Any,
-) -> None:
-    """Plan or run the stages of a recipe and print the outcome.
+) -> RunReport | None:
+    """Plan or run the stages of a recipe, print the outcome and return it; None where it was planned alone.
 
     Raises
     ------
@@ -181,7 +219,7 @@ def execute(
     if dry_run:
         with store_of_run(settings, dry_run=True) as store:
             _print_plan(recipe, plan_recipe(recipe, store, settings, stages=stages, **options), as_json=as_json)
-        return
+        return None
     with store_of_run(settings, dry_run=False) as store, console.EventPrinter(quiet=quiet) as printer:
         report = run_recipe(recipe, store, settings, stages=stages, on_event=printer, **options)
     if as_json:
@@ -198,6 +236,7 @@ def execute(
             console.err.print(f"{stage.stage:8} {stage.undone}", style="yellow", markup=False)
     if report.is_partial:
         raise typer.Exit(EXIT_PARTIAL)
+    return report
 
 
 def _print_plan(recipe: Recipe, plans: list[StagePlan], *, as_json: bool) -> None:
@@ -214,6 +253,7 @@ WORK_COUNTS = (
     "videos_new",
     "videos_late",
     "videos_replaced",
+    "backbones_pretrained",
     "shards_done",
     "models_trained",
     "probes_run",

@@ -23,7 +23,7 @@ from flows.cli.options import (
 )
 from flows.cli.picking import DatasetOption, FeaturesOption, WhereOption, pick_dataset, pick_features
 from pipeline import FeatureStore
-from pipeline.errors import EXIT_FAILURE
+from pipeline.errors import EXIT_FAILURE, InvalidInputError
 
 LIMIT_SHOWN = 40
 
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
         verify
     )
     app.command("retry", help="Redo just the videos with these statuses, with the recipe the store remembers.")(retry)
-    app.command("export", help="Write a dataset's features to one HDF5 file.")(export)
+    app.command("export", help="Write features to one HDF5 file, or a pretrained backbone to a program (.pt2).")(export)
 
 
 def info(store: StoreArgument, as_json: JsonOption = False) -> None:
@@ -138,14 +138,27 @@ def retry(
 
 def export(
     store: StoreArgument,
-    out: Annotated[Path, typer.Option("--out", help="The .h5 file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="The .h5 (or .pt2) file to write.")],
     dataset: DatasetOption = None,
     features: FeaturesOption = None,
     where: WhereOption = None,
+    program: Annotated[
+        str | None,
+        typer.Option("--program", metavar="NAME", show_default="features", help="A pretrained backbone, as a program."),
+    ] = None,
 ) -> None:
-    """Export features to HDF5."""
+    """Export features to HDF5, or a pretrained backbone to a program."""
     check_output(out)
     held = pick_dataset(FeatureStore.open(store), dataset)
+    if program is not None:
+        from extract.backbones.exporting import export_program
+
+        if out.suffix != ".pt2":
+            raise InvalidInputError(f"expected a name that ends in .pt2 for a program, found {out}")
+        section = export_program(held, program, out)
+        console.out.print(f"wrote the backbone {program} to {out}; in a recipe, under backbones:", markup=False)
+        console.print_json({program: section})
+        return
     crops, feature_set = pick_features(held, features)
     selection = held.select(where)
     selection.to_hdf5(out, crops, feature_set)

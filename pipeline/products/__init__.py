@@ -1,5 +1,6 @@
 """Derived things: what they are made of, what decides their numbers, and how they stand in a store."""
 
+from pipeline.products.backbone import PretrainedNetwork, backbone_products
 from pipeline.products.differences import Change, differences
 from pipeline.products.embeddings import Embeddings, embedding_products, embeddings_read
 from pipeline.products.features import Features, feature_products, feature_sets_read
@@ -19,6 +20,7 @@ __all__ = [
     "Index",
     "Measurement",
     "Model",
+    "PretrainedNetwork",
     "Product",
     "ProductPlan",
     "Ref",
@@ -28,6 +30,7 @@ __all__ = [
     "Units",
     "Vectors",
     "Videos",
+    "backbone_products",
     "differences",
     "embedding_products",
     "embeddings_read",

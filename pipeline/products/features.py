@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.errors import NotFoundError
+from pipeline.products.backbone import backbone_ref
 from pipeline.products.product import Kind, Product, Ref, Stored, Units
 from pipeline.recipe import Recipe
 
@@ -24,14 +25,17 @@ class Features(Product):
     """What decides its numbers: only extraction can say (weights, decoder); None elsewhere."""
     accept: tuple[str, ...] = ()
     """Fields of it that may differ from what the store holds."""
+    network: Ref | None = None
+    """The pretrained network that makes it, where the store holds or will hold it."""
 
     kind: ClassVar[Kind] = "features"
     unit: ClassVar[str] = "shards"
 
     @property
     def inputs(self) -> tuple[Ref, ...]:
-        """The videos."""
-        return (Ref("videos", self.dataset),)
+        """The network where it is pretrained here, and the videos."""
+        videos = Ref("videos", self.dataset)
+        return (videos,) if self.network is None else (self.network, videos)
 
     def content(self, ds: Dataset) -> Mapping[str, Any] | None:
         """Return the feature fingerprint."""
@@ -74,7 +78,14 @@ def features_ref(crops: str, feature_set: str) -> Ref:
 def feature_products(recipe: Recipe) -> tuple[Features, ...]:
     """Return every feature set that a recipe asks for."""
     return tuple(
-        Features(recipe.dataset.name, t.label, f"backbones.{t.backbone}", t.crops, t.feature_set)
+        Features(
+            recipe.dataset.name,
+            t.label,
+            f"backbones.{t.backbone}",
+            t.crops,
+            t.feature_set,
+            network=backbone_ref(recipe, t.backbone),
+        )
         for t in recipe.targets()
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pipeline.products.backbone import backbone_products
 from pipeline.products.embeddings import embedding_products
 from pipeline.products.features import feature_products
 from pipeline.products.index import index_products
@@ -26,6 +27,7 @@ def products_of(recipe: Recipe) -> tuple[Product, ...]:
         If a section reads features that no backbone of the recipe makes.
     """
     return (
+        *backbone_products(recipe),
         *feature_products(recipe),
         *model_products(recipe),
         *embedding_products(recipe),

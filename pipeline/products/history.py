@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InvalidInputError
+from pipeline.products.backbone import features_made_of, is_backbone
 from pipeline.products.differences import Change, differences
 from pipeline.products.graph import products_of
 from pipeline.products.product import Kind
@@ -54,7 +55,7 @@ def past_runs(ds: Dataset) -> tuple[PastRun, ...]:
 
 def _whole(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """Let sections that a recipe leaves out count as empty, so that a new one is a difference, too."""
-    return {"train": None, "models": {}, "readouts": {}, **content}
+    return {"train": None, "models": {}, "readouts": {}, "pretrain": {}, **content}
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,13 @@ def _own_bytes(artifact: Artifact, versions: Sequence[Artifact]) -> int:
 
 
 def _made_from(ds: Dataset, artifact: Artifact, embedding_sets: Sequence[str]) -> list[str]:
-    """Return which of these embedding sets name this model's weights."""
+    """Return which of these embedding sets name this model's weights; of a backbone also the feature sets."""
     weights = artifact.meta.get("weights_sha256")
     if artifact.kind != "models" or not weights:
         return []
+    made = [f"features/{label}" for label in features_made_of(ds, weights)] if is_backbone(artifact) else []
     made_by = {name: ds.embedding_info(name).fingerprint.get("model") for name in embedding_sets}
-    return [
+    return made + [
         f"embeddings/{name}"
         for name, model in made_by.items()
         if isinstance(model, Mapping) and model.get("weights_sha256") == weights

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InvalidInputError, NotFoundError
 from pipeline.fingerprint import fingerprint
+from pipeline.products.backbone import is_backbone
 from pipeline.products.product import Ref
 from pipeline.products.report import REPORT_FILE
-from pipeline.store.artifacts import model_with_weights
+from pipeline.store.artifacts import Artifact, model_with_weights
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.kept_embeddings import older_embeddings
 
@@ -156,6 +157,8 @@ class _Walk:
             if weights
             else self.ds.artifact("models", name)
         )
+        if artifact is not None and is_backbone(artifact):
+            return self.backbone(artifact)
         if artifact is None:
             note = "this version was pruned or never numbered"
             return Origin(str(Ref("model", name)), {"weights_sha256": weights, "note": note})
@@ -172,6 +175,25 @@ class _Walk:
             self.features(crops, feature_set, one) for (crops, _, feature_set), one in zip(pairs, ids, strict=True)
         )
         return Origin(str(Ref("model", f"{artifact.name}@{artifact.version}")), facts, tuple(inputs))
+
+    def backbone(self, artifact: Artifact) -> Origin:
+        meta = artifact.meta
+        trained_on = f"{meta.get('num_videos')} videos ({meta.get('rows')}, split {meta.get('split')})"
+        facts = {"weights_sha256": meta.get("weights_sha256"), "network": meta.get("network"),
+                 "objective": meta.get("objective"), "trained_on": trained_on,
+                 **_state(meta.get("snapshot", ""))}  # fmt: skip
+        return Origin(str(Ref("backbone", f"{artifact.name}@{artifact.version}")), facts, (self.videos(),))
+
+    def _network_of(self, backbone: Mapping[str, Any]) -> Origin | None:
+        """Return the pretrained network of the store that made features, where it is one."""
+        weights = backbone.get("weights")
+        if backbone.get("kind") != "pretrained" or not isinstance(weights, Mapping):
+            return None
+        for name in self.ds.artifacts("models"):
+            found = model_with_weights(self.ds.backend, self.ds.name, name, str(weights.get("sha256")))
+            if found is not None:
+                return self.backbone(found)
+        return None
 
     def features(self, crops: str, feature_set: str, made: str) -> Origin:
         what = str(Ref("features", f"{crops}/{feature_set}"))
@@ -192,7 +214,8 @@ class _Walk:
         if isinstance(decoder, Mapping):
             facts["decoder"] = " ".join(str(value) for value in decoder.values())
         facts["shards"] = f"{info.num_shards_done} of {info.num_shards}"
-        return Origin(what, facts, (self.videos(),))
+        network = self._network_of(backbone) if isinstance(backbone, Mapping) else None
+        return Origin(what, facts, (self.videos(),) if network is None else (network, self.videos()))
 
     def videos(self) -> Origin:
         digest = fingerprint(Catalogue(self.ds.backend, self.ds.name).digests())

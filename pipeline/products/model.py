@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.errors import InvalidInputError, NotFoundError
 from pipeline.fingerprint import fingerprint
 from pipeline.names import did_you_mean
+from pipeline.products.backbone import is_backbone
 from pipeline.products.features import features_ref
 from pipeline.products.product import Kind, Product, Ref, Stored
 from pipeline.recipe import Recipe, TrainSpec
@@ -71,6 +72,11 @@ class Model(Product):
             artifact = ds.artifact("models", self.name)
         except NotFoundError:
             return None
+        if is_backbone(artifact):
+            raise InvalidInputError(
+                f"expected no model {self.name} in dataset {self.dataset}, or one trained on features, found a "
+                f"pretrained backbone; give the model in {self.section} another name"
+            )
         if not artifact.is_whole():  # its files are gone or cut: as good as none
             return None
         meta = artifact.meta

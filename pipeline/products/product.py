@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 if TYPE_CHECKING:
     from pipeline.store.dataset import Dataset
 
-Kind = Literal["videos", "features", "model", "embeddings", "report", "index"]
+Kind = Literal["videos", "backbone", "features", "model", "embeddings", "report", "index"]
 STAGE_OF: Mapping[str, str] = {
     "videos": "catalog",
+    "backbone": "pretrain",
     "features": "extract",
     "model": "train",
     "embeddings": "embed",

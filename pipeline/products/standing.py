@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.fingerprint import fingerprint
+from pipeline.products.backbone import has_backbone
 from pipeline.products.differences import Change, differences
 from pipeline.products.features import has_features
 from pipeline.products.product import Product, Ref, Stored
@@ -168,6 +169,8 @@ def is_there(ref: Ref, ds: Dataset) -> bool:
         return has_features(ds, *ref.name.split("/", 1))
     if ref.kind == "embeddings":
         return ref.name in ds.embedding_sets()
+    if ref.kind == "backbone":
+        return has_backbone(ds, ref.name)
     folder = {"model": "models", "report": "reports", "index": "indexes"}[ref.kind]
     return ref.name in ds.artifacts(folder)
 

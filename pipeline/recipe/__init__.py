@@ -4,6 +4,7 @@ from pipeline.recipe.backbones import (
     BackboneSpec,
     ExportedBackbone,
     NamedWeights,
+    PretrainedBackbone,
     PytorchVideoBackbone,
     RandomWeights,
     Stream,
@@ -25,18 +26,21 @@ from pipeline.recipe.crops import (
 )
 from pipeline.recipe.dataset import DatasetSpec
 from pipeline.recipe.objectives import ObjectiveBase, ObjectiveSpec, ScaleObjective
+from pipeline.recipe.pretraining import AugmentSpec, EncoderSpec, PretrainSpec
 from pipeline.recipe.probes import IndexSpec, KnnProbe, LinearProbe, ProbeSpec, RetrievalProbe
 from pipeline.recipe.readouts import ReadoutPart, ReadoutSpec
 from pipeline.recipe.recipe import Recipe, Target, load_recipe, parse_recipe
 from pipeline.recipe.training import EmbedSpec, ModelSpec, TrainSpec
 
 __all__ = [
+    "AugmentSpec",
     "BackboneSpec",
     "ColourAugmentation",
     "CropPolicy",
     "DatasetSpec",
     "DensePolicy",
     "EmbedSpec",
+    "EncoderSpec",
     "ExportedBackbone",
     "FramesPolicy",
     "GridPolicy",
@@ -49,6 +53,8 @@ __all__ = [
     "NamedWeights",
     "ObjectiveBase",
     "ObjectiveSpec",
+    "PretrainSpec",
+    "PretrainedBackbone",
     "ProbeSpec",
     "PytorchVideoBackbone",
     "RandomPolicy",

@@ -16,6 +16,7 @@ from pipeline.recipe.base import LATER, Spec
 from pipeline.recipe.crops import CropPolicy
 from pipeline.recipe.datasets import AnyDataset
 from pipeline.recipe.mistakes import explain
+from pipeline.recipe.pretraining import PretrainSpec
 from pipeline.recipe.previews import PreviewSpec
 from pipeline.recipe.probes import IndexSpec, ProbeSpec
 from pipeline.recipe.readout_words import BUILT_IN
@@ -51,6 +52,8 @@ class Recipe(Spec):
     dataset: AnyDataset
     crops: dict[Name, CropPolicy] = Field(min_length=1)
     backbones: dict[Name, BackboneSpec] = Field(min_length=1)
+    pretrain: Annotated[dict[Name, PretrainSpec], LATER] = Field(default_factory=dict)
+    """Backbones of one's own, by the name under which they stand beside the models of the store."""
     accept: tuple[str, ...] = ()
     """Fingerprint fields that may differ from what the store holds, e.g. `decoder.version`."""
     keep: Annotated[int | None, LATER] = Field(None, ge=1)
@@ -114,6 +117,8 @@ class Recipe(Spec):
                     )
         if any(spec.needs_model for spec in self.embed) and not self.trainings:
             raise ValueError("embed needs a train section: which model would write the embeddings?")
+        if shared := sorted(self.pretrain.keys() & self.trainings.keys()):
+            raise ValueError(f"pretrain.{shared[0]}: expected another name than that of a model, found the same")
         return self
 
     def _references(self) -> Iterator[tuple[str, str, str | None]]:

@@ -14,6 +14,7 @@ from pipeline.recipe.backbones.base import (
 )
 from pipeline.recipe.backbones.exported import ExportedBackbone
 from pipeline.recipe.backbones.imported import ImportedBackbone
+from pipeline.recipe.backbones.pretrained import PretrainedBackbone
 from pipeline.recipe.backbones.pytorchvideo import PytorchVideoBackbone
 from pipeline.recipe.backbones.transformers import TransformerBackbone
 from pipeline.recipe.kinds import Kinds
@@ -29,6 +30,7 @@ __all__ = [
     "ExportedBackbone",
     "ImportedBackbone",
     "NamedWeights",
+    "PretrainedBackbone",
     "PytorchVideoBackbone",
     "RandomWeights",
     "Stream",

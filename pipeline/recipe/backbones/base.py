@@ -86,8 +86,8 @@ class BackboneBase(Spec):
             """Name of the kind."""
 
         @property
-        def weights(self) -> WeightsFile | NamedWeights | RandomWeights:
-            """Where its weights come from."""
+        def weights(self) -> WeightsFile | NamedWeights | RandomWeights | None:
+            """Where its weights come from; None for a pretrained network that is only named yet."""
 
 
 def feature_set_name(backbone: str, stream: Stream = "rgb") -> str:

@@ -1,0 +1,74 @@
+"""A look at what a network has learned: kNN over training groups that it does not learn from."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.compute.clips import ClipSource, LabelledRows
+
+K = 20
+TEMPERATURE = 0.07
+MAX_GALLERY = 4000
+"""Evenly spread over the rows; decoding more would take longer than it tells."""
+
+
+def knn_accuracy(source: ClipSource, encode: nn.Module, stream: str) -> float | None:
+    """Return the share of held-out videos whose class a weighted vote of their neighbours names.
+
+    Parameters
+    ----------
+    source : ClipSource
+        Its `held_out` rows are asked for, its `gallery` answers.
+    encode : nn.Module
+        (clips, valid) -> (B, W, D); a video's vector is the mean over its clips.
+    stream : str
+
+    Returns
+    -------
+    float or None
+        None where nothing is held out, or too little has a label.
+    """
+    if source.held_out is None or source.gallery is None:
+        return None
+    was_training = encode.training
+    encode.eval()
+    gallery = _thinned(source.gallery)
+    keys, known = _vectors(source, encode, stream, gallery)
+    queries, truth = _vectors(source, encode, stream, source.held_out)
+    encode.train(was_training)
+    if not len(keys) or not len(queries):
+        return None
+    return vote(keys, known, queries, truth)
+
+
+def vote(keys: Tensor, known: Tensor, queries: Tensor, truth: Tensor) -> float:
+    """Return the accuracy of kNN: cosine over vectors centred on the gallery, votes weighted by exp(cosine / T)."""
+    centre = keys.mean(0)
+    cosine = functional.normalize(queries - centre, dim=1) @ functional.normalize(keys - centre, dim=1).mT
+    near = cosine.topk(min(K, len(keys)), dim=1)
+    votes = torch.zeros(len(queries), int(known.max()) + 1)
+    votes.scatter_add_(1, known[near.indices], (near.values / TEMPERATURE).exp())
+    return float((votes.argmax(1) == truth).float().mean())
+
+
+def _thinned(rows: LabelledRows) -> LabelledRows:
+    if len(rows.rows) <= MAX_GALLERY:
+        return rows
+    at = np.linspace(0, len(rows.rows) - 1, MAX_GALLERY).astype(np.int64)
+    return LabelledRows(rows.rows[at], rows.labels[at])
+
+
+@torch.no_grad()
+def _vectors(source: ClipSource, encode: nn.Module, stream: str, wanted: LabelledRows) -> tuple[Tensor, Tensor]:
+    """Return the vectors and classes of the rows that have a valid clip."""
+    vectors, there = [], []
+    for batch in source.plain(wanted.rows):
+        features = encode(batch.clips[stream], batch.valid).float().cpu()
+        counts = batch.valid.sum(1, keepdim=True)
+        vectors.append(features.sum(1) / counts.clamp_min(1))
+        there.append(counts[:, 0] > 0)
+    kept = torch.cat(there)
+    return torch.cat(vectors)[kept], torch.from_numpy(wanted.labels)[kept]

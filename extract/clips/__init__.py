@@ -1,0 +1,1 @@
+"""Clips for pretraining: decoded once, kept small for a while, augmented anew in every step."""
