@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,33 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # started with `&` from a script: what the tests start would inherit deafness to Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+IN_MEMORY = Path("/dev/shm")
+ROOM_BYTES = 6 << 30
+"""Of memory that must be free for temporary folders to lie in it."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let temporary folders lie in memory where there is plenty: a disk makes thousands of fsyncs a matter of minutes.
+
+    `--basetemp` or TMPDIR say otherwise.
+    """
+    if config.getoption("basetemp") is None and "TMPDIR" not in os.environ and _has_room(IN_MEMORY):
+        os.environ["TMPDIR"] = str(IN_MEMORY)
+        tempfile.tempdir = None  # asked for anew
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether a folder is in memory, may hold programs, and has room."""
+    try:
+        is_tmpfs = f"tmpfs {folder} tmpfs" in Path("/proc/mounts").read_text()
+        found = os.statvfs(folder)
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free_bytes = min(int(fields["MemAvailable"].split()[0]) << 10, found.f_bavail * found.f_frsize)
+    except (OSError, KeyError, ValueError):
+        return False
+    return is_tmpfs and not found.f_flag & os.ST_NOEXEC and os.access(folder, os.W_OK) and free_bytes >= ROOM_BYTES
 
 
 def shared_data_dir() -> Path | None:

@@ -82,10 +82,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prefect_server() -> Iterator[None]:
-    """A real Prefect API with a database of its own, for this test process."""
+    """A real Prefect API with a database of its own, without the services that look for work now and then.
+
+    It ends with the module: an idle server costs processor time, too.
+    """
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=90):
-        yield
+    quiet = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "TRIGGERS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP",
+             "REPOSSESSOR")  # fmt: skip
+    with pytest.MonkeyPatch.context() as environment:
+        for name in quiet:
+            environment.setenv(f"PREFECT_SERVER_SERVICES_{name}_ENABLED", "false")
+        with prefect_test_harness(server_startup_timeout=90):
+            yield

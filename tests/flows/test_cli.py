@@ -243,7 +243,9 @@ def test_deploying_to_no_server_says_how_to_get_one(capsys, monkeypatch, address
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_and_kill_end_in_order_and_the_next_run_goes_on(job: Job, number: signal.Signals, code: int) -> None:
+def test_ctrl_c_and_kill_end_in_order_and_the_next_run_goes_on(
+    capsys, job: Job, number: signal.Signals, code: int
+) -> None:
     job.add_videos("long", [200] * 4)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [str(SCALE), "run", *on(job)]
@@ -257,8 +259,7 @@ def test_ctrl_c_and_kill_end_in_order_and_the_next_run_goes_on(job: Job, number:
         assert process.returncode == code, out + err
         assert "interrupted" in err
         assert "Traceback" not in out + err
-    done = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.strip().splitlines()[-1])["did"]["extract"]["videos_failed"] == 0
+    assert scale_json(capsys, "run", *on(job))["did"]["extract"]["videos_failed"] == 0
     status = FeatureStore.open(str(job.store)).dataset("set").status("grid", "tiny")["status"].to_pylist()
     assert set(status) == {"ok"}
 

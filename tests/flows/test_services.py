@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.parameters import find_recipe
 from pipeline import FeatureStore
 from probe.pages.compare import load_stored_run
 from tests.flows.conftest import Job
@@ -153,6 +154,17 @@ def own_weights(job: Job, folder: Path) -> Path:
     return own
 
 
+def with_fewer_crops(name: str, folder: Path) -> Path:
+    """Write a shipped recipe with a quarter of its crops: all clips, all stages, and minutes less of the network."""
+    content = yaml.safe_load(find_recipe(name).read_text())
+    content["crops"]["train16"]["num_crops"] = 4
+    content["crops"]["grid5x3"] |= {"temporal": 3, "spatial": 1}
+    content["train"]["set_size"] = 2
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
 @pytest.mark.shared_data
 @pytest.mark.timeout(2000)  # most of it is extraction, which shares the cores with whatever else runs
 def test_real_clips_by_schedule_and_the_next_run_extracts_only_new_ones(
@@ -160,7 +172,7 @@ def test_real_clips_by_schedule_and_the_next_run_extracts_only_new_ones(
 ) -> None:
     source = shared_data / "jhmdb12"
     clips = read_clips(source)
-    job = Job(Path("jhmdb12_mobilenet"), tmp_path / "data", tmp_path / "store")
+    job = Job(with_fewer_crops("jhmdb12_mobilenet", tmp_path), tmp_path / "data", tmp_path / "store")
     link_clips(source, job.data, hold_back(clips, per_class=2))
     world.deploy(job)
     # Nothing else computes for this run, so that it may use every core.
