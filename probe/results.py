@@ -27,7 +27,7 @@ from probe.found import NOTHING_SAID, Found, section_of
 PREDICTIONS_FILE = "predictions.parquet"
 """One line per (result, test row): result, row, video_id, group, labels, predicted, correct."""
 
-CurveName = Literal["k", "crops", "epoch", "labels"]
+CurveName = Literal["k", "crops", "epoch", "labels", "penalty"]
 
 
 class Frozen(BaseModel):
@@ -40,7 +40,8 @@ class Curve(Frozen):
     """A figure against one quantity, e.g. top-1 against k."""
 
     name: CurveName
-    """k: neighbours. crops: crops a video that were averaged. epoch: of training. labels: train videos per class."""
+    """k: neighbours. crops: crops a video that were averaged. epoch: of training. labels: train videos per class.
+    penalty: L2, of a solved linear probe."""
     figure: str
     """What is plotted: top1, heldout_top1, train_loss."""
     x: tuple[float, ...]
@@ -95,6 +96,7 @@ class ProbeResult(Frozen):
     protocol: str
     """kNN: strict (train mean subtracted from both sides), scale (each side's own mean, k=20, T=.07, as SCALE's code),
     none (nothing subtracted), per_split. Trained probes: selected (epoch chosen on held-out train groups), last.
+    A linear probe that is solved has no last epoch: selected alone.
     Retrieval: mean or random_crop gallery, `-no_siblings` where siblings are left out."""
     found: SerializeAsAny[Found] = Found()
     """What the method says beside; see :mod:`probe.found`. Stored and taken flat: ``k``, ``recall`` ..."""

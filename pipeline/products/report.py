@@ -12,7 +12,7 @@ from pipeline.errors import NotFoundError, PipelineError
 from pipeline.products.embeddings import Embeddings, embedding_products, embeddings_read
 from pipeline.products.features import feature_sets_read, features_ref
 from pipeline.products.product import Kind, Product, Ref, Stored
-from pipeline.recipe import ProbeSpec, ReadoutSpec, Recipe
+from pipeline.recipe import LinearProbe, ProbeSpec, ReadoutSpec, Recipe
 
 if TYPE_CHECKING:
     from pipeline.store.dataset import Dataset
@@ -99,7 +99,7 @@ class Report(Product):
         return {
             "version": PROBE_VERSION,
             "dataset": self.dataset,
-            "probes": [spec.model_dump(mode="json") for spec in self.recipe.probes],
+            "probes": [_content(spec) for spec in self.recipe.probes],
             "embed": [spec.model_dump(mode="json") for spec in self.recipe.embed],
             "sets": sets,
             "embeddings": embeddings,
@@ -146,6 +146,16 @@ class Report(Product):
             }
             for m in self.measurements
         ]
+
+
+def _content(spec: ProbeSpec) -> dict[str, Any]:
+    """Return a probe's fields, and by what it is solved: reports that name no solver were made with AdamW."""
+    content: dict[str, Any] = spec.model_dump(mode="json")
+    if isinstance(spec, LinearProbe):
+        content.pop("solver", None)
+        if spec.may_be_solved:
+            content["solver"] = spec.solver
+    return content
 
 
 def report_products(recipe: Recipe, name: str | None = None) -> tuple[Report, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from probe.found import TrainingFound
 from probe.methods.measure import Findings, Setting, classification_result
 from probe.methods.registry import Probing, measure_probe
 from probe.results import Curve
+from probe.trained.convex import MAX_ROWS, PathSpec, num_rows, solve_path
 from probe.trained.holdout import balanced_subset
 from probe.trained.inputs import Input
 from probe.trained.training import GridSpec, TrainedProbe, train_grid
@@ -62,16 +64,30 @@ def measure_trained(
     for share in label_shares(spec):
         if share.is_everything:
             every = np.arange(len(setting.used.train))
-            for trained in _train(spec, train, every, setting, test, seeds, device, on_epoch):
-                _keep(spec, data, setting, findings, trained, share, every)
+            for measured in _measure(spec, train, every, setting, test, seeds, device, on_epoch):
+                _keep(spec, data, setting, findings, measured, share, every)
             continue
         for seed in seeds:  # each seed draws labels of its own
             per_class = share.per_class
             rows = balanced_subset(
                 setting.train_truth, fraction=None if per_class else share.fraction, per_class=per_class, seed=seed
             )
-            for trained in _train(spec, train, rows, setting, test, (seed,), device, on_epoch):
-                _keep(spec, data, setting, findings, trained, share, rows)
+            for measured in _measure(spec, train, rows, setting, test, (seed,), device, on_epoch):
+                _keep(spec, data, setting, findings, measured, share, rows)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Scores of one seed by one protocol, and what was chosen."""
+
+    seed: int
+    protocol: str
+    scores_QC: np.ndarray
+    selected: dict[str, float | int | str]
+    chosen_on: str
+    heldout_top1: float | None
+    curve_name: Literal["epoch", "penalty"]
+    curve: tuple[tuple[float, float], ...]
 
 
 def _inputs(data: ReadoutData) -> tuple[Input, Input]:
@@ -89,7 +105,7 @@ def _inputs(data: ReadoutData) -> tuple[Input, Input]:
     return Input.of(whole_train, is_scaled=True), Input.of(whole_test, is_scaled=True)
 
 
-def _train(
+def _measure(
     spec: LinearProbe,
     train: Input,
     rows: np.ndarray,
@@ -98,7 +114,47 @@ def _train(
     seeds: tuple[int, ...],
     device: str,
     on_epoch: Callable[[int, int], None],
-) -> list[TrainedProbe]:
+) -> list[_Measured]:
+    if len(rows) != len(train):
+        train = train.subset(rows)
+    learn = _solve if spec.may_be_solved and (spec.solver == "lbfgs" or num_rows(train) <= MAX_ROWS) else _train
+    groups = [setting.train_groups[i] for i in rows]
+    return learn(spec, train, setting.train_truth[rows], groups, test, setting.vocabulary.is_multilabel, seeds, device,
+                 on_epoch)  # fmt: skip
+
+
+def _solve(
+    spec: LinearProbe,
+    train: Input,
+    truth: np.ndarray,
+    groups: list[str],
+    test: Input,
+    is_multilabel: bool,
+    seeds: tuple[int, ...],
+    device: str,
+    on_fold: Callable[[int, int], None],
+) -> list[_Measured]:
+    path = PathSpec(tuple(dict.fromkeys(spec.penalties)), spec.holdout_fraction, min(seeds))
+    found = solve_path(path, train, truth, groups, test, is_multilabel=is_multilabel, device=device, on_fold=on_fold)
+    selected: dict[str, float | int | str] = {"penalty": found.penalty, "solver": "lbfgs"}
+    return [
+        _Measured(seed, "selected", found.scores_QC, selected, found.chosen_on, found.heldout_top1, "penalty",
+                  found.heldout_curve)
+        for seed in seeds
+    ]  # fmt: skip
+
+
+def _train(
+    spec: LinearProbe,
+    train: Input,
+    truth: np.ndarray,
+    groups: list[str],
+    test: Input,
+    is_multilabel: bool,
+    seeds: tuple[int, ...],
+    device: str,
+    on_epoch: Callable[[int, int], None],
+) -> list[_Measured]:
     grid = GridSpec(
         kind=spec.kind,
         learning_rates=tuple(dict.fromkeys(spec.learning_rates)),
@@ -109,17 +165,27 @@ def _train(
         holdout_fraction=spec.holdout_fraction,
         hidden_dim=spec.hidden_dim,
     )
-    groups = setting.train_groups
-    return train_grid(
-        grid,
-        train if len(rows) == len(train) else train.subset(rows),
-        setting.train_truth[rows],
-        [groups[i] for i in rows],
-        test,
-        is_multilabel=setting.vocabulary.is_multilabel,
-        device=device,
-        on_epoch=on_epoch,
+    trained = train_grid(
+        grid, train, truth, groups, test, is_multilabel=is_multilabel, device=device, on_epoch=on_epoch
     )
+    return [
+        _Measured(one.seed, protocol, scores, _chosen(one, epoch), one.chosen_on, one.heldout_top1, "epoch",
+                  one.heldout_curve)
+        for one in trained
+        for protocol, scores, epoch in (
+            ("selected", one.selected_scores_QC, one.epoch),
+            ("last", one.last_scores_QC, one.epochs),
+        )
+    ]  # fmt: skip
+
+
+def _chosen(trained: TrainedProbe, epoch: int) -> dict[str, float | int | str]:
+    return {
+        "learning_rate": trained.learning_rate,
+        "weight_decay": trained.weight_decay,
+        "epoch": epoch,
+        "epochs": trained.epochs,
+    }
 
 
 def _keep(
@@ -127,45 +193,37 @@ def _keep(
     data: ReadoutData,
     setting: Setting,
     findings: Findings,
-    trained: TrainedProbe,
+    measured: _Measured,
     share: LabelShare,
     rows: np.ndarray,
 ) -> None:
-    for protocol, scores, epoch in (
-        ("selected", trained.selected_scores_QC, trained.epoch),
-        ("last", trained.last_scores_QC, trained.epochs),
-    ):
-        is_headline = protocol == "selected" and share.is_everything and trained.seed == spec.seed
-        curves: tuple[Curve, ...] = ()
-        if is_headline and trained.heldout_curve:
-            epochs, accuracies = zip(*trained.heldout_curve, strict=True)
-            curves = (Curve(name="epoch", figure="heldout_top1", x=epochs, y=accuracies),)
-        result, hit = classification_result(
-            setting,
-            spec.kind,
-            scores,
-            scores.argmax(axis=1),
-            parts=(*share.parts, f"seed={trained.seed}", protocol),
-            is_headline=is_headline,
-            seed=trained.seed,
-            train=rows,
-            protocol=protocol,
-            found=TrainingFound(
-                fraction=share.fraction,
-                n_per_class=share.per_class,
-                selected={
-                    "learning_rate": trained.learning_rate,
-                    "weight_decay": trained.weight_decay,
-                    "epoch": epoch,
-                    "epochs": trained.epochs,
-                },
-                chosen_on=trained.chosen_on,
-                heldout_top1=trained.heldout_top1,
-            ),
-            curves=curves,
-        )
-        if all(known.id != result.id for known in findings.results):
-            findings.keep(result, setting, hit, scores.argmax(axis=1))
+    is_headline = measured.protocol == "selected" and share.is_everything and measured.seed == spec.seed
+    curves: tuple[Curve, ...] = ()
+    if is_headline and measured.curve:
+        x, accuracies = zip(*measured.curve, strict=True)
+        curves = (Curve(name=measured.curve_name, figure="heldout_top1", x=x, y=accuracies),)
+    best = measured.scores_QC.argmax(axis=1)
+    result, hit = classification_result(
+        setting,
+        spec.kind,
+        measured.scores_QC,
+        best,
+        parts=(*share.parts, f"seed={measured.seed}", measured.protocol),
+        is_headline=is_headline,
+        seed=measured.seed,
+        train=rows,
+        protocol=measured.protocol,
+        found=TrainingFound(
+            fraction=share.fraction,
+            n_per_class=share.per_class,
+            selected=measured.selected,
+            chosen_on=measured.chosen_on,
+            heldout_top1=measured.heldout_top1,
+        ),
+        curves=curves,
+    )
+    if all(known.id != result.id for known in findings.results):
+        findings.keep(result, setting, hit, best)
 
 
 @measure_probe.register(LinearProbe)

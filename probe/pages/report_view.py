@@ -22,6 +22,7 @@ CURVE_TITLES = {
     "crops": ("crops averaged per video", "linear"),
     "epoch": ("epoch", "linear"),
     "labels": ("labelled videos per class", "log"),
+    "penalty": ("L2 penalty", "log"),
 }
 FIGURES = {
     "top1": "top\N{NON-BREAKING HYPHEN}1",
@@ -237,7 +238,7 @@ def curve_cards(report: ProbeReport) -> list[ChartCard]:
 
 
 def _quantity(name: str) -> str:
-    return {"k": "k", "crops": "number of crops", "epoch": "epoch", "labels": "number of labels"}[name]
+    return {"crops": "number of crops", "labels": "number of labels"}.get(name, name)
 
 
 def _curve_card(title: str, name: str, figure: str, members: Sequence[tuple[str, Curve, ProbeResult]]) -> ChartCard:
