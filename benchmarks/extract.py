@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -175,10 +176,12 @@ def bare_rate(backbone, batch: int, shape: tuple[int, ...], seconds: float = 15.
     counts: list[float] = []
     on_cpu = backbone.device.type == "cpu"
 
+    if on_cpu:
+        keep_freed_memory()
+
     def work() -> None:
         if on_cpu:
             torch.set_num_threads(1)
-            keep_freed_memory()
         frames, height, width = shape[1:]
         clips = torch.rand(batch, frames, height, width, 3, device=backbone.device).permute(0, 4, 1, 2, 3)
         backbone(clips).cpu()
@@ -234,7 +237,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "videos"
         link_videos(source, folder, options.videos)
+        before = resource.getrusage(resource.RUSAGE_SELF)
         seconds, report, store, kept, notes = run_pipeline(folder, Path(scratch) / "store", spec, options.device)
+        after = resource.getrusage(resource.RUSAGE_SELF)
         bare = bare_rate(kept[model], batch, shape, options.seconds)
         decoded, num_decoded = run_decoded(folder, store, spec, options.device, kept)
         plain_rate = None
@@ -269,6 +274,12 @@ def main() -> None:
         f"busy: {report.details['rates']['busy_seconds']} s, summed over threads; on a GPU by its own clock",
         *notes,
     ]
+    in_kernel, in_all = after.ru_stime - before.ru_stime, after.ru_utime - before.ru_utime
+    in_all += in_kernel
+    notes.append(
+        f"memory from the system: {after.ru_minflt - before.ru_minflt:,} page faults, {in_kernel:.1f} of {in_all:.1f} "
+        f"processor seconds in the kernel ({in_kernel / in_all:.0%}), loading the network included"
+    )
     if options.memory:
         few, many = (peak_memory(source, n) for n in (20, 200))
         notes.append(f"peak memory: 20 videos {few['mib']:.0f} MiB, 200 videos {many['mib']:.0f} MiB")

@@ -13,7 +13,6 @@ from extract.run.cutting import cut_video
 from extract.run.decode_line import DecodedFrames, FlushBatches
 from extract.run.signals import Signals
 from pipeline.compute.frame_uploader import FrameUploader
-from pipeline.compute.memory import keep_freed_memory
 from pipeline.compute.threads import compute_alone_on_a_core
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ class EncodeLine:
     def _loop(self) -> None:
         if self._device.type == "cpu":
             compute_alone_on_a_core()
-            keep_freed_memory()
         uploader = FrameUploader(self._device)
         while (item := self._decoded.get()) is not None:
             if isinstance(item, FlushBatches):

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from extract.catalog import inspect_videos
 from extract.catalog import stage as catalog
+from extract.catalog.inspect_videos import worthwhile_processes
 from extract.catalog.stage import plan_catalog, run_catalog
 from extract.decoding.decode_pool import DecodePool
 from extract.decoding.inspect import VideoInfo
@@ -313,6 +315,23 @@ def test_a_video_whose_reading_was_killed_is_no_row_and_new_again(
     assert again.did["videos_new"] == 1
     assert not again.is_partial
     assert [row["probe_error"] for video_id, row in rows(store).items() if video_id.endswith("run/b.mp4")] == [None]
+
+
+def test_a_process_is_started_only_for_what_is_worth_its_start(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(inspect_videos, "num_cores", lambda: 4)
+
+    def files(num: int, num_bytes: int) -> list[Path]:
+        paths = [tmp_path / f"{num_bytes}-{k}.mp4" for k in range(num)]
+        for path in paths:
+            with path.open("wb") as file:
+                file.truncate(num_bytes)  # sparse
+        return paths
+
+    few, large = files(3, 5_000), files(2, 200 << 20)
+    assert worthwhile_processes(few) == 1
+    assert worthwhile_processes(files(35, 5_001)) == 2
+    assert worthwhile_processes(large) == worthwhile_processes([tmp_path] * 9) == 4
+    assert worthwhile_processes([*few, tmp_path / "gone.mp4", Path("a\0b")]) == 1
 
 
 def test_two_runs_at_once_append_every_video_once(data: Path, store: FeatureStore) -> None:
