@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.compute.threads import at_most_threads
 from pipeline.errors import NoDataError, TrainingError
 from probe.trained.holdout import holdout_masks
 from probe.trained.inputs import Input, prepare
 from probe.trained.quasi_newton import minimise
-from probe.trained.training import few_threads
+from probe.trained.training import MULTIPLICATIONS_PER_THREAD
 
 MAX_ROWS = 5000
 """Crops count one by one where they are learned from one by one."""
@@ -102,7 +103,7 @@ def solve_path(
     ascending = sorted(spec.penalties)
     penalties = torch.tensor(ascending, device=device)
     work = num_rows(train) * min(train.dim, MAX_DIRECTIONS) * len(penalties) * targets_NC.shape[1]
-    with few_threads(work), torch.inference_mode():
+    with at_most_threads(work // MULTIPLICATIONS_PER_THREAD), torch.inference_mode():
         problem = _Problem(train.to(torch.device(device)), torch.from_numpy(targets_NC).to(device), is_multilabel)
         right, loss = np.zeros(len(penalties)), np.zeros(len(penalties))
         for number, mask in enumerate(masks):
