@@ -69,9 +69,9 @@ def gif_that_claims_65535_squared(path: Path) -> Path:
 
 
 @pytest.fixture
-def oddities(tmp_path: Path) -> dict[str, Path]:
+def oddities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """Everything that may lie in a folder of videos without being one."""
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     paths = {
         "text": write_text_named_mp4(tmp_path / "text.mp4"),
         "empty": tmp_path / "empty.mp4",
