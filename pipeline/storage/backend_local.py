@@ -186,7 +186,7 @@ class LocalBackend:
     def remove_link(self, key: str) -> None:
         """See :class:`StorageBackend`."""
         path = self.root / check_key(key)
-        self._inside(path.parent, key)
+        self._folder(key.rpartition("/")[0])  # only the last part may be a link
         try:
             if path.is_symlink():
                 self.disk.unlink(path)

@@ -111,7 +111,8 @@ def solve_path(
             found = problem.heldout(problem.solve(penalties, ~heldout), heldout)
             right, loss = right + found[0], loss + found[1]
             on_fold(number + 1, len(masks) + 1)
-        chosen, top1, curve = len(penalties) // 2, None, ()
+        chosen, top1 = len(penalties) // 2, None
+        curve: tuple[tuple[float, float], ...] = ()
         if len(masks):
             if not np.isfinite(loss).any():
                 raise TrainingError(

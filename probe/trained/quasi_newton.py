@@ -28,7 +28,7 @@ _SHORTEST = 2.0**-12
 class Problems(Protocol):
     """P losses."""
 
-    def __call__(self, unknowns_PX: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, unknowns_PX: Tensor, /) -> tuple[Tensor, Tensor]:
         """Return losses (P,), in float64, and gradients (P, X)."""
 
     def some(self, which: Tensor) -> Self:
