@@ -13,6 +13,7 @@ from extract.run.cutting import cut_video
 from extract.run.decode_line import DecodedFrames, FlushBatches
 from extract.run.signals import Signals
 from pipeline.compute.frame_uploader import FrameUploader
+from pipeline.compute.memory import keep_freed_memory
 from pipeline.compute.threads import compute_alone_on_a_core
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class EncodeLine:
     ) -> None:
         self._encoder, self._device, self._decoded = encoder, device, decoded
         self._memory, self._rates, self._signals = memory, rates, signals
+        if device.type == "cpu":
+            keep_freed_memory()  # before there are threads
         self.threads = ThreadGroup(partial(signals.guarded, self._loop), decoded, "encode", num_threads)
 
     def _loop(self) -> None:

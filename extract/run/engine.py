@@ -30,7 +30,6 @@ from extract.run.shard_work import TargetShard, VideoWork
 from extract.run.signals import POLL_S, Signals
 from extract.run.tally import Tally
 from extract.run.write_line import WriteLine
-from pipeline.compute.memory import keep_freed_memory
 from pipeline.events import Event, OnEvent
 
 if TYPE_CHECKING:
@@ -120,8 +119,6 @@ class Engine:
             same holds for an interrupt.
         """
         stop_before_exit(self)
-        if self._device.type == "cpu":
-            keep_freed_memory()
         try:
             for group in self._groups:
                 group.start()

@@ -168,10 +168,10 @@ def test_a_small_set_is_solved_and_a_larger_one_trained(tmp_path, monkeypatch: p
     assert {(r.readout, r.seed) for r in results} == {
         (readout, seed) for readout in ("mean", "crops") for seed in (0, 1)
     }
-    assert all(r.top1 == 1.0 and r.selected["solver"] == "lbfgs" for r in results)
+    assert all(r.top1 == 1.0 and r.said("selected")["solver"] == "lbfgs" for r in results)
     assert {curve.name for r in results for curve in r.curves} == {"penalty"}
     monkeypatch.setattr(trained, "MAX_ROWS", 24 * 4 - 1)  # the 24 rows of train are few enough, their crops are not
     mixed = measure(store, recipe({**plain, "num_seeds": 1, "penalties": [0.1]})).results
-    assert {(r.readout, "solver" in r.selected) for r in mixed} == {("mean", True), ("crops", False)}
+    assert {(r.readout, "solver" in r.said("selected")) for r in mixed} == {("mean", True), ("crops", False)}
     trained_ones = measure(store, recipe(LINEAR)).results
     assert {r.protocol for r in trained_ones} == {"selected", "last"}
