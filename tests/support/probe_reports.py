@@ -84,7 +84,7 @@ def make_report(
         r.model_copy(
             update={
                 "id": f"{r.id}/k={k}/{p}",
-                "k": k,
+                "found": r.found.model_copy(update={"k": k}),
                 "protocol": p,
                 "is_headline": False,
                 "confusion": None,
