@@ -393,3 +393,8 @@ def test_nothing_of_a_condition_stays_for_the_next() -> None:
     with pytest.raises(QueryError):
         selected(VIDEOS, "current_setting('lock_configuration') = 'true'")
     assert selected(VIDEOS, "extract(timezone_hour FROM now()) = 0").tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_list_may_become_rows_among_the_columns() -> None:
+    query = "SELECT unnest([1, 2]) AS k, unnest(quantile_cont(row, [0.0, 1.0])) AS at FROM jhmdb.videos"
+    assert run_query(query, TABLES)["k"].to_pylist() == [1, 2]
