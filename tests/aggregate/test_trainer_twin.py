@@ -34,7 +34,7 @@ def make_trainer(**options) -> Trainer:
 
 def by_hand(run: Trainer, parts: int, clip: float | None, keep: float | None):
     """Return losses, trained parameters and their average; only batches and the loss itself come from the package."""
-    model = copy.deepcopy(run.model).train()
+    model = copy.deepcopy(run.learner.model).train()
     parameters = dict(model.named_parameters())
     average = {name: p.detach().clone() for name, p in parameters.items()}
     first = {name: torch.zeros_like(p) for name, p in parameters.items()}
@@ -49,9 +49,9 @@ def by_hand(run: Trainer, parts: int, clip: float | None, keep: float | None):
             gradients = {name: torch.zeros_like(p) for name, p in parameters.items()}
             loss_sum = 0.0
             for part in range(parts):
-                batch = run._make_batch(batches[at * parts + part], step * parts + part)
+                batch = run.learner.make_batch(batches[at * parts + part], step * parts + part)
                 encoded = encode_sets(model, batch, tokens="all")
-                loss = run.objective(ObjectiveInput({"main": encoded})).loss
+                loss = run.learner.objective(ObjectiveInput({"main": encoded})).loss
                 loss_sum += float(loss.detach())
                 found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
                 for name, gradient in zip(parameters, found, strict=True):
