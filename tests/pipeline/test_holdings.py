@@ -19,7 +19,7 @@ def test_holdings_of_every_dataset(tmp_path):
     assert held.features == (HeldFeatures("/".join(pair), 4, 8, "float16", shards, info.fingerprint_id[:12]),)
     assert (held.videos, held.snapshot, held.models) == (20, ds.snapshot(), ())
     assert list(held.as_json()) == [
-        "dataset", "videos", "features", "embeddings", "models", "indexes", "reports", "snapshot"
+        "dataset", "videos", "features", "embeddings", "models", "indexes", "reports", "maps", "snapshot"
     ]  # fmt: skip
 
 
