@@ -58,6 +58,20 @@ def clear_leftover_ledger(backend: StorageBackend, ledger: str, folder: str) -> 
     return len(keys)
 
 
+def forget_deleted_set(backend: StorageBackend, crop_set: str, ledger: str, folder: str) -> None:
+    """Take away what vouches for a feature set whose whole folder somebody deleted: its ledger, the copy of its group.
+
+    Where anything of the folder is left it is damage, not a deletion, and nothing is touched.
+    """
+    group = f"{folder}/{schema.ZARR_JSON}"
+    if backend.exists(group) or not backend.exists(spare_key(group)):
+        return
+    with exclusive(backend, crop_set):
+        if not backend.list(folder):
+            clear_leftover_ledger(backend, ledger, folder)
+            backend.delete(spare_key(group))
+
+
 def has_shards(backend: StorageBackend, folder: str) -> bool:
     """Whether the arrays of a set have any shard."""
     return any(schema.shard_of(key) is not None for key, _ in backend.list(f"{folder}/values", recursive=False))

@@ -17,7 +17,7 @@ from pipeline.storage.litter import sweep
 from pipeline.storage.locks import exclusive
 from pipeline.storage.spare import is_there, spare_key
 from pipeline.store.catalogue import Catalogue
-from pipeline.store.dropping import clear_leftover_ledger
+from pipeline.store.dropping import clear_leftover_ledger, forget_deleted_set
 
 
 def open_or_create_set(
@@ -46,6 +46,8 @@ def open_or_create_set(
     content = json.loads(canonical_json(dict(fingerprint)))
     if spec.crop_set is None:
         create_group(backend, f"{dataset}/embeddings", {})
+    else:
+        forget_deleted_set(backend, spec.crop_set, spec.ledger, spec.group)
     sweep(backend, spec.group, spec.ledger)
     try:
         stored = read_group(backend, spec.group, kind)
