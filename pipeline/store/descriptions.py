@@ -101,6 +101,11 @@ def older_numbers(backend: StorageBackend, folder: str) -> list[int]:
     return sorted(int(match[1]) for key in keys if (match := OLDER.match(key)))
 
 
+def is_description(name: str) -> bool:
+    """Whether a file of an artifact's folder describes a version."""
+    return name == META or OLDER.match(name) is not None
+
+
 def stored_files(folder: str, files: Mapping[str, str]) -> dict[str, str]:
     """Return key -> sha256 of the files that an artifact's description lists."""
     return {f"{folder}/{stored_name(file, digest)}": digest for file, digest in files.items()}

@@ -27,7 +27,7 @@ from pipeline.store.artifacts import (
     load_artifact,
     save_artifact,
 )
-from pipeline.store.descriptions import META
+from pipeline.store.descriptions import META, is_description, stored_files
 
 ERASED = "rows_erased"
 """In a report's description: how many rows left it after it was written."""
@@ -81,12 +81,26 @@ def erase_from_reports(backend: StorageBackend, dataset: str, traces: Traces) ->
             if _taken_apart(older, traces)[2]:
                 drop_version(backend, older)
                 touched.append(name)
+    known = list_artifacts(backend, dataset, "reports")
     for name in backend.folders(f"{dataset}/reports"):  # what nothing lists any more
-        for key, _ in backend.list(f"{dataset}/reports/{name}"):
-            if "_lock/" not in key and _holds(backend.read(key), key, traces):
-                backend.delete(key)
+        folder = f"{dataset}/reports/{name}"
+        listed = _listed(backend, dataset, name) if name in known else None
+        for key, _ in backend.list(folder):
+            if "_lock/" in key or (listed is not None and key in listed):
+                continue
+            if listed is not None or _holds(backend.read(key), key, traces):
+                backend.delete(key)  # of a report that is there: a page that a killed erasure left may show them
                 touched.append(name)
     return sorted(set(touched))
+
+
+def _listed(backend: StorageBackend, dataset: str, name: str) -> set[str]:
+    """Return the keys of a report's descriptions and of the files that they list."""
+    folder = f"{dataset}/reports/{name}"
+    keys = {key for key, _ in backend.list(folder) if is_description(key.removeprefix(f"{folder}/"))}
+    for version in artifact_versions(backend, dataset, "reports", name):
+        keys |= stored_files(folder, version.files).keys()
+    return keys
 
 
 def _taken_apart(artifact: Artifact, traces: Traces) -> tuple[dict[str, bytes], dict[str, Any], bool]:

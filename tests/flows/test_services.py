@@ -253,11 +253,12 @@ def test_three_ways_to_run_a_stage_again_and_each_does_only_what_is_missing(runn
 def test_a_failed_pipeline_is_retried_and_stages_that_were_done_do_nothing(running, job: Job, tmp_path: Path) -> None:
     world, deployment = running
     program = own_weights(job, tmp_path)
+    world.wait_for(world.start_run(deployment, job, stages=["catalog"]), "Completed", timeout_s=240)
+    catalogue = FeatureStore.open(str(job.store)).dataset("set").videos
     program.rename(tmp_path / "away.pt2")
     run_id = world.start_run(deployment, job)
     world.wait_for(run_id, "Failed", timeout_s=120)
     (tmp_path / "away.pt2").rename(program)
-    catalogue = FeatureStore.open(str(job.store)).dataset("set").videos
     world.call(["prefect", "flow-run", "retry", str(run_id)], job)
     world.wait_for(run_id, "Completed", timeout_s=240)
     dataset = FeatureStore.open(str(job.store)).dataset("set")
