@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline import FeatureStore
-from pipeline.errors import NotFoundError, ResourceError, StoreNotFoundError
+from pipeline.errors import AlreadyExistsError, NotFoundError, ResourceError, StoreNotFoundError
 from pipeline.recipe import Recipe
 from pipeline.settings import Settings
 from pipeline.storage.backend import StorageBackend
@@ -89,7 +89,10 @@ def store_for_work(url: str) -> Iterator[FeatureStore]:
     try:
         store, is_new = FeatureStore.open(url, mode="a"), False
     except StoreNotFoundError:
-        store, is_new = FeatureStore.open_or_create(url), True
+        try:
+            store, is_new = FeatureStore.create(url), True
+        except AlreadyExistsError:  # another process was faster, and it is its own
+            store, is_new = FeatureStore.open(url, mode="a"), False
     try:
         yield store
     except BaseException:
@@ -108,11 +111,16 @@ def remove_empty(backend: StorageBackend, stood_before: Path | None = None) -> b
     stood_before : Path, optional
         Its folder and those above it go as well where they are empty then, up to this one, which stays.
     """
-    made = {ZARR_JSON, spare_key(ZARR_JSON)}
-    if any(key not in made and "_lock/" not in key for key, _ in backend.list("")):
+    made = (spare_key(ZARR_JSON), ZARR_JSON)
+    if _holds_more(backend, made):
         return False
+    root = backend.read(ZARR_JSON)
     for key in made:
         backend.delete(key)
+    if _holds_more(backend, made):  # a run began in it meanwhile; one that begins later makes the root it lacks
+        for key in made:
+            backend.put(key, root)
+        return False
     file = backend.local_path(ZARR_JSON)
     if file is None or stood_before is None:
         return True
@@ -125,3 +133,7 @@ def remove_empty(backend: StorageBackend, stood_before: Path | None = None) -> b
                 break
             above.rmdir()
     return True
+
+
+def _holds_more(backend: StorageBackend, made: Collection[str]) -> bool:
+    return any(key not in made and "_lock/" not in key for key, _ in backend.list(""))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from pipeline.compute.clips import ClipSource, LabelledRows
+from pipeline.readouts.whitening import knn_hits
 
-K = 20
-TEMPERATURE = 0.07
 MAX_GALLERY = 4000
 """Evenly spread over the rows; decoding more would take longer than it tells."""
 
@@ -41,17 +39,10 @@ def knn_accuracy(source: ClipSource, encode: nn.Module, stream: str) -> float | 
     encode.train(was_training)
     if not len(keys) or not len(queries):
         return None
-    return vote(keys, known, queries, truth)
-
-
-def vote(keys: Tensor, known: Tensor, queries: Tensor, truth: Tensor) -> float:
-    """Return the accuracy of kNN: cosine over vectors centred on the gallery, votes weighted by exp(cosine / T)."""
-    centre = keys.mean(0)
-    cosine = functional.normalize(queries - centre, dim=1) @ functional.normalize(keys - centre, dim=1).mT
-    near = cosine.topk(min(K, len(keys)), dim=1)
-    votes = torch.zeros(len(queries), int(known.max()) + 1)
-    votes.scatter_add_(1, known[near.indices], (near.values / TEMPERATURE).exp())
-    return float((votes.argmax(1) == truth).float().mean())
+    classes = np.arange(int(max(known.max(), truth.max())) + 1)
+    centre = keys.mean(axis=0)
+    hits = knn_hits(keys - centre, known[:, None] == classes, queries - centre, truth[:, None] == classes)
+    return float(hits.mean())
 
 
 def _thinned(rows: LabelledRows) -> LabelledRows:
@@ -62,7 +53,7 @@ def _thinned(rows: LabelledRows) -> LabelledRows:
 
 
 @torch.no_grad()
-def _vectors(source: ClipSource, encode: nn.Module, stream: str, wanted: LabelledRows) -> tuple[Tensor, Tensor]:
+def _vectors(source: ClipSource, encode: nn.Module, stream: str, wanted: LabelledRows) -> tuple[np.ndarray, np.ndarray]:
     """Return the vectors and classes of the rows that have a valid clip."""
     vectors, there = [], []
     for batch in source.plain(wanted.rows):
@@ -70,5 +61,5 @@ def _vectors(source: ClipSource, encode: nn.Module, stream: str, wanted: Labelle
         counts = batch.valid.sum(1, keepdim=True)
         vectors.append(features.sum(1) / counts.clamp_min(1))
         there.append(counts[:, 0] > 0)
-    kept = torch.cat(there)
-    return torch.cat(vectors)[kept], torch.from_numpy(wanted.labels)[kept]
+    kept = torch.cat(there).numpy()
+    return torch.cat(vectors).numpy()[kept], wanted.labels[kept]

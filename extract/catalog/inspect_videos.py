@@ -38,12 +38,6 @@ def probe_videos(
         yield from pool.inspect_all(paths, image_fps=image_fps)
 
 
-def hash_videos(paths: Sequence[Place], *, workers: int = 0, files: Files | None = None) -> Iterator[str | None]:
-    """Yield the sha256 of each video; None where it cannot be read now."""
-    for info in probe_videos(paths, workers=workers, files=files):
-        yield info.sha256
-
-
 def worthwhile_processes(places: Sequence[Place]) -> int:
     """Return how many processes are worth their start; what lies elsewhere is waited for, so each is worth one."""
     cores, work = num_cores(), 0.0

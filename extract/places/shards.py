@@ -6,7 +6,6 @@ what is not a plain member (links, devices, what is encrypted, names that lead o
 
 from __future__ import annotations
 
-import io
 import struct
 import tarfile
 import zipfile
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.errors import VideoError
+from pipeline.storage.range_file import SizedFile
 
 MAX_MEMBERS = 1_000_000
 MAX_NAME_CHARS = 1024
@@ -204,37 +204,18 @@ def _why_not(name: str, is_plain: bool) -> str | None:
     return None
 
 
-class _Walk(io.RawIOBase):
+class _Walk(SizedFile):
     """A shard as a file that is read here and there: bytes come in windows, and no read may be monstrous."""
 
     def __init__(self, source: RangeSource, size: int, max_read: int) -> None:
-        super().__init__()
-        self._source, self._size, self._max_read = source, size, max_read
-        self._at = 0
+        super().__init__(size)
+        self._source, self._max_read = source, max_read
         self._window, self._window_start = b"", 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if self._at < 0:
-            raise ValueError("a place before its beginning")
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        length = max(0, min(size if size >= 0 else self._size, self._size - self._at))
+    def _bytes(self, start: int, length: int) -> bytes:
         if length > self._max_read:
             raise ValueError(f"a header of {length} bytes")
-        start = self._at - self._window_start
-        if not (start >= 0 and start + length <= len(self._window)):
-            self._window = self._source.read_range(self._at, max(length, min(_WINDOW_BYTES, self._size - self._at)))
-            self._window_start, start = self._at, 0
-        self._at += length
-        return self._window[start : start + length]
+        if not self._window_start <= start <= start + length <= self._window_start + len(self._window):
+            self._window = self._source.read_range(start, max(length, min(_WINDOW_BYTES, self._size - start)))
+            self._window_start = start
+        return self._window[start - self._window_start :][:length]

@@ -108,13 +108,6 @@ class ServedStore:
         marks = present_marks(self.store, name)  # first: what changes meanwhile is seen the next time
         return HeldDataset(self.store.dataset(name), time.monotonic(), marks)
 
-    def renewed(self, name: str) -> HeldDataset:
-        """Return the present moment, for who met a store that was rewritten under its handle."""
-        held = self._opened(name)
-        with self._lock:
-            self._held[name] = held
-        return held
-
     def _look_again(self, name: str, held: HeldDataset) -> None:
         with self._lock:
             if name in self._looking:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.errors import InvalidInputError, NotFoundError
-from pipeline.products.product import Kind, Product, Ref, Stored
+from pipeline.products.product import Kind, Product, Ref, Stored, wanted_of
 from pipeline.recipe import PretrainedBackbone, PretrainSpec, Recipe
 
 if TYPE_CHECKING:
@@ -94,14 +94,9 @@ def backbone_products(recipe: Recipe, only: Iterable[str] | None = None) -> tupl
     InvalidInputError
         If the recipe pretrains none of a name in `only`.
     """
-    wanted = None if only is None else set(only)
-    if wanted is not None and (unknown := sorted(wanted - recipe.pretrain.keys())):
-        known = ", ".join(recipe.pretrain) or "none"
-        raise InvalidInputError(f"expected a pretraining of recipe {recipe.name} ({known}), found {unknown[0]!r}")
+    wanted = wanted_of(recipe.pretrain, only, f"a pretraining of recipe {recipe.name}")
     return tuple(
-        PretrainedNetwork(recipe.dataset.name, name, f"pretrain.{name}", spec)
-        for name, spec in recipe.pretrain.items()
-        if wanted is None or name in wanted
+        PretrainedNetwork(recipe.dataset.name, name, f"pretrain.{name}", spec) for name, spec in wanted.items()
     )
 
 

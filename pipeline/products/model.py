@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.errors import InvalidInputError, NotFoundError
 from pipeline.fingerprint import fingerprint
-from pipeline.names import did_you_mean
 from pipeline.products.backbone import is_backbone
 from pipeline.products.features import features_ref
-from pipeline.products.product import Kind, Product, Ref, Stored
+from pipeline.products.product import Kind, Product, Ref, Stored, wanted_of
 from pipeline.recipe import Recipe, TrainSpec
 
 if TYPE_CHECKING:
@@ -140,15 +139,5 @@ def model_products(recipe: Recipe, only: Iterable[str] | None = None) -> tuple[M
     InvalidInputError
         If the recipe has no model of a name in `only`.
     """
-    wanted = None if only is None else set(only)
-    if wanted is not None and (unknown := sorted(wanted - recipe.trainings.keys())):
-        known = ", ".join(recipe.trainings) or "none"
-        raise InvalidInputError(
-            f"expected a model of recipe {recipe.name} ({known}), found {unknown[0]!r}"
-            f"{did_you_mean(unknown[0], recipe.trainings)}"
-        )
-    return tuple(
-        Model(recipe.dataset.name, name, recipe.training_section(name), spec)
-        for name, spec in recipe.trainings.items()
-        if wanted is None or name in wanted
-    )
+    wanted = wanted_of(recipe.trainings, only, f"a model of recipe {recipe.name}")
+    return tuple(Model(recipe.dataset.name, name, recipe.training_section(name), spec) for name, spec in wanted.items())

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
+
+from pipeline.errors import InvalidInputError
+from pipeline.names import did_you_mean
 
 if TYPE_CHECKING:
     from pipeline.store.dataset import Dataset
 
+T = TypeVar("T")
 Kind = Literal["videos", "backbone", "features", "model", "embeddings", "report", "index"]
 STAGE_OF: Mapping[str, str] = {
     "videos": "catalog",
@@ -130,3 +134,25 @@ class Product(ABC):
     @abstractmethod
     def rows(self) -> list[dict[str, object]]:
         """Return what is planned, for a table: one row a unit that people think in, all with the same keys."""
+
+
+def wanted_of(named: Mapping[str, T], only: Iterable[str] | None, what: str) -> dict[str, T]:
+    """Return those of a recipe's named parts that are wanted, in the recipe's order; None: all.
+
+    Parameters
+    ----------
+    what : str
+        For the error: ``a model of recipe demo``.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none of a name in `only`.
+    """
+    if only is None:
+        return dict(named)
+    wanted = set(only)
+    if unknown := sorted(wanted - named.keys()):
+        known = ", ".join(named) or "none"
+        raise InvalidInputError(f"expected {what} ({known}), found {unknown[0]!r}{did_you_mean(unknown[0], named)}")
+    return {name: part for name, part in named.items() if name in wanted}

@@ -18,6 +18,7 @@ from pipeline.storage.guard import ForkGuard
 from pipeline.storage.layout import check_shard_rows
 from pipeline.storage.opening import open_backend
 from pipeline.storage.schema import BACKUP_MARK, SCHEMA_VERSION, STORE_KIND, ZARR_JSON
+from pipeline.storage.spare import is_there
 from pipeline.store.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -76,8 +77,7 @@ class FeatureStore:
             If one is there.
         """
         store = cls(open_backend(url, writable=True), "a")
-        attributes = {"kind": STORE_KIND, "schema_version": SCHEMA_VERSION, "written_by": store.version}
-        if not create_group(store.backend, "", attributes):
+        if not store._make_root():
             raise AlreadyExistsError(
                 f"expected no store at {store.url}, found one; use FeatureStore.open, or another folder"
             )
@@ -164,10 +164,12 @@ class FeatureStore:
                 f"expected a store opened for writing, found {self.url} opened with mode 'r'; "
                 "use FeatureStore.open(url, mode='a')"
             )
-        create_group(
+        is_new = create_group(
             self.backend, name,
             {"kind": "dataset", "schema_version": SCHEMA_VERSION, "written_by": self.version, "shard_rows": shard_rows},
         )  # fmt: skip
+        if is_new and not is_there(self.backend, ZARR_JSON) and self.datasets() == [name]:
+            self._make_root()  # a run that failed took the empty store away under this handle
         dataset = self.dataset(name)
         if dataset.shard_rows != shard_rows:
             raise ConflictError(
@@ -175,6 +177,10 @@ class FeatureStore:
                 f"set `shard_rows: {dataset.shard_rows}` in the recipe, or use another dataset name"
             )
         return dataset
+
+    def _make_root(self) -> bool:
+        attributes = {"kind": STORE_KIND, "schema_version": SCHEMA_VERSION, "written_by": self.version}
+        return create_group(self.backend, "", attributes)
 
     def dataset_name(self, name: str) -> str:
         """Return the name of a dataset that is there, whole or not; NotFoundError lists those that are."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from probe.maths.exact_search import nearest
+from probe.maths.knn import SCALE_TEMPERATURE
 from probe.semi.softmax import fit_softmax, probabilities
 from probe.semi.task import Task, method
-
-TEMPERATURE = 0.07
 
 
 @method("plain")
@@ -20,16 +20,21 @@ def plain(task: Task) -> np.ndarray:
 @method("knn")
 def neighbours(task: Task) -> np.ndarray:
     """Weighted nearest labelled videos."""
-    similarity = task.test @ task.train[task.labelled].T
-    return vote(similarity, task.targets()[task.labelled], task.spec.neighbours)
+    return vote(task.test, task.train[task.labelled], task.targets()[task.labelled], task.spec.neighbours)
 
 
-def vote(similarity_QN: np.ndarray, targets_NC: np.ndarray, k: int) -> np.ndarray:
-    """Return (Q, C): the votes of the k most similar rows, each exp(similarity / 0.07), of sum 1."""
-    k = min(k, similarity_QN.shape[1])
-    nearest = np.argsort(-similarity_QN, axis=1, kind="stable")[:, :k]
-    found = np.take_along_axis(similarity_QN, nearest, 1).astype(np.float64)
-    weight = np.exp((found - found.max(1, keepdims=True)) / TEMPERATURE)
-    scores = np.einsum("qk,qkc->qc", weight, targets_NC[nearest])
+def vote(queries_QD: np.ndarray, gallery_ND: np.ndarray, targets_NC: np.ndarray, k: int) -> np.ndarray:
+    """Return (Q, C): what the k nearest rows say, each weighted as in the kNN probe, of sum 1.
+
+    Parameters
+    ----------
+    queries_QD, gallery_ND : ndarray
+        Unit vectors.
+    targets_NC : ndarray
+        Shares of the classes.
+    """
+    found = nearest(queries_QD, gallery_ND, k)
+    weight = np.exp((found.similarity_QK - found.similarity_QK[:, :1]) / SCALE_TEMPERATURE)
+    scores = np.einsum("qk,qkc->qc", weight, targets_NC[found.index_QK])
     total: np.ndarray = scores / np.maximum(scores.sum(1, keepdims=True), 1e-12)
     return total

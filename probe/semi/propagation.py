@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.semi.plain import TEMPERATURE, vote
+from probe.maths.exact_search import nearest
+from probe.maths.knn import SCALE_TEMPERATURE
+from probe.semi.plain import vote
 from probe.semi.task import Task, method
 
 ALPHA = 0.9
 ITERATIONS = 60
 """0.9 ^ 60 is 0.002: what is left of the series changes no answer."""
-ROWS_PER_BLOCK = 1024
 
 
 @method("propagation")
@@ -22,26 +23,20 @@ def propagation(task: Task) -> np.ndarray:
     edges, weights = neighbour_graph(task.train, task.spec.neighbours)
     spread = propagate(edges, weights, task.targets())
     spread /= np.maximum(spread.sum(1, keepdims=True), 1e-12)
-    found = [
-        vote(task.test[at : at + ROWS_PER_BLOCK] @ task.train.T, spread, task.spec.neighbours)
-        for at in range(0, len(task.test), ROWS_PER_BLOCK)
-    ]
-    return np.concatenate(found) if found else np.zeros((0, spread.shape[1]))
+    return vote(task.test, task.train, spread, task.spec.neighbours)
 
 
 def neighbour_graph(vectors_ND: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the edges (2, E), both ways and each once, and their weights."""
     pairs: dict[tuple[int, int], float] = {}
-    k = min(k, len(vectors_ND) - 1)
-    for at in range(0, len(vectors_ND), ROWS_PER_BLOCK):
-        similarity = (vectors_ND[at : at + ROWS_PER_BLOCK] @ vectors_ND.T).astype(np.float64)
-        rows = np.arange(len(similarity))
-        similarity[rows, at + rows] = -np.inf
-        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-        for i, row in enumerate(nearest):
-            for j in row.tolist():
-                weight = float(np.exp((similarity[i, j] - 1) / TEMPERATURE))
-                pairs[at + i, j] = pairs[j, at + i] = weight
+    found = nearest(vectors_ND, vectors_ND, k + 1)
+    is_self = found.index_QK == np.arange(len(vectors_ND))[:, None]
+    others = np.argsort(is_self, axis=1, kind="stable")[:, : min(k, len(vectors_ND) - 1)]
+    weights = np.exp((found.similarity_QK - 1) / SCALE_TEMPERATURE)
+    for i, places in enumerate(others.tolist()):
+        for place in places:
+            j = int(found.index_QK[i, place])
+            pairs[i, j] = pairs[j, i] = float(weights[i, place])
     edges = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
     return edges, np.array([pairs[i, j] for i, j in edges.T.tolist()])
 

@@ -14,6 +14,7 @@ from tests.support.browser import browser as browser
 from tests.support.extraction import make_videos, tiny_program
 
 if TYPE_CHECKING:
+    from tests.flows.serve_world import ServedJob
     from tests.support.prefect_world import World
 
 CROPS = {
@@ -41,6 +42,14 @@ class Job:
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return tiny_program(tmp_path_factory.mktemp("program"))
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, program: tuple[Path, str]) -> ServedJob:
+    """A finished job that `scale serve` shows; tests that change something do so in a store of their own."""
+    from tests.flows.serve_world import finished_job
+
+    return finished_job(tmp_path_factory.mktemp("served"), program)
 
 
 @pytest.fixture

@@ -9,16 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import uvicorn
 
 from flows.runner import run_recipe
 from flows.serve.app import build_app
 from flows.serve.stores import open_stores
-from pipeline import FeatureStore
+from pipeline import Dataset, FeatureStore
 from pipeline.recipe import load_recipe
 from pipeline.settings import Settings
 from tests.flows.conftest import Job, make_job
 from tests.support.services import free_port, wait_until
+
+VIEWS = ("", "/videos", "/video/1", "/map", "/search", "/reports", "/lineage?of=reports/tiny", "/failures")
+"""Of a dataset."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,16 @@ def finished_job(folder: Path, program: tuple[Path, str]) -> ServedJob:
     settings = Settings(data=job.data, device="cpu", workers=1, cache=folder / "cache")
     run_recipe(load_recipe(job.recipe), FeatureStore.open_or_create(str(job.store)), settings)
     return ServedJob(job, settings)
+
+
+def dataset(served: ServedJob) -> Dataset:
+    return FeatureStore.open(str(served.job.store)).dataset("set")
+
+
+def chosen_rows(served: ServedJob) -> list[int]:
+    """Return the rows that have features, all of them on the map."""
+    ds = dataset(served)
+    return np.flatnonzero(ds.select().features("grid", "tiny").valid.any(axis=1)).tolist()
 
 
 @contextmanager

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 
-from flows.before_work import check_room, remove_empty
+from flows.before_work import check_room, remove_empty, store_for_work
 from flows.cli import run
 from flows.doctor import MIN_FREE_BYTES, describe_room, diagnose
 from flows.parameters import Where, open_run
 from pipeline import FeatureStore
 from pipeline.errors import InvalidInputError, NotFoundError, ResourceError
 from pipeline.settings import Settings
+from pipeline.storage.backend_local import LocalBackend
+from pipeline.verify.verify_store import verify_store
 from tests.flows.conftest import Job, make_job
 
 
@@ -89,6 +92,44 @@ def test_only_what_is_empty_and_was_made_goes(tmp_path: Path) -> None:
     held.create_dataset("x")
     assert not remove_empty(held.backend, tmp_path)
     assert FeatureStore.open(tmp_path / "held").datasets() == ["x"]
+
+
+class Meanwhile(LocalBackend):
+    """A folder in which another run makes its dataset just before the root's file goes."""
+
+    other: FeatureStore | None = None
+
+    def delete(self, key: str) -> None:
+        """Let the other one begin first."""
+        if key == "zarr.json" and self.other is not None:
+            begins, self.other = self.other, None
+            begins.create_dataset("theirs")
+        super().delete(key)
+
+
+@pytest.mark.parametrize("when", ["before the root goes", "after it went"])
+def test_a_run_that_fails_takes_no_store_from_under_another(tmp_path: Path, when: str) -> None:
+    backend = Meanwhile(tmp_path / "s")
+    FeatureStore.create(backend)
+    other = FeatureStore.open(tmp_path / "s", mode="a")
+    if when == "before the root goes":
+        backend.other = other
+        assert not remove_empty(backend, tmp_path)
+    else:
+        assert remove_empty(backend, tmp_path)
+        other.create_dataset("theirs")
+    assert FeatureStore.open(tmp_path / "s").datasets() == ["theirs"]
+    assert verify_store(FeatureStore.open(tmp_path / "s")).is_clean
+
+
+def test_who_was_second_to_make_a_store_does_not_take_it_away(tmp_path: Path) -> None:
+    with suppress(ZeroDivisionError), store_for_work(str(tmp_path / "s")) as first:
+        with pytest.raises(KeyError), store_for_work(str(tmp_path / "s")):
+            raise KeyError
+        assert FeatureStore.open(tmp_path / "s").datasets() == []
+        first.create_dataset("x")
+        raise ZeroDivisionError
+    assert FeatureStore.open(tmp_path / "s").datasets() == ["x"]
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import io
 import json
 import pickle
 from importlib.resources import files
-from pathlib import Path
 from urllib.parse import urlencode
 
 import numpy as np
@@ -22,19 +21,11 @@ from flows.serve.stores import open_stores
 from pipeline import FeatureStore
 from pipeline.errors import ConflictError, CredentialsError, InvalidInputError, NotFoundError
 from pipeline.store.withdrawal import commit_removal
-from tests.flows.serve_world import ServedJob, finished_job, listening
-from tests.support.browser import Browser
-from tests.support.page_checks import contrast, structure_problems, too_wide
+from tests.flows.serve_world import VIEWS, ServedJob, dataset, listening
 from tests.support.videos import numbered_frames, write_video
 
 HTMX_SHA256 = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
 """Of htmx 2.0.11 as published."""
-VIEWS = ("", "/videos", "/video/1", "/map", "/search", "/reports", "/lineage?of=reports/tiny", "/failures")
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, program: tuple[Path, str]) -> ServedJob:
-    return finished_job(tmp_path_factory.mktemp("served"), program)
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +34,9 @@ def client(served: ServedJob) -> TestClient:
         yield made
 
 
-def chosen_rows(served: ServedJob) -> list[int]:
-    """The rows that have features, all of them on the map."""
-    ds = dataset(served)
-    return np.flatnonzero(ds.select().features("grid", "tiny").valid.any(axis=1)).tolist()
-
-
 def parts_of(made: dict) -> list[dict]:
     """Everything that something is made of, itself included."""
     return [made, *(part for one in made["made_of"] for part in parts_of(one))]
-
-
-def dataset(served: ServedJob):
-    return FeatureStore.open(str(served.job.store)).dataset("set")
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -362,81 +343,6 @@ def test_byte_ranges(header, expected):
 def test_byte_ranges_outside(header):
     with pytest.raises(ValueError, match="bytes"):
         parse_range(header, 10)
-
-
-@pytest.mark.service
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
-def test_every_view_in_a_browser(served, browser: Browser, width, dark):
-    with listening(served.app()) as url:
-        for view in VIEWS:
-            with browser.page(width=width, height=900, dark=dark) as page:
-                page.open(f"{url}/s/set{view}")
-                if view == "/video/1":
-                    page.evaluate("document.querySelector('[data-crop]').dispatchEvent(new Event('mouseenter'))")
-                    assert page.evaluate("!document.querySelector('[data-box-view]').hidden")
-                assert page.problems() == [], view
-                assert contrast(page)["bad"] == [], view
-                assert structure_problems(page) == [], view
-                assert too_wide(page) == [], view
-                assert all(address.startswith((url, "blob:")) for address in page.requests())
-
-
-@pytest.mark.service
-def test_a_map_is_chosen_from_by_keyboard_and_by_mouse(served, browser: Browser):
-    with listening(served.app()) as url, browser.page(width=1280, height=900) as page:
-        page.open(f"{url}/s/set/map")
-        page.evaluate("document.querySelector('[data-canvas]').focus()")
-        told = "document.querySelector('[data-chosen]').textContent"
-
-        def press(*keys: str) -> str:
-            for key in keys:
-                page.press(key)
-            return page.evaluate(told)
-
-        assert "2 set" in press(" ", "ArrowLeft", " ", "Enter")
-        assert press("Escape") == "Nothing chosen."
-        press(*["ArrowLeft"] * 22, *["ArrowUp"] * 22, " ")  # around everything, corner by corner
-        press(*["ArrowRight"] * 43, " ", *["ArrowDown"] * 43, " ", *["ArrowLeft"] * 43, " ")
-        assert press("Enter").startswith("12 videos chosen")
-        rows = page.evaluate("document.querySelector('[data-chosen] a').href")
-        assert sorted(rows.partition("?rows=")[2].split(",")) == sorted(map(str, chosen_rows(served)))
-        box = page.evaluate(
-            "(() => { const b = document.querySelector('[data-canvas]').getBoundingClientRect();"
-            " return [b.left + 2, b.top + 2, b.right - 2, b.bottom - 2]; })()"
-        )
-        left, top, right, bottom = box
-        corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top + 5)]
-        for kind, (x, y) in zip(["mousePressed", *["mouseMoved"] * 3, "mouseReleased"], corners, strict=True):
-            page.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
-        assert page.evaluate(told).startswith("12 videos chosen")
-        assert page.evaluate("location.pathname").endswith("/map")
-        assert page.problems() == []
-
-
-@pytest.mark.service
-def test_filtering_and_scrolling_in_a_browser(served, browser: Browser, tmp_path):
-    store = FeatureStore.create(str(tmp_path / "many"))
-    store.create_dataset("set").append_videos(
-        pa.table({"video_id": [f"{i:04d}.mp4" for i in range(150)], "label": ["even", "odd"] * 75})
-    )
-    many = served.over(tmp_path / "many")
-    with listening(many.app()) as url, browser.page(width=1280, height=900) as page:
-        page.open(f"{url}/s/set/videos")
-        tiles = "document.querySelectorAll('.tile:not(.more)').length"
-        scroll = (
-            "new Promise(done => {const t = setInterval(() => {window.scrollTo(0, document.body.scrollHeight);"
-            f"if ({tiles} === 150) {{clearInterval(t); done({tiles})}}}}, 50);"
-            f"setTimeout(() => done({tiles}), 20000)}})"
-        )
-        assert page.evaluate(scroll) == 150
-        chosen = page.evaluate(
-            "new Promise(done => {"
-            "document.body.addEventListener('htmx:pushedIntoHistory', () => done(location.search));"
-            "const s = document.querySelector('select[name=label]'); s.value = 'odd';"
-            "s.dispatchEvent(new Event('change', {bubbles: true})); setTimeout(() => done('nothing came'), 20000)})"
-        )
-        assert "label=odd" in chosen
-        assert "75 videos" in page.evaluate("document.getElementById('results').innerText")
 
 
 def test_a_video_that_was_replaced_is_not_shown(served, tmp_path):
