@@ -76,11 +76,11 @@ def measure(store: FeatureStore, settings: Settings, name: str, seed: int, epoch
 def bare_rate(trainer: Pretrainer, source: ClipSource, steps: int = 8) -> float:
     """Clips a second of the training step alone, on a batch that is there: what decoding and augmenting cost beside."""
     batch = next(iter(source.batches(0, 1)))
-    trainer.models.train()
-    trainer._step(1, batch)
+    trainer.learner.models.train()
+    trainer.learner.step(1, batch)
     started = time.perf_counter()
     for _ in range(steps):
-        trainer._step(1, batch)
+        trainer.learner.step(1, batch)
     return steps * batch.num_valid / (time.perf_counter() - started)
 
 

@@ -6,11 +6,36 @@ import numpy as np
 import torch
 from torch import nn
 
+from aggregate.pretraining.clip_learner import ClipLearner
+from aggregate.training.hooks import Hook, StepDone
 from pipeline.compute.clips import ClipSource, LabelledRows
 from pipeline.readouts.whitening import knn_hits
 
 MAX_GALLERY = 4000
 """Evenly spread over the rows; decoding more would take longer than it tells."""
+
+
+class HeldOutLook(Hook):
+    """Measures what was learned after some steps, and after the last.
+
+    Parameters
+    ----------
+    source : ClipSource
+    learner : ClipLearner
+    every : int
+        Steps.
+    """
+
+    def __init__(self, source: ClipSource, learner: ClipLearner, every: int) -> None:
+        self._source, self._learner, self._every = source, learner, every
+
+    def after(self, step: StepDone) -> None:
+        """Look, if it is time."""
+        if step.number % self._every and step.number != self._learner.course.total_steps:
+            return
+        found = knn_accuracy(self._source, self._learner.kept, self._learner.streams[0])
+        if found is not None:
+            step.more["knn_top1"] = found
 
 
 def knn_accuracy(source: ClipSource, encode: nn.Module, stream: str) -> float | None:

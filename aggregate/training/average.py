@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Generic, TypeVar, cast
 
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from aggregate.network.model import ScaleModel
 from aggregate.training.hooks import Hook, StepDone
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class MovingAverage(Hook):
+
+class MovingAverage(Hook, Generic[Network]):
     """An exponential moving average of a network, in eval mode.
 
     Parameters
     ----------
-    online : ScaleModel
+    online : nn.Module
         The network that is optimised; the average begins as its copy.
     decay : float
     """
 
-    def __init__(self, online: ScaleModel, decay: float) -> None:
+    def __init__(self, online: Network, decay: float) -> None:
         self.decay = decay
         self._online = online
         self._averaged = AveragedModel(online, multi_avg_fn=get_ema_multi_avg_fn(decay)).requires_grad_(False).eval()
         self._averaged.update_parameters(online)  # the first one copies; from now on the copy counts as a past
 
     @property
-    def model(self) -> ScaleModel:
+    def model(self) -> Network:
         """The averaged network."""
-        return cast(ScaleModel, self._averaged.module)
+        return cast(Network, self._averaged.module)
 
     def after(self, step: StepDone) -> None:
         """Move a little towards the weights of now."""

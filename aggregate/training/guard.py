@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from aggregate.training.course import Course
-from aggregate.training.diagnose import explain_non_finite
-from aggregate.training.hooks import Hook, StepDone
-from aggregate.training.learner import Learner
+from aggregate.training.hooks import Hook, Learning, StepDone
 from pipeline.errors import TrainingError
 
 SCORED_WITHIN_STEPS = 50
@@ -20,7 +18,7 @@ GPU_CHECK_STEPS = 20
 class Guard(Hook):
     """Looks at every loss (on a GPU at some), at the sum of the first ones, and at the weights that are to be kept."""
 
-    def __init__(self, learner: Learner, course: Course) -> None:
+    def __init__(self, learner: Learning, course: Course) -> None:
         self._learner, self._course = learner, course
         self._scored_by = min(course.total_steps, max(course.steps_per_epoch, SCORED_WITHIN_STEPS))
         self._scored = torch.zeros((), device=learner.device)
@@ -67,7 +65,7 @@ class Guard(Hook):
 
     def non_finite(self, step: StepDone, loss: float, logs: dict[str, Tensor] | None = None) -> TrainingError:
         """Return the error that says at which step a training broke, and why."""
-        cause = explain_non_finite(self._learner.model, step.batch, step.logs if logs is None else logs)
+        cause = self._learner.explain(step, step.logs if logs is None else logs)
         return TrainingError(
             f"expected a finite loss and finite weights, found loss {loss} at step {step.number} of "
             f"{self._course.total_steps} (epoch {self._course.epoch_of(step.number)}): {cause}"

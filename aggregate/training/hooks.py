@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from aggregate.data.batch import SetBatch
+from pipeline.recipe import PretrainSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,43 @@ class StepDone:
         The objective's figures, detached, on the device.
     rate : float
         Learning rate.
-    batch : SetBatch
+    batch : SetBatch or ClipBatch
         The last that was scored.
+    num_items : int
+        Videos, or clips, that it learned from.
+    more : dict
+        Figures that a hook measured after the step, for those behind it; they are always recorded.
     """
 
     number: int
     loss: Tensor
     logs: Mapping[str, Tensor]
     rate: float
-    batch: SetBatch
+    batch: Any
+    num_items: int
+    more: dict[str, float] = field(default_factory=dict)
+
+
+class Learning(Protocol):
+    """What is trained, as hooks know it: a set transformer's learner, or a backbone's."""
+
+    device: torch.device
+
+    @property
+    def spec(self) -> TrainSpec | PretrainSpec:
+        """Its section of the recipe."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return all that is optimised."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that the next step depends on, as named tensors."""
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put everything from :meth:`tensors` back in place."""
+
+    def explain(self, step: StepDone, logs: Mapping[str, Tensor]) -> str:
+        """Say why a loss or a weight is not finite, and what to change."""
 
 
 class Hook:

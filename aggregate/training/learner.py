@@ -21,6 +21,7 @@ from aggregate.objectives.interface import MAIN_STREAM
 from aggregate.training.average import MovingAverage
 from aggregate.training.checkpoint import pack_training, unpack_training
 from aggregate.training.course import Course
+from aggregate.training.diagnose import explain_non_finite
 from aggregate.training.encode import encode_sets
 from aggregate.training.hooks import StepDone
 from aggregate.training.parameters import parameter_groups
@@ -67,6 +68,7 @@ class Learner:
     ) -> None:
         self.spec, self.course, self.device = spec, course, device
         self.chance: float | None = None
+        self._videos_a_step = min(spec.batch_size, source.num_videos) * course.accumulate
         with own_random(keyed(spec.seed), device):
             self.model = self._network(source, 0)
             self.objective = objective or build_objective(spec.objective)
@@ -141,7 +143,7 @@ class Learner:
             total = torch.where(torch.isfinite(norm), total, torch.nan)
         if self.device.type == "cuda" or bool(torch.isfinite(total)):
             self.optimiser.step()
-        return StepDone(number + 1, total, logs, rate, batch)
+        return StepDone(number + 1, total, logs, rate, batch, self._videos_a_step)
 
     def make_batch(self, crops: CropBatch, number: int) -> SetBatch:
         """Deal crops into sets and mask some: a function of the seed and the batch's number."""
@@ -166,6 +168,10 @@ class Learner:
             inputs = ObjectiveInput(online, teacher, step, step / self.course.total_steps)
             result: ObjectiveResult = self.objective(inputs)
         return result
+
+    def explain(self, step: StepDone, logs: Mapping[str, Tensor]) -> str:
+        """Say why a loss or a weight is not finite, and what to change."""
+        return explain_non_finite(self.model, step.batch, logs)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that the next step depends on, as named tensors."""

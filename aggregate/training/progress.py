@@ -16,30 +16,33 @@ class ProgressTeller(Hook):
 
     Parameters
     ----------
+    stage : str
+    items : str
+        What it learns from: videos, or clips.
     course : Course
-    videos_per_step : int
     text : str
         What is trained, on what.
     on_event : callable
     """
 
-    def __init__(self, course: Course, videos_per_step: int, text: str, on_event: OnEvent) -> None:
-        self._course, self._videos_per_step = course, videos_per_step
+    def __init__(self, stage: str, items: str, course: Course, text: str, on_event: OnEvent) -> None:
+        self._stage, self._items, self._course = stage, items, course
         self._text, self._on_event = text, on_event
-        self._told_at, self._told_step = 0.0, 0
+        self._told_at, self._num_items = 0.0, 0
 
     def begin(self, first: int) -> None:
         """Announce the training."""
         resumed = f", resumed at step {first}" if first else ""
-        self._on_event(StageStarted("train", self._course.total_steps, "steps", self._text + resumed))
-        self._told_at, self._told_step = time.monotonic(), first
+        self._on_event(StageStarted(self._stage, self._course.total_steps, "steps", self._text + resumed))
+        self._told_at = time.monotonic()
 
     def after(self, step: StepDone) -> None:
         """Tell loss, rate and speed, unless that was a moment ago."""
+        self._num_items += step.num_items
         now = time.monotonic()
         if now - self._told_at < PROGRESS_SECONDS and step.number != self._course.total_steps:
             return
-        per_s = (step.number - self._told_step) * self._videos_per_step / max(now - self._told_at, 1e-9)
-        values = {"loss": float(step.loss), "lr": step.rate, "videos_per_s": per_s}
-        self._on_event(Progress("train", step.number, self._course.total_steps, values))
-        self._told_at, self._told_step = now, step.number
+        per_s = self._num_items / max(now - self._told_at, 1e-9)
+        values = {"loss": float(step.loss), "lr": step.rate, f"{self._items}_per_s": per_s}
+        self._on_event(Progress(self._stage, step.number, self._course.total_steps, values))
+        self._told_at, self._num_items = now, 0

@@ -37,7 +37,7 @@ class Recorder(Hook):
 
     def after(self, step: StepDone) -> None:
         """Record the step if it is its turn."""
-        if step.number % self._every and step.number != self._course.total_steps:
+        if step.number % self._every and step.number != self._course.total_steps and not step.more:
             return
         names = list(step.logs)
         values = torch.stack([step.loss, *(step.logs[n].float() for n in names)]).tolist()
@@ -46,7 +46,14 @@ class Recorder(Hook):
         # A figure without a value (accuracy of a batch without masked crops) is null: NaN is no JSON.
         figures = {n: (v if v == v else None) for n, v in zip(names, values[1:], strict=True)}
         epoch = self._course.epoch_of(step.number)
-        record: Record = {"step": step.number, "epoch": epoch, "loss": values[0], "lr": step.rate, **figures}
+        record: Record = {
+            "step": step.number,
+            "epoch": epoch,
+            "loss": values[0],
+            "lr": step.rate,
+            **figures,
+            **step.more,
+        }
         self.history.append(record)
         for sink in self._sinks:
             sink.write(record)

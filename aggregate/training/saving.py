@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from aggregate.training.checkpoint import CheckpointFolder
 from aggregate.training.course import Course
 from aggregate.training.guard import Guard
-from aggregate.training.hooks import Hook, StepDone
-from aggregate.training.learner import Learner
+from aggregate.training.hooks import Hook, Learning, StepDone
 
 CHECKPOINT_SECONDS = 600.0
 
@@ -20,19 +19,28 @@ class Saving(Hook):
     Parameters
     ----------
     folder : CheckpointFolder
-    learner : Learner
+    learner : Learning
     course : Course
     guard : Guard
         Looks at the weights first: broken ones are not saved.
     hooks : sequence of Hook
         Whose state is saved.
+    writes : bool
+        Of several processes that hold the same the first alone does.
     """
 
     def __init__(
-        self, folder: CheckpointFolder, learner: Learner, course: Course, guard: Guard, hooks: Sequence[Hook]
+        self,
+        folder: CheckpointFolder,
+        learner: Learning,
+        course: Course,
+        guard: Guard,
+        hooks: Sequence[Hook],
+        *,
+        writes: bool = True,
     ) -> None:
         self._folder, self._learner, self._course = folder, learner, course
-        self._guard, self._hooks = guard, hooks
+        self._guard, self._hooks, self._writes = guard, hooks, writes
         self._saved_at = 0.0
 
     def resume(self) -> int:
@@ -58,6 +66,7 @@ class Saving(Hook):
         if not (is_due or now - self._saved_at >= CHECKPOINT_SECONDS) or step.number == course.total_steps:
             return
         self._guard.check_weights(step)
-        state = {name: value for hook in self._hooks for name, value in hook.state().items()}
-        self._folder.save(step.number, self._learner.tensors(), {**state, "total_steps": course.total_steps})
+        if self._writes:
+            state = {name: value for hook in self._hooks for name, value in hook.state().items()}
+            self._folder.save(step.number, self._learner.tensors(), {**state, "total_steps": course.total_steps})
         self._saved_at = now

@@ -93,8 +93,7 @@ class Trainer:
         guard = Guard(learner, course)
         self.recorder = Recorder(course, guard, metrics)
         text = f"{spec.name}: {source.num_videos} videos, {spec.epochs} epochs on {device}"
-        videos_per_step = min(spec.batch_size, source.num_videos) * course.accumulate
-        hooks: list[Hook] = [guard, self.recorder, ProgressTeller(course, videos_per_step, text, on_event)]
+        hooks: list[Hook] = [guard, self.recorder, ProgressTeller("train", "videos", course, text, on_event)]
         if learner.average is not None:
             hooks.insert(0, learner.average)
         self.saving = None if checkpoints is None else Saving(checkpoints, learner, course, guard, tuple(hooks))
