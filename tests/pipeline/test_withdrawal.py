@@ -235,25 +235,6 @@ def test_a_set_whose_folder_was_deleted_is_named_and_made_again(folder: Path) ->
     assert verify_store(store).is_clean
 
 
-@pytest.mark.parametrize("also_its_siblings_group", [False, True])
-def test_a_feature_set_whose_folder_somebody_deleted_is_to_do_again(
-    tmp_path: Path, also_its_siblings_group: bool
-) -> None:
-    store = make_store(tmp_path / "s", num_videos=10)
-    before = store.dataset("toy").select().features(CROPS, FEATURE_SET).values.copy()
-    features = tmp_path / f"s/toy/crops/{CROPS}/features"
-    shutil.rmtree(features / FEATURE_SET)
-    if also_its_siblings_group:  # rm -r features/*
-        (features / "zarr.json").unlink()
-    assert not verify_store(store).is_clean
-    ds = store.dataset("toy")
-    ds.define_crop_set(CROPS, ds.crop_policy(CROPS))  # as every run does
-    assert fill(store) == ds.num_shards
-    assert fill(store) == 0
-    np.testing.assert_array_equal(store.dataset("toy").select().features(CROPS, FEATURE_SET).values, before)
-    assert verify_store(store).is_clean
-
-
 def test_a_feature_set_of_which_something_is_left_is_damaged_and_not_begun_anew(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s", num_videos=10)
     group = tmp_path / f"s/toy/crops/{CROPS}/features/{FEATURE_SET}/zarr.json"
