@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -140,12 +141,12 @@ def one_line(found: Neighbours) -> tuple[np.ndarray, np.ndarray]:
     return found.rows[0], found.similarities[0]
 
 
-def alone(calls: list[object]) -> str:
+def alone(calls: Sequence[Callable[[], object]]) -> str:
     """Return the median time of calls in this process."""
     spent = []
     for call in calls:
         began = time.perf_counter()
-        call()  # type: ignore[operator]
+        call()
         spent.append(time.perf_counter() - began)
     return f"{1e3 * float(np.median(spent)):.1f} ms"
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from flows.serve.stores import HeldDataset
 from pipeline.errors import NotFoundError, PipelineError
+from pipeline.query.holdings import feature_pairs
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import PENDING
 
@@ -62,12 +63,6 @@ class SetSummary:
         return sum(self.counts.values())
 
 
-def feature_pairs(held: HeldDataset) -> list[tuple[str, str]]:
-    """Return (crop set, feature set) of every feature set."""
-    ds = held.dataset
-    return [(crops, name) for crops in ds.crop_sets() for name in ds.feature_sets(crops)]
-
-
 def statuses(held: HeldDataset, crops: str | None, name: str) -> pa.ChunkedArray:
     """Return the status of every row in a feature set, or (crops None) in an embedding set."""
     ds = held.dataset
@@ -88,10 +83,10 @@ def set_summaries(held: HeldDataset) -> list[SetSummary]:
 
     def make() -> list[SetSummary]:
         ds, found = held.dataset, []
-        for crops, name in feature_pairs(held):
+        for crops, name in feature_pairs(held.dataset):
             info = ds.feature_info(crops, name)
             prefix = f"{ds.name}/crops/{crops}/features/{name}"
-            counts = _counted(statuses(held, crops, name))
+            counts = ds.status_counts(crops, name)
             found.append(
                 SetSummary(f"{crops}/{name}", "features", info.dim, info.num_crops, counts, _bytes(ds, prefix))
             )
@@ -142,7 +137,7 @@ def facets(held: HeldDataset) -> dict[str, list[tuple[str, int]]]:
                 if item["values"] is not None:
                     sides[item["values"].replace("\0", " = ")] = item["counts"]
         found: dict[str, int] = {}
-        for crops, name in feature_pairs(held):
+        for crops, name in feature_pairs(held.dataset):
             for status, count in _counted(statuses(held, crops, name)).items():
                 found[status] = max(found.get(status, 0), count)
         return {
@@ -190,7 +185,7 @@ def filter_rows(
         kept &= is_true(pc.equal(pc.map_lookup(videos["splits"], name, "first"), side))
     if status:
         any_set = np.zeros(videos.num_rows, bool)
-        for crops, feature_set in feature_pairs(held):
+        for crops, feature_set in feature_pairs(held.dataset):
             any_set |= is_true(pc.equal(statuses(held, crops, feature_set), status))
         kept &= any_set
     if rows:
@@ -215,7 +210,7 @@ def describe_rows(held: HeldDataset, rows: Sequence[int] | np.ndarray) -> list[d
     names = ("row", "video_id", "label", "duration_s", "num_frames", "width", "height", "probe_error", "group")
     table = held.videos.select([n for n in names if n in held.videos.column_names]).take(pa.array(rows, pa.int64()))
     records = table.to_pylist()
-    for crops, name in feature_pairs(held)[:1]:
+    for crops, name in feature_pairs(held.dataset)[:1]:
         for record, status in zip(records, statuses(held, crops, name).take(pa.array(rows, pa.int64())), strict=True):
             record["status"] = status.as_py()
     return records
@@ -235,7 +230,7 @@ def failures(held: HeldDataset) -> list[dict[str, Any]]:
 
     def make() -> list[dict[str, Any]]:
         lines: dict[tuple[str, str, str], list[int]] = {}
-        for crops, name in feature_pairs(held):
+        for crops, name in feature_pairs(held.dataset):
             table = status_table(held, crops, name)
             bad = pc.invert(pc.is_in(table["status"], value_set=pa.array([VideoStatus.OK.value, PENDING])))
             for item in table.filter(bad).select(["row", "status", "error"]).to_pylist():

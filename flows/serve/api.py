@@ -16,6 +16,7 @@ from flows.serve.limits import Limits
 from flows.serve.service import Service
 from flows.serve.stores import HeldDataset, ServedStore
 from pipeline.errors import InvalidInputError, NotFoundError
+from pipeline.query.holdings import feature_pairs
 
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -277,7 +278,7 @@ def reports(held: Held, service: TheService) -> Response:
 
 
 def _pair(held: HeldDataset, features: str) -> tuple[str, str]:
-    known = [f"{c}/{n}" for c, n in answers.feature_pairs(held)]
+    known = [f"{c}/{n}" for c, n in feature_pairs(held.dataset)]
     if features not in known:
         raise NotFoundError(f"expected features out of {', '.join(known) or 'none yet'}, found {features!r}")
     crops, _, feature_set = features.partition("/")

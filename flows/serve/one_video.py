@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.serve.answers import check_row, feature_pairs, is_true, once, status_table
+from flows.serve.answers import check_row, is_true, once, status_table
 from flows.serve.stores import HeldDataset
 from pipeline.errors import PipelineError
+from pipeline.query.holdings import feature_pairs
 from pipeline.storage.parquet import read_parquet
 from pipeline.storage.schema import GEOMETRY_COLUMNS
 
@@ -27,7 +28,7 @@ def video_facts(held: HeldDataset, row: int) -> dict[str, Any]:
     videos = held.videos
     record = videos.slice(row, 1).to_pylist()[0]
     states = []
-    for crops, name in feature_pairs(held):
+    for crops, name in feature_pairs(held.dataset):
         states.append({"set": f"{crops}/{name}", **status_table(held, crops, name).slice(row, 1).to_pylist()[0]})
     twins: list[str] = []
     if record.get("sha256"):
@@ -39,7 +40,7 @@ def video_facts(held: HeldDataset, row: int) -> dict[str, Any]:
 def video_crops(held: HeldDataset, row: int) -> dict[str, list[dict[str, Any]]]:
     """Return the boxes of a video: crop set -> one mapping a drawn crop, in raw units, with `valid`."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for crops, name in feature_pairs(held):
+    for crops, name in feature_pairs(held.dataset):
         if found.get(crops):
             continue
         try:

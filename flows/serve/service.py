@@ -26,6 +26,7 @@ from flows.serve.media import Pictures
 from flows.serve.stores import HeldDataset, ServedStore
 from pipeline.errors import InvalidInputError, NotFoundError, PipelineError
 from pipeline.query.bounds import Bounds, bounded
+from pipeline.query.holdings import feature_pairs
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -263,5 +264,5 @@ def warm(held: HeldDataset) -> None:
         answers.facets(held)
         answers.failures(held)
         answers.filter_rows(held, "row < 0")
-        for crops, name in answers.feature_pairs(held):
+        for crops, name in feature_pairs(held.dataset):
             answers.status_table(held, crops, name)
