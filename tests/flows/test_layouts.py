@@ -111,6 +111,10 @@ def hmdb51(mini: Miniature) -> dict[str, Any]:
     return {"kind": "hmdb51", "videos": "v", "annotations": "a"}
 
 
+def jhmdb(mini: Miniature) -> dict[str, Any]:
+    return hmdb51(mini) | {"kind": "jhmdb"}
+
+
 def kinetics(mini: Miniature) -> dict[str, Any]:
     mini.put(lambda k: f"k400/{CLASSES[k % 2]}/{NAMES[k]}_000001_000011.mp4")
     head = "label,youtube_id,time_start,time_end,split\n"
@@ -149,7 +153,7 @@ def finegym(mini: Miniature) -> dict[str, Any]:
     return {"kind": "finegym", "videos": "g", "annotations": "a", "side": "val"}
 
 
-FORMS = (folders, table, lists, rawframes, shards, hmdb51, kinetics, diving48, charades, finegym)
+FORMS = (folders, table, lists, rawframes, shards, hmdb51, jhmdb, kinetics, diving48, charades, finegym)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
