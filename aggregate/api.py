@@ -19,6 +19,7 @@ from pipeline.errors import InvalidInputError
 from pipeline.events import OnEvent, ignore
 from pipeline.recipe import TrainSpec
 from pipeline.recipe.objectives import OBJECTIVES
+from pipeline.settings import PROGRESS_S
 
 
 def train(
@@ -36,6 +37,7 @@ def train(
     splitter: Splitter | None = None,
     custom_objective: Objective | None = None,
     on_event: OnEvent = ignore,
+    progress_s: float = PROGRESS_S,
     **options: Any,
 ) -> TrainResult:
     """Train SCALE on the crop features of N videos.
@@ -65,6 +67,8 @@ def train(
         Folder to save to and to resume from.
     splitter, custom_objective : optional
         Your own, instead of SCALE's.
+    progress_s : float
+        Seconds between two events about the progress; 0: one a step.
     **options
         Fields of :class:`pipeline.recipe.TrainSpec`: ``epochs=50, batch_size=128,
         objective={"kind": "mcm"}, model={"dim": 128}, seed=1`` ...
@@ -114,6 +118,7 @@ def train(
         objective=custom_objective,
         checkpoints=folder,
         on_event=on_event,
+        progress_s=progress_s,
     )
     return trainer.fit()
 

@@ -14,6 +14,8 @@ from pipeline.cache import cache_folder
 from pipeline.errors import InvalidInputError, NotFoundError
 from pipeline.roots import check_allowed, split_roots
 
+PROGRESS_S = 0.5
+CHECKPOINT_S = 600.0
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """What a path makes of ``s3://``: one of the slashes is gone."""
 
@@ -40,6 +42,17 @@ class Settings(BaseSettings):
         default=None,
         description="Comma-separated hosts (`*.example.org`, `*`: every public one) and buckets (s3://name) that "
         "videos may be fetched from; not set: every public host and bucket, in runs that a server starts none",
+    )
+    resident_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="How much of the features a training may hold beside the model; not set: half of what is free",
+    )
+    checkpoint_s: float = Field(
+        default=CHECKPOINT_S, ge=0, description="Seconds after which a training saves an epoch that is not over"
+    )
+    progress_s: float = Field(
+        default=PROGRESS_S, ge=0, description="Seconds between two words about a training's progress"
     )
     tensorboard: Path | None = Field(default=None, description="Folder that training writes TensorBoard events to")
     pages: str | None = Field(

@@ -129,7 +129,9 @@ def as_frame_sizes(sizes: Array | None, num_videos: int) -> Tensor | None:
     return tensor.float().cpu()
 
 
-def check_finite(features: Tensor, raw_geometry: Tensor, valid: Tensor) -> None:
+def check_finite(
+    features: Tensor, raw_geometry: Tensor, valid: Tensor, *, videos_at_once: int = CHECKED_VIDEOS
+) -> None:
     """Refuse NaN and infinity in valid crops.
 
     Raises
@@ -138,8 +140,8 @@ def check_finite(features: Tensor, raw_geometry: Tensor, valid: Tensor) -> None:
         Names the first videos that hold some.
     """
     broken: list[int] = []
-    for begin in range(0, len(features), CHECKED_VIDEOS):
-        part = slice(begin, begin + CHECKED_VIDEOS)
+    for begin in range(0, len(features), videos_at_once):
+        part = slice(begin, begin + videos_at_once)
         finite = torch.isfinite(features[part]).all(-1).cpu() & torch.isfinite(raw_geometry[part]).all(-1)
         bad = (~finite & valid[part]).any(1)
         broken += (bad.nonzero().squeeze(1) + begin).tolist()

@@ -94,7 +94,9 @@ def frame_sizes(videos: pa.Table) -> Tensor:
     return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
 
 
-def make_source(dataset: Dataset, rows: np.ndarray, spec: TrainSpec, device: torch.device) -> BatchSource:
+def make_source(
+    dataset: Dataset, rows: np.ndarray, spec: TrainSpec, device: torch.device, *, resident_bytes: int | None = None
+) -> BatchSource:
     """Upload the selection once where it fits beside the model, else stream it.
 
     Parameters
@@ -104,11 +106,14 @@ def make_source(dataset: Dataset, rows: np.ndarray, spec: TrainSpec, device: tor
         (n,) int64, ascending.
     spec : TrainSpec
     device : torch.device
+    resident_bytes : int, optional
+        How much may be uploaded; by default half of what the device has free.
     """
     selection = dataset.select(rows=rows)
     infos = [dataset.feature_info(*pair) for pair in spec.inputs]
     per_crop = sum(info.dim * np.dtype(info.dtype).itemsize for info in infos) + 4 * (len(GEOMETRY_COLUMNS) + 7)
-    if len(rows) * infos[0].num_crops * per_crop <= RESIDENT_SHARE * free_bytes(device):
+    limit = RESIDENT_SHARE * free_bytes(device) if resident_bytes is None else resident_bytes
+    if len(rows) * infos[0].num_crops * per_crop <= limit:
         blocks = [selection.features(*pair) for pair in spec.inputs]
         data = _crop_data(blocks, group_ids(selection.videos), frame_sizes(selection.videos), spec)
         return ResidentSource(data, frame=spec.model.geometry_frame, device=device, seed=spec.seed)

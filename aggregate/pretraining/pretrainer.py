@@ -25,6 +25,7 @@ from pipeline.compute.seeds import keyed, own_random
 from pipeline.errors import OutOfMemoryError
 from pipeline.events import OnEvent, ignore
 from pipeline.recipe import PretrainSpec
+from pipeline.settings import CHECKPOINT_S, PROGRESS_S
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Pretrainer:
     on_first_batch : callable, optional
         Gets the first batch of a training from its beginning.
     on_event : callable
+    progress_s, checkpoint_s : float
+        Seconds between two words about the progress, and after which an epoch that is not over is saved, too.
     """
 
     def __init__(
@@ -88,6 +91,8 @@ class Pretrainer:
         metrics: Sequence[MetricsSink] = (),
         on_first_batch: Callable[[ClipBatch], None] | None = None,
         on_event: OnEvent = ignore,
+        progress_s: float = PROGRESS_S,
+        checkpoint_s: float = CHECKPOINT_S,
     ) -> None:
         self.source, self.spec, self.device, self.processes = source, spec, device, processes
         self.on_first_batch = on_first_batch
@@ -101,11 +106,19 @@ class Pretrainer:
         hooks.append(guard)
         if spec.probe_epochs is not None and processes.is_first:
             hooks.append(HeldOutLook(source, learner, steps * spec.probe_epochs))
-        hooks += [self.recorder, ProgressTeller("pretrain", "clips", course, text, on_event)]
+        hooks += [self.recorder, ProgressTeller("pretrain", "clips", course, text, on_event, every_s=progress_s)]
         self.saving = (
             None
             if checkpoints is None
-            else Saving(checkpoints, learner, course, guard, tuple(hooks), writes=processes.is_first)
+            else Saving(
+                checkpoints,
+                learner,
+                course,
+                guard,
+                tuple(hooks),
+                writes=processes.is_first,
+                every_s=checkpoint_s,
+            )
         )
         self.hooks: tuple[Hook, ...] = (*hooks, self.saving) if self.saving is not None else tuple(hooks)
 

@@ -173,6 +173,8 @@ def _pretrain(
             metrics=_sinks(folder, settings, recipe, name) if processes.is_first else (),
             on_first_batch=keep_picture if processes.is_first else None,
             on_event=on_event,
+            progress_s=settings.progress_s,
+            checkpoint_s=settings.checkpoint_s,
         )
         result = trainer.fit()
         processes.wait()

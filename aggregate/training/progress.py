@@ -7,8 +7,7 @@ import time
 from aggregate.training.course import Course
 from aggregate.training.hooks import Hook, StepDone
 from pipeline.events import OnEvent, Progress, StageStarted
-
-PROGRESS_SECONDS = 0.5
+from pipeline.settings import PROGRESS_S
 
 
 class ProgressTeller(Hook):
@@ -23,11 +22,15 @@ class ProgressTeller(Hook):
     text : str
         What is trained, on what.
     on_event : callable
+    every_s : float
+        Seconds between two words about the progress; 0 tells every step.
     """
 
-    def __init__(self, stage: str, items: str, course: Course, text: str, on_event: OnEvent) -> None:
+    def __init__(
+        self, stage: str, items: str, course: Course, text: str, on_event: OnEvent, *, every_s: float = PROGRESS_S
+    ) -> None:
         self._stage, self._items, self._course = stage, items, course
-        self._text, self._on_event = text, on_event
+        self._text, self._on_event, self._every_s = text, on_event, every_s
         self._told_at, self._num_items = 0.0, 0
 
     def begin(self, first: int) -> None:
@@ -40,7 +43,7 @@ class ProgressTeller(Hook):
         """Tell loss, rate and speed, unless that was a moment ago."""
         self._num_items += step.num_items
         now = time.monotonic()
-        if now - self._told_at < PROGRESS_SECONDS and step.number != self._course.total_steps:
+        if now - self._told_at < self._every_s and step.number != self._course.total_steps:
             return
         per_s = self._num_items / max(now - self._told_at, 1e-9)
         values = {"loss": float(step.loss), "lr": step.rate, f"{self._items}_per_s": per_s}

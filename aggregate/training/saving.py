@@ -9,8 +9,7 @@ from aggregate.training.checkpoint import CheckpointFolder
 from aggregate.training.course import Course
 from aggregate.training.guard import Guard
 from aggregate.training.hooks import Hook, Learning, StepDone
-
-CHECKPOINT_SECONDS = 600.0
+from pipeline.settings import CHECKPOINT_S
 
 
 class Saving(Hook):
@@ -27,6 +26,8 @@ class Saving(Hook):
         Whose state is saved.
     writes : bool
         Of several processes that hold the same the first alone does.
+    every_s : float
+        Seconds after which an epoch that is not over is saved, too; 0 saves every step.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class Saving(Hook):
         hooks: Sequence[Hook],
         *,
         writes: bool = True,
+        every_s: float = CHECKPOINT_S,
     ) -> None:
         self._folder, self._learner, self._course = folder, learner, course
-        self._guard, self._hooks, self._writes = guard, hooks, writes
+        self._guard, self._hooks, self._writes, self._every_s = guard, hooks, writes, every_s
         self._saved_at = 0.0
 
     def resume(self) -> int:
@@ -63,7 +65,7 @@ class Saving(Hook):
         ends_epoch = step.number % course.steps_per_epoch == 0
         is_due = ends_epoch and (course.epoch_of(step.number) + 1) % every == 0
         now = time.monotonic()
-        if not (is_due or now - self._saved_at >= CHECKPOINT_SECONDS) or step.number == course.total_steps:
+        if not (is_due or now - self._saved_at >= self._every_s) or step.number == course.total_steps:
             return
         self._guard.check_weights(step)
         if self._writes:

@@ -129,14 +129,24 @@ def _train(
     if rows.num_chosen > len(rows.rows):
         left_out = rows.num_chosen - len(rows.rows)
         on_event(Note("train", f"{left_out} of {rows.num_chosen} rows have no features and are left out", "warning"))
-    source = make_source(dataset, rows.rows, spec, device)
+    source = make_source(dataset, rows.rows, spec, device, resident_bytes=settings.resident_bytes)
     folder = training_folder(store, settings, one)
     sinks: list[MetricsSink] = [JsonLines(folder / METRICS)]
     if settings.tensorboard is not None:
         sinks.append(TensorBoard(settings.tensorboard / recipe.name / spec.name))
     checkpoints = CheckpointFolder(folder, {"content": one.content, "snapshot": one.snapshot, "device": device.type})
     # Streams beyond those that the objective compares are refused by the recipe.
-    result = Trainer(source, spec, device=device, checkpoints=checkpoints, metrics=sinks, on_event=on_event).fit()
+    trainer = Trainer(
+        source,
+        spec,
+        device=device,
+        checkpoints=checkpoints,
+        metrics=sinks,
+        on_event=on_event,
+        progress_s=settings.progress_s,
+        checkpoint_s=settings.checkpoint_s,
+    )
+    result = trainer.fit()
     details = _save(dataset, one, spec, recipe, result, source.num_videos, device)
     for text in details.get("doubts", ()):
         on_event(Note("train", f"model {spec.name}: {text}", "warning"))

@@ -25,6 +25,7 @@ from pipeline.compute.seeds import keyed, own_random
 from pipeline.errors import OutOfMemoryError
 from pipeline.events import OnEvent, ignore
 from pipeline.recipe import TrainSpec
+from pipeline.settings import CHECKPOINT_S, PROGRESS_S
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Trainer:
         Where to save and to resume from.
     metrics : sequence of MetricsSink
     on_event : callable
+    progress_s, checkpoint_s : float
+        Seconds between two words about the progress, and after which an epoch that is not over is saved, too.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class Trainer:
         checkpoints: CheckpointFolder | None = None,
         metrics: Sequence[MetricsSink] = (),
         on_event: OnEvent = ignore,
+        progress_s: float = PROGRESS_S,
+        checkpoint_s: float = CHECKPOINT_S,
     ) -> None:
         self.source, self.spec, self.device = source, spec, device
         self.course = course = Course.of(spec, source.num_videos)
@@ -93,10 +98,15 @@ class Trainer:
         guard = Guard(learner, course)
         self.recorder = Recorder(course, guard, metrics)
         text = f"{spec.name}: {source.num_videos} videos, {spec.epochs} epochs on {device}"
-        hooks: list[Hook] = [guard, self.recorder, ProgressTeller("train", "videos", course, text, on_event)]
+        teller = ProgressTeller("train", "videos", course, text, on_event, every_s=progress_s)
+        hooks: list[Hook] = [guard, self.recorder, teller]
         if learner.average is not None:
             hooks.insert(0, learner.average)
-        self.saving = None if checkpoints is None else Saving(checkpoints, learner, course, guard, tuple(hooks))
+        self.saving = (
+            None
+            if checkpoints is None
+            else Saving(checkpoints, learner, course, guard, tuple(hooks), every_s=checkpoint_s)
+        )
         self.hooks: tuple[Hook, ...] = (*hooks, self.saving) if self.saving is not None else tuple(hooks)
 
     def fit(self) -> TrainResult:

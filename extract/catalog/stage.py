@@ -210,7 +210,14 @@ def _plan_of_stored(recipe: Recipe, store: FeatureStore) -> CatalogPlan:
     return CatalogPlan(recipe.name, recipe.dataset, (), (), (), store.dataset(name).videos.num_rows, 0, {})
 
 
-def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_event: OnEvent = ignore) -> StageReport:
+def run_catalog(
+    plan: CatalogPlan,
+    store: FeatureStore,
+    settings: Settings,
+    on_event: OnEvent = ignore,
+    *,
+    commit_videos: int = COMMIT_VIDEOS,
+) -> StageReport:
     """Look into the new videos and append them; safe to run again at any time.
 
     Parameters
@@ -221,6 +228,8 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
     settings : Settings
         `workers` processes look into videos at once.
     on_event : callable
+    commit_videos : int
+        So many are looked into and appended together; an interrupted run keeps what it appended.
 
     Returns
     -------
@@ -240,8 +249,8 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
     skipped: list[SkippedVideo] = []
     num_bytes = num_done = 0
     why_killed = ""
-    for start in range(0, len(plan.new), COMMIT_VIDEOS):
-        videos = plan.new[start : start + COMMIT_VIDEOS]
+    for start in range(0, len(plan.new), commit_videos):
+        videos = plan.new[start : start + commit_videos]
         paths = list(dict.fromkeys(video.path for video in videos))  # parts of a file share one look into it
         found: dict[Place, VideoInfo] = {}
         parts = Counter(video.path for video in videos)
@@ -253,7 +262,7 @@ def run_catalog(plan: CatalogPlan, store: FeatureStore, settings: Settings, on_e
             rate = num_done / max(time.monotonic() - started, 1e-9)
             on_event(Progress("catalog", num_done, len(plan.new), {"videos_per_s": rate}))
         infos = [found[video.path] for video in videos]
-        annotations = plan.annotations[start : start + COMMIT_VIDEOS]
+        annotations = plan.annotations[start : start + commit_videos]
         if killed := sum(info.status == VideoStatus.INTERRUPTED for info in infos):
             # Of these nothing is known, and a row is for good: the next run finds them new again.
             why_killed = why_killed or next(i.error or "" for i in infos if i.status == VideoStatus.INTERRUPTED)

@@ -49,6 +49,8 @@ class HttpFile:
     hosts : Hosts
         Redirections to others are refused.
     timeout_s, slow_after_s : float
+    max_tries : int
+        How often in a row nothing may come before it is given up.
 
     Raises
     ------
@@ -58,13 +60,19 @@ class HttpFile:
     """
 
     def __init__(
-        self, address: str, hosts: Hosts, *, timeout_s: float = TIMEOUT_S, slow_after_s: float = SLOW_AFTER_S
+        self,
+        address: str,
+        hosts: Hosts,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        slow_after_s: float = SLOW_AFTER_S,
+        max_tries: int = MAX_TRIES,
     ) -> None:
         hosts.check(address)
         self._asked = address
         self._shown = address.partition("?")[0]  # what follows may be a signature
         self._hosts = hosts
-        self._timeout_s, self._slow_after_s = timeout_s, slow_after_s
+        self._timeout_s, self._slow_after_s, self._max_tries = timeout_s, slow_after_s, max_tries
         self._connection: HTTPConnection | None = None
         self._connected_to: tuple[str, str] | None = None
         self.num_bytes: int | None = None
@@ -104,7 +112,7 @@ class HttpFile:
                 problem = str(error) or type(error).__name__
             self.close()
             tries = 1 if at > before else tries + 1
-            if tries >= MAX_TRIES or self._is_stopped:
+            if tries >= self._max_tries or self._is_stopped:
                 raise self._failure(f"{problem} after {at - start} of {total - start} bytes")
             time.sleep(min(0.05 * 4**tries, 5.0))
 
@@ -144,7 +152,7 @@ class HttpFile:
 
     def _tried(self, work: Any) -> Any:
         problem = ""
-        for attempt in range(MAX_TRIES):
+        for attempt in range(self._max_tries):
             if self._is_stopped:
                 break
             if attempt:
@@ -154,7 +162,7 @@ class HttpFile:
             except (OSError, HTTPException) as error:
                 self.close()
                 problem = str(error) or type(error).__name__
-        raise self._failure(f"{problem} in {MAX_TRIES} tries")
+        raise self._failure(f"{problem} in {self._max_tries} tries")
 
     def _ask(self, headers: dict[str, str]) -> HTTPResponse:
         """Return the answer to a request; redirections are followed as far as the hosts are allowed."""

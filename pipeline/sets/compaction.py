@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pipeline.errors import AlreadyExistsError, CorruptDataError, NotFoundError
 from pipeline.sets.ledger import LedgerEntry, unpacked
 from pipeline.sets.ledger_names import Packs, entry_key, loose_generations
-from pipeline.sets.ledger_pack import MAX_PACK_ROWS, Pack, PackedEntry, check_pack, encode_pack
+from pipeline.sets.ledger_pack import PACK_SIZE, Pack, PackedEntry, PackSize, check_pack, encode_pack
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.fetch import fetch_each
 from pipeline.storage.locks import exclusive
@@ -49,7 +49,9 @@ class Compacted:
     """Smaller packs that went into them."""
 
 
-def compact_ledger(backend: StorageBackend, ledger: str, *, min_loose: int = MIN_LOOSE) -> Compacted:
+def compact_ledger(
+    backend: StorageBackend, ledger: str, *, min_loose: int = MIN_LOOSE, size: PackSize = PACK_SIZE
+) -> Compacted:
     """Compact one set's ledger; nothing happens where fewer than `min_loose` entries lie in files of their own.
 
     Entries that are damaged stay where they are, for a repair. Safe to be killed, and to be run by several at once.
@@ -68,11 +70,11 @@ def compact_ledger(backend: StorageBackend, ledger: str, *, min_loose: int = MIN
             first, packs = packs is None, Packs(backend, ledger, packs)
             old = packs.superseded if first else old
             _delete_leftovers(backend, ledger, names, packs)
-            entries = _take(backend, ledger, names, packs)
+            entries = _take(backend, ledger, names, size)
             if not entries:
                 break
-            merged = _to_merge(packs, sum(e.table.num_rows for e in entries)) if not names else []
-            _write(backend, ledger, packs, entries, merged)
+            merged = _to_merge(packs, sum(e.table.num_rows for e in entries), size) if not names else []
+            _write(backend, ledger, packs, entries, merged, size)
             num_entries, num_packs, num_merged = num_entries + len(entries), num_packs + 1, num_merged + len(merged)
             keys = [key_of(ledger, number) for number in old for key_of in (pack_key, pack_copy_key)]
             backend.delete_all(keys)
@@ -94,7 +96,7 @@ def _delete_leftovers(backend: StorageBackend, ledger: str, names: deque[Name], 
     names.extend(rest)
 
 
-def _take(backend: StorageBackend, ledger: str, names: deque[Name], packs: Packs) -> list[PackedEntry]:
+def _take(backend: StorageBackend, ledger: str, names: deque[Name], size: PackSize) -> list[PackedEntry]:
     """Take names off the queue and read their entries, until they fill a pack."""
     entries: list[PackedEntry] = []
     num_rows, taken = 0, 0
@@ -103,7 +105,7 @@ def _take(backend: StorageBackend, ledger: str, names: deque[Name], packs: Packs
         if entry is not None:
             entries.append(entry.packed())
             num_rows += entry.table.num_rows
-        if num_rows >= MAX_PACK_ROWS:
+        if num_rows >= size.max_rows:
             break
     for _ in range(taken):
         names.popleft()
@@ -120,12 +122,12 @@ def _read(backend: StorageBackend, ledger: str, name: Name) -> LedgerEntry | Non
     return entry if is_as_named else None
 
 
-def _to_merge(packs: Packs, num_rows: int) -> list[Pack]:
+def _to_merge(packs: Packs, num_rows: int, size: PackSize) -> list[Pack]:
     """Return the packs that go into the next one of `num_rows` rows."""
     chosen: list[Pack] = []
     for pack in sorted(packs.by_number.values(), key=lambda p: p.index.num_rows):
         more = pack.index.num_rows
-        if more > MERGE_FACTOR * num_rows or num_rows + more > MAX_PACK_ROWS:
+        if more > MERGE_FACTOR * num_rows or num_rows + more > size.max_rows:
             break
         chosen.append(pack)
         num_rows += more
@@ -168,6 +170,7 @@ def _write(
     packs: Packs,
     entries: Sequence[PackedEntry],
     merged: Sequence[Pack],
+    size: PackSize = PACK_SIZE,
     without: Collection[Name] = (),
 ) -> None:
     """Create the next pack and its copy, then delete the files of the entries."""
@@ -183,6 +186,7 @@ def _write(
         number=number,
         supersedes=packs.gone | gone,
         standing=set(packs.by_number) - gone,
+        lines_per_group=size.lines_per_group,
     )
     try:
         backend.create(pack_key(ledger, number), data)

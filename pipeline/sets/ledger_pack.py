@@ -26,10 +26,24 @@ from pipeline.storage.schema import LEDGER_SCHEMA, SCHEMA_VERSION, pack_copy_key
 from pipeline.storage.sealed import check_seal, seal
 from pipeline.storage.shardfile import crc32c
 
-LINES_PER_GROUP = 8192
-"""Rows of a row group, whole entries: what is read for the sake of one entry."""
-MAX_PACK_ROWS = 1 << 20
-"""Rows of a pack that is not merged any further: some 40 MB, which a merge holds in memory."""
+
+@dataclass(frozen=True)
+class PackSize:
+    """How large packs grow.
+
+    Attributes
+    ----------
+    max_rows : int
+        Rows of a pack that is not merged any further: some 40 MB, which a merge holds in memory.
+    lines_per_group : int
+        Rows of a row group, whole entries: what is read for the sake of one entry.
+    """
+
+    max_rows: int = 1 << 20
+    lines_per_group: int = 8192
+
+
+PACK_SIZE = PackSize()
 
 PACK_SCHEMA = pa.schema(
     [
@@ -83,7 +97,13 @@ class PackIndex:
 
 
 def encode_pack(
-    entries: Sequence[PackedEntry], *, ledger: str, number: int, supersedes: Iterable[int], standing: Iterable[int]
+    entries: Sequence[PackedEntry],
+    *,
+    ledger: str,
+    number: int,
+    supersedes: Iterable[int],
+    standing: Iterable[int],
+    lines_per_group: int = PACK_SIZE.lines_per_group,
 ) -> bytes:
     """Return a pack as a sealed Parquet file.
 
@@ -98,7 +118,7 @@ def encode_pack(
     for entry in entries:
         gathered.append(_lines(entry))
         lines += entry.table.num_rows
-        if lines >= LINES_PER_GROUP:
+        if lines >= lines_per_group:
             groups.append(pa.concat_tables(gathered))
             gathered, lines = [], 0
     if gathered:

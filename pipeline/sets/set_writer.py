@@ -79,6 +79,8 @@ class SetWriter:
         self.num_rows = num_rows
         self.fingerprint_id = fingerprint_id
         self.differing = dict(differing)
+        self.compact_after = COMPACT_AFTER
+        """So many entries in files of their own, and the ledger is compacted."""
         self._backend = backend
         self._guard = ForkGuard()
         self._binding = binding
@@ -263,11 +265,11 @@ class SetWriter:
                 for name in ("values", "valid"):
                     self._backend.delete(previous_key(spec.ledger, name, base.shard, base.generation))
         self._ledger.remember(entry)
-        if self._ledger.num_loose >= COMPACT_AFTER:
+        if self._ledger.num_loose >= self.compact_after:
             with suppress(
                 PipelineError
             ):  # the commit stands; the next one, or `scale compact`, tries again and says why
-                compact_ledger(self._backend, spec.ledger, min_loose=COMPACT_AFTER // 2)
+                compact_ledger(self._backend, spec.ledger, min_loose=self.compact_after // 2)
             self._ledger = self._ledger.refreshed()
         return entry
 

@@ -143,13 +143,15 @@ def index_numbers(backend: StorageBackend, dataset: str) -> list[int]:
     return sorted(int(match[1]) for key, _ in listed if (match := _FILE.search(key)))
 
 
-def write_index(backend: StorageBackend, dataset: str, run: Run, start: int) -> bool:
+def write_index(
+    backend: StorageBackend, dataset: str, run: Run, start: int, *, rows_per_group: int = ROWS_PER_GROUP
+) -> bool:
     """Write the next index file, of rows from `start` on; return whether this call did."""
     numbers = index_numbers(backend, dataset)
     number = numbers[-1] + 1 if numbers else 0
     table = pa.table([pa.array(run.keys), pa.array(run.rows)], schema=INDEX_SCHEMA)
-    groups = [table.slice(at, ROWS_PER_GROUP) for at in range(0, max(len(table), 1), ROWS_PER_GROUP)]
-    firsts = [int(key) for key in run.keys[::ROWS_PER_GROUP]]
+    groups = [table.slice(at, rows_per_group) for at in range(0, max(len(table), 1), rows_per_group)]
+    firsts = [int(key) for key in run.keys[::rows_per_group]]
     about = json.dumps({"start": start, "stop": start + len(run.keys), "firsts": firsts})
     metadata = {
         "kind": "id_index",

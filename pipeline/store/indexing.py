@@ -8,7 +8,7 @@ from pipeline.sets.binding import video_keys
 from pipeline.storage.backend import StorageBackend
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.commit_index import MIN_COMMITS, CommitIndex, write_commit_index
-from pipeline.store.id_index import MAX_INDEX_ROWS, Run, drop_index, open_index, write_index
+from pipeline.store.id_index import MAX_INDEX_ROWS, ROWS_PER_GROUP, Run, drop_index, open_index, write_index
 
 MIN_IDS = 4096
 """Fewer new ids are scanned faster than they are indexed."""
@@ -35,7 +35,14 @@ def index_commits(backend: StorageBackend, dataset: str, *, min_commits: int = M
     return commits.count - len(old)
 
 
-def index_ids(backend: StorageBackend, dataset: str, *, min_ids: int = MIN_IDS, max_rows: int = MAX_INDEX_ROWS) -> int:
+def index_ids(
+    backend: StorageBackend,
+    dataset: str,
+    *,
+    min_ids: int = MIN_IDS,
+    max_rows: int = MAX_INDEX_ROWS,
+    rows_per_group: int = ROWS_PER_GROUP,
+) -> int:
     """Put the ids that no index knows into one, with smaller index files; return how many were new."""
     catalogue = Catalogue(backend, dataset)
     files = open_index(backend, dataset)
@@ -51,7 +58,7 @@ def index_ids(backend: StorageBackend, dataset: str, *, min_ids: int = MIN_IDS, 
         runs.append(Run.of(video_keys(ids.to_pylist()), row))
         row = commit.stop
         if sum(len(run.keys) for run in runs) >= max_rows:
-            write_index(backend, dataset, Run.merged(runs), start)
+            write_index(backend, dataset, Run.merged(runs), start, rows_per_group=rows_per_group)
             runs, start, files = [], row, []
     while files and runs:
         size, more = row - start, files[-1].stop - files[-1].start
@@ -61,6 +68,6 @@ def index_ids(backend: StorageBackend, dataset: str, *, min_ids: int = MIN_IDS, 
         runs.append(merged.whole)
         start = merged.start
     if runs:
-        write_index(backend, dataset, Run.merged(runs), start)
+        write_index(backend, dataset, Run.merged(runs), start, rows_per_group=rows_per_group)
     drop_index(backend, dataset, but=[file.number for file in open_index(backend, dataset)])
     return num_new

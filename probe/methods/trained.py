@@ -117,10 +117,15 @@ def _measure(
 ) -> list[_Measured]:
     if len(rows) != len(train):
         train = train.subset(rows)
-    learn = _solve if spec.may_be_solved and (spec.solver == "lbfgs" or num_rows(train) <= MAX_ROWS) else _train
+    learn = _solve if is_solved(spec, train) else _train
     groups = [setting.train_groups[i] for i in rows]
     return learn(spec, train, setting.train_truth[rows], groups, test, setting.vocabulary.is_multilabel, seeds, device,
                  on_epoch)  # fmt: skip
+
+
+def is_solved(spec: LinearProbe, train: Input, max_rows: int = MAX_ROWS) -> bool:
+    """Whether the probe is solved to its end, and not trained: asked for, or few rows (crops count) to learn from."""
+    return spec.may_be_solved and (spec.solver == "lbfgs" or num_rows(train) <= max_rows)
 
 
 def _solve(

@@ -59,8 +59,16 @@ class Fit:
     """Train rows on a device, and the two runs over them."""
 
     def __init__(
-        self, spec: FitSpec, train: Input, targets_NC: Tensor, is_multilabel: bool, device: torch.device
+        self,
+        spec: FitSpec,
+        train: Input,
+        targets_NC: Tensor,
+        is_multilabel: bool,
+        device: torch.device,
+        *,
+        min_fold_width: int = MIN_WIDTH_OF_A_FOLD,
     ) -> None:
+        self.min_fold_width = min_fold_width
         self.spec, self.device, self.is_multilabel = spec, device, is_multilabel
         self.train = train.to(device)
         self.targets_NC = targets_NC.to(device)
@@ -85,7 +93,7 @@ class Fit:
         folds = [head.part(slice(f * num_points, (f + 1) * num_points)) for f in range(num_folds)]
         rows_of_fold = [torch.nonzero(mask)[:, 0] for mask in heldout]
         num_heldout = sum(map(len, rows_of_fold))
-        is_wide = num_points * self.num_classes >= MIN_WIDTH_OF_A_FOLD
+        is_wide = num_points * self.num_classes >= self.min_fold_width
         blocks = list(zip(folds, (~heldout).split(1), strict=True)) if is_wide else [(head, ~heldout)]
         every = max(1, self.spec.epochs // NUM_EVALUATIONS)
         epochs, top1, losses = [], [], []

@@ -18,7 +18,7 @@ import torch
 
 from pipeline.compute.threads import at_most_threads
 from pipeline.errors import NoDataError, ShapeMismatchError, TrainingError
-from probe.trained.fitting import Curves, Fit, FitSpec, Point
+from probe.trained.fitting import MIN_WIDTH_OF_A_FOLD, Curves, Fit, FitSpec, Point
 from probe.trained.heads import HeadKind
 from probe.trained.holdout import holdout_masks
 from probe.trained.inputs import Input, prepare
@@ -76,6 +76,7 @@ def train_grid(
     *,
     is_multilabel: bool = False,
     device: str = "cpu",
+    min_fold_width: int = MIN_WIDTH_OF_A_FOLD,
     on_epoch: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[TrainedProbe]:
     """Choose on held-out train groups, train on all train rows, score test.
@@ -92,6 +93,8 @@ def train_grid(
     is_multilabel : bool
         Independent sigmoids instead of one softmax.
     device : str
+    min_fold_width : int
+        Outputs of all points together from which on every fold is a product of its own; the numbers are the same.
     on_epoch : callable
         Called with (epochs done, epochs in all) over both runs.
 
@@ -119,7 +122,8 @@ def train_grid(
     )
     train, test = prepare(train, test)
     job = FitSpec(spec.kind, spec.epochs, spec.batch_size, spec.hidden_dim, min(spec.seeds))
-    fit = Fit(job, train, torch.from_numpy(np.ascontiguousarray(targets_NC)), is_multilabel, torch.device(device))
+    targets = torch.from_numpy(np.ascontiguousarray(targets_NC))
+    fit = Fit(job, train, targets, is_multilabel, torch.device(device), min_fold_width=min_fold_width)
     total = spec.epochs * (2 if len(masks) else 1)
     work = fit.step_work(len(points) * max(1, len(masks)))
     with at_most_threads(work // MULTIPLICATIONS_PER_THREAD):

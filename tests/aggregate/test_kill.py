@@ -20,13 +20,11 @@ TRAIN = """
 import sys
 import torch
 torch.set_num_threads(1)
-from aggregate.training import progress, saving
 from aggregate.stage import plan_train, run_train
 from pipeline import FeatureStore
 from pipeline.events import Progress
 from pipeline.recipe import parse_recipe
 from pipeline.settings import Settings
-progress.PROGRESS_SECONDS = saving.CHECKPOINT_SECONDS = 0.0
 recipe = parse_recipe({
     "name": "toy", "dataset": {"name": "toy", "videos": "*.mp4", "shard_rows": 8},
     "crops": {"train16": {"policy": "random", "num_crops": 4}},
@@ -34,7 +32,7 @@ recipe = parse_recipe({
     "train": {"crops": "train16", "backbone": "fake", "epochs": 15, "batch_size": 8, "set_size": 2, "rows": "all",
               "ema": 0.9, "model": {"dim": 16, "num_heads": 2, "head_hidden_dim": 12, "target_hidden_dim": 10,
                                     "projection_dim": 6}}})
-store, settings = FeatureStore.open(sys.argv[1], mode="a"), Settings(device="cpu")
+store, settings = FeatureStore.open(sys.argv[1], mode="a"), Settings(device="cpu", progress_s=0, checkpoint_s=0)
 def say(event):
     if isinstance(event, Progress):
         print(event.done, flush=True)

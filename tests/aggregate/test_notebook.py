@@ -10,7 +10,7 @@ import torch
 
 import aggregate
 from aggregate import ScaleModel
-from aggregate.data import arrays
+from aggregate.data.arrays import check_finite
 from pipeline.errors import InvalidInputError, NoDataError, ShapeMismatchError, TrainingError
 from tests.support.set_batches import TINY, raw_geometry
 
@@ -107,8 +107,7 @@ def test_complex_numbers_are_refused_and_not_cut():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("which", ["features", "geometry"])
-def test_values_that_are_not_finite_are_named_before_anything_is_computed(monkeypatch, which, value):
-    monkeypatch.setattr(arrays, "CHECKED_VIDEOS", 5)  # some blocks
+def test_values_that_are_not_finite_are_named_before_anything_is_computed(which, value):
     x, where = videos()
     broken = x if which == "features" else where
     broken[[3, 4, 5, 9, 12, 14, 15], 2, 0] = value
@@ -117,6 +116,10 @@ def test_values_that_are_not_finite_are_named_before_anything_is_computed(monkey
         aggregate.train(x, where, **OPTIONS)
     with pytest.raises(InvalidInputError, match=message):
         aggregate.embed(model(), x, where)
+    tensors = [torch.as_tensor(one) for one in (x, where)]
+    for videos_at_once in (1, 5, 16):
+        with pytest.raises(InvalidInputError, match=message):
+            check_finite(*tensors, torch.ones(16, 6, dtype=torch.bool), videos_at_once=videos_at_once)
     valid = torch.ones(16, 6, dtype=torch.bool)
     valid[:, 2] = False
     trained = aggregate.train(x, where, valid, **OPTIONS)

@@ -11,7 +11,6 @@ import torch
 from aggregate.data.rows import make_source
 from aggregate.network.saving import METRICS, WEIGHTS
 from aggregate.stage import plan_embed, plan_train, run_train
-from aggregate.training import progress, saving
 from aggregate.training.stage import training_folder
 from pipeline import FeatureStore
 from pipeline.events import Progress
@@ -25,7 +24,7 @@ EMBEDS = ({"crops": "train16"}, {"crops": "train16", "name": "white", "readout":
 @pytest.fixture
 def no_room(monkeypatch):
     """Neither the device nor the host holds the selection: shards come in blocks, from the store, every epoch."""
-    monkeypatch.setattr("aggregate.data.rows.free_bytes", lambda device: 1000)
+    monkeypatch.setenv("SCALE_RESIDENT_BYTES", "1000")
     monkeypatch.setattr("pipeline.sets.batches._memory_bytes", lambda: 1000)
 
 
@@ -38,8 +37,8 @@ def both(tmp_path, remote: str) -> tuple[FeatureStore, FeatureStore]:
     return toy(tmp_path / "local"), toy(remote)
 
 
-def settings(tmp_path) -> Settings:
-    return Settings(device="cpu", cache=tmp_path / "cache")
+def settings(tmp_path, **more) -> Settings:
+    return Settings(device="cpu", cache=tmp_path / "cache", **more)
 
 
 def what_is_left(store: FeatureStore) -> tuple[bytes, bytes, list[np.ndarray]]:
@@ -54,7 +53,13 @@ def test_remote_equals_local(tmp_path, remote, request, streamed):
         request.getfixturevalue("no_room")
     chosen, found = recipe(embeds=EMBEDS), []
     for store in both(tmp_path, remote):
-        source = make_source(store.dataset("toy"), np.arange(16), chosen.train, torch.device("cpu"))
+        source = make_source(
+            store.dataset("toy"),
+            np.arange(16),
+            chosen.train,
+            torch.device("cpu"),
+            resident_bytes=1000 if streamed else None,
+        )
         assert type(source).__name__ == ("StreamSource" if streamed else "ResidentSource")
         trained, embedded = run_all(store, chosen, settings=settings(tmp_path))
         assert trained.did == {"models_trained": 1, "models_skipped": 0, "steps": 8}
@@ -74,12 +79,8 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-def test_a_streamed_training_from_a_remote_store_resumes_in_the_middle_of_an_epoch(
-    tmp_path, remote, no_room, monkeypatch
-):
-    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
-    monkeypatch.setattr(saving, "CHECKPOINT_SECONDS", 0.0)
-    chosen, here = recipe(batch_size=4, ema=0.9), settings(tmp_path)
+def test_a_streamed_training_from_a_remote_store_resumes_in_the_middle_of_an_epoch(tmp_path, remote, no_room):
+    chosen, here = recipe(batch_size=4, ema=0.9), settings(tmp_path, progress_s=0, checkpoint_s=0)
     local, far = both(tmp_path, remote)
     run_train(plan_train(chosen, local, here), local, here)
 
@@ -100,7 +101,7 @@ def test_a_streamed_training_from_a_remote_store_resumes_in_the_middle_of_an_epo
 
 def test_batches_that_were_done_are_not_read_again(tmp_path, remote, no_room, monkeypatch):
     store, spec = toy(remote), recipe(batch_size=4).train
-    source = make_source(store.dataset("toy"), np.arange(16), spec, torch.device("cpu"))
+    source = make_source(store.dataset("toy"), np.arange(16), spec, torch.device("cpu"), resident_bytes=1000)
     asked = []
     from pipeline.store.selection import Selection
 

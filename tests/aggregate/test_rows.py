@@ -10,6 +10,7 @@ import torch
 from aggregate.data.rows import choose_rows, group_ids, make_source, stream_source
 from aggregate.stage import plan_train
 from pipeline.errors import NoDataError
+from pipeline.settings import Settings
 from tests.support.stores import make_store
 from tests.support.toy_training import HERE, recipe, run_all, toy
 
@@ -59,10 +60,9 @@ def test_streaming_from_the_store_sees_every_row_once_and_resumes_the_same(tmp_p
     np.testing.assert_array_equal(batch.pool_features[order].numpy(), values)
 
 
-def test_a_selection_too_large_for_memory_is_streamed(tmp_path, monkeypatch):
+def test_a_selection_too_large_for_memory_is_streamed(tmp_path):
     store, chosen = toy(tmp_path), recipe()
-    monkeypatch.setattr("aggregate.data.rows.free_bytes", lambda device: 1000)
     ds = store.dataset("toy")
-    source = make_source(ds, np.arange(16), chosen.train, torch.device("cpu"))
+    source = make_source(ds, np.arange(16), chosen.train, torch.device("cpu"), resident_bytes=1000)
     assert type(source).__name__ == "StreamSource"
-    assert run_all(store, chosen)[0].did["models_trained"] == 1
+    assert run_all(store, chosen, settings=Settings(device="cpu", resident_bytes=1000))[0].did["models_trained"] == 1

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from aggregate import train
-from aggregate.data import rows
 from aggregate.data.rows import geometry_digest
 from aggregate.network.saving import load_model
 from aggregate.stage import plan_embed, run_embed
@@ -65,12 +64,11 @@ def weights(store: FeatureStore) -> dict[str, torch.Tensor]:
     return {f"{i}.{k}": v for i in (0, 1) for k, v in load_model(ds, "m", i).state_dict().items()}
 
 
-def test_two_streams_are_trained_resident_and_streamed_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_streams_are_trained_resident_and_streamed_alike(tmp_path: Path) -> None:
     chosen = trained_on(RGB, MOTION, method="maclr")
     resident, streamed = two_streams(tmp_path / "a"), two_streams(tmp_path / "b")
     run_all(resident, chosen)
-    monkeypatch.setattr(rows, "RESIDENT_SHARE", 0.0)
-    run_all(streamed, chosen)
+    run_all(streamed, chosen, settings=Settings(device="cpu", resident_bytes=0))
     ours, theirs = weights(resident), weights(streamed)
     assert ours["0.input_projection.weight"].shape[1] == 8
     assert ours["1.input_projection.weight"].shape[1] == 5

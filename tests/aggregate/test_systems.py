@@ -14,7 +14,6 @@ from aggregate.objectives import WeightedSum, build_objective
 from aggregate.objectives.pairs_in_time import pair_weights
 from aggregate.objectives.relations import box_overlap, overlap_bin, time_overlap
 from aggregate.objectives.vicc import sinkhorn
-from aggregate.training import progress as progress_hook
 from pipeline.errors import InvalidInputError
 from tests.support.set_batches import TINY, set_batch
 from tests.support.slow_systems import (
@@ -167,10 +166,8 @@ def test_killed_and_resumed_to_the_same_digits(kind, tmp_path):
         if getattr(event, "done", 0) >= 7:
             raise Killed
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(progress_hook, "PROGRESS_SECONDS", 0.0)
-        with pytest.raises(Killed):
-            train(**toy_videos(), objective=objective, checkpoints=tmp_path, on_event=kill, **TOY)
+    with pytest.raises(Killed):
+        train(**toy_videos(), objective=objective, checkpoints=tmp_path, on_event=kill, progress_s=0.0, **TOY)
     again = train(**toy_videos(), objective=objective, checkpoints=tmp_path, **TOY)
     assert again.resumed_from == 4
     for ours, theirs in zip((again.model, *again.others), (whole.model, *whole.others), strict=True):

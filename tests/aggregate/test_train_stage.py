@@ -9,7 +9,6 @@ import pytest
 
 from aggregate.network.saving import CONFIG, METRICS, WEIGHTS, decode_model, load_model
 from aggregate.stage import plan_embed, plan_train, run_embed, run_train
-from aggregate.training import progress
 from aggregate.training.stage import training_folder
 from pipeline import FeatureStore
 from pipeline.errors import CorruptDataError, NotFoundError, TrainingError
@@ -114,9 +113,8 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-def test_a_training_that_was_killed_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
-    chosen = recipe(checkpoint_epochs=1)
+def test_a_training_that_was_killed_goes_on_from_its_checkpoint(tmp_path):
+    here, chosen = Settings(device="cpu", progress_s=0), recipe(checkpoint_epochs=1)
     whole = toy(tmp_path / "whole")
     run_train(plan_train(chosen, whole, HERE), whole, HERE)
     store = toy(tmp_path)
@@ -126,7 +124,7 @@ def test_a_training_that_was_killed_goes_on_from_its_checkpoint(tmp_path, monkey
             raise Killed
 
     with pytest.raises(Killed):
-        run_train(plan_train(chosen, store, HERE), store, HERE, die)
+        run_train(plan_train(chosen, store, here), store, here, die)
     folder = training_folder(store, HERE, plan_train(chosen, store, HERE).standings[0])
     assert sorted(p.name for p in folder.glob("step-*"))[-1] == "step-000000004"
     report = run_train(plan_train(chosen, store, HERE), store, HERE)

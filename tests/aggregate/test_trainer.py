@@ -9,7 +9,6 @@ import torch
 
 import aggregate
 from aggregate.data.loader import CropData, ResidentSource, StreamSource
-from aggregate.training import progress, saving
 from aggregate.training.checkpoint import CheckpointFolder
 from aggregate.training.course import Course
 from aggregate.training.learner import compile_wins
@@ -19,6 +18,7 @@ from pipeline.compute.seeds import keyed
 from pipeline.errors import InvalidInputError, NoDataError, ShapeMismatchError, TrainingError
 from pipeline.events import Progress, StageStarted
 from pipeline.recipe import TrainSpec
+from pipeline.settings import CHECKPOINT_S
 from tests.support.set_batches import CPU, TINY, crop_batch
 
 OPTIONS = {
@@ -33,12 +33,28 @@ def crops(num_videos: int = 20, share_valid: float = 0.9, seed: int = 0) -> Crop
 
 
 def make_trainer(
-    data: CropData | None = None, *, source=None, folder=None, on_event=lambda e: None, metrics=(), **options
+    data: CropData | None = None,
+    *,
+    source=None,
+    folder=None,
+    on_event=lambda e: None,
+    metrics=(),
+    checkpoint_s=CHECKPOINT_S,
+    **options,
 ):
     spec = TrainSpec.model_validate({"crops": "c", "backbone": "b", **OPTIONS, **options})
     source = source or ResidentSource(data or crops(), frame="per_video", device=CPU, seed=spec.seed)
     checkpoints = None if folder is None else CheckpointFolder(folder, {"spec": spec.model_dump(mode="json")})
-    return Trainer(source, spec, device=CPU, checkpoints=checkpoints, on_event=on_event, metrics=metrics)
+    return Trainer(
+        source,
+        spec,
+        device=CPU,
+        checkpoints=checkpoints,
+        on_event=on_event,
+        metrics=metrics,
+        progress_s=0.0,
+        checkpoint_s=checkpoint_s,
+    )
 
 
 def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -82,17 +98,20 @@ def interrupt_at(step: int):
 @pytest.mark.parametrize("stop_at", [1, 4, 5, 9])
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "clip_norm": 1.0, "accumulate": 2}])
-def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_digit(
-    tmp_path, monkeypatch, stop_at, every_step, extra
-):
-    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
-    if every_step:  # checkpoints in the middle of an epoch
-        monkeypatch.setattr(saving, "CHECKPOINT_SECONDS", 0.0)
+def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_digit(tmp_path, stop_at, every_step, extra):
+    checkpoint_s = 0.0 if every_step else CHECKPOINT_S  # in the middle of an epoch, or at its end
     data = crops(36)
     whole = make_trainer(data, metrics=[JsonLines(tmp_path / "a" / "m.jsonl")], **extra).fit()
     sinks = [JsonLines(tmp_path / "b" / "m.jsonl")]
     with pytest.raises(Stop):
-        make_trainer(data, folder=tmp_path / "c", metrics=sinks, on_event=interrupt_at(stop_at), **extra).fit()
+        make_trainer(
+            data,
+            folder=tmp_path / "c",
+            metrics=sinks,
+            on_event=interrupt_at(stop_at),
+            checkpoint_s=checkpoint_s,
+            **extra,
+        ).fit()
     resumed = make_trainer(data, folder=tmp_path / "c", metrics=sinks, **extra).fit()
     assert resumed.resumed_from <= stop_at
     if every_step and stop_at > 1:
@@ -103,8 +122,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_digit(
     assert (tmp_path / "a" / "m.jsonl").read_bytes() == (tmp_path / "b" / "m.jsonl").read_bytes()
 
 
-def test_another_configuration_does_not_resume(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
+def test_another_configuration_does_not_resume(tmp_path):
     with pytest.raises(Stop):
         make_trainer(folder=tmp_path, on_event=interrupt_at(9)).fit()
     assert make_trainer(folder=tmp_path).fit().resumed_from > 0
@@ -335,8 +353,7 @@ def test_compiled_training_is_close_to_eager():
 
 
 @pytest.mark.gpu
-def test_the_gpu_path_trains_and_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 0.0)
+def test_the_gpu_path_trains_and_resumes(tmp_path):
     data = crops(16, 1.0)
     arrays = data.features.half(), data.raw_geometry, data.valid
     result = aggregate.train(*arrays, device="cuda", checkpoints=tmp_path, **OPTIONS)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from extract.places import http_file
 from extract.places.cache import FileCache
 from extract.places.elsewhere import Elsewhere, place_at, place_of_path, place_of_uri
 from extract.places.files import Files
@@ -142,10 +141,9 @@ def test_what_is_not_there_is_missing(web: WebServer, files: Files) -> None:
     assert failed.value.status == "missing"
 
 
-def test_a_server_that_says_nothing_more_is_given_up(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_file, "MAX_TRIES", 1)
+def test_a_server_that_says_nothing_more_is_given_up(web: WebServer) -> None:
     web.trickle["/a.mp4"] = 1000
-    source = HttpFile(f"{web.address}/a.mp4", NAMED, timeout_s=0.1)
+    source = HttpFile(f"{web.address}/a.mp4", NAMED, timeout_s=0.1, max_tries=1)
     with pytest.raises(VideoError, match="after 1000 of 300000 bytes") as failed:
         list(source.stream())
     assert failed.value.status == "interrupted"

@@ -209,15 +209,13 @@ def test_two_processes_pretrain_one_backbone(
 PRETRAIN = """
 import sys
 import torch
-from aggregate.training import progress, saving
 from flows.pretraining import plan_pretrain, run_pretrain
 from pipeline import FeatureStore
 from pipeline.events import Progress
 from pipeline.recipe import load_recipe
 from pipeline.settings import Settings
-progress.PROGRESS_SECONDS = saving.CHECKPOINT_SECONDS = 0.0
 recipe, store = load_recipe(sys.argv[1]), FeatureStore.open(sys.argv[2], mode="a")
-settings = Settings(device="cpu", data=sys.argv[3])
+settings = Settings(device="cpu", data=sys.argv[3], progress_s=0, checkpoint_s=0)
 def say(event):
     if isinstance(event, Progress):
         print(event.done, flush=True)

@@ -19,9 +19,8 @@ SIZES = (7, 20, 21, 50, 51, 90)
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
+def store(tmp_path: Path) -> FeatureStore:
     """Six commits of different sizes."""
-    monkeypatch.setattr(id_index, "ROWS_PER_GROUP", 8)
     store = FeatureStore.create(tmp_path / "s")
     ds = store.create_dataset("toy", shard_rows=4)
     for size in SIZES:
@@ -46,8 +45,8 @@ def check(store: FeatureStore) -> None:
 
 def test_ids_are_found_with_and_without_an_index(store: FeatureStore) -> None:
     check(store)
-    assert index_ids(store.backend, "toy", min_ids=91) == 0
-    assert index_ids(store.backend, "toy", min_ids=1) == 90
+    assert index_ids(store.backend, "toy", rows_per_group=8, min_ids=91) == 0
+    assert index_ids(store.backend, "toy", rows_per_group=8, min_ids=1) == 90
     check(store)
     (file,) = open_index(store.backend, "toy")
     assert (file.start, file.stop) == (0, 90)
@@ -59,10 +58,10 @@ def test_ids_are_found_with_and_without_an_index(store: FeatureStore) -> None:
 
 
 def test_an_index_grows_by_merging_and_never_leaves_a_gap(store: FeatureStore) -> None:
-    assert index_ids(store.backend, "toy", min_ids=1, max_rows=64) == 90
+    assert index_ids(store.backend, "toy", rows_per_group=8, min_ids=1, max_rows=64) == 90
     for size in range(92, 160, 3):
         store.dataset("toy").append_videos(video_table(size))
-        index_ids(store.backend, "toy", min_ids=2, max_rows=64)
+        index_ids(store.backend, "toy", rows_per_group=8, min_ids=2, max_rows=64)
         files = open_index(store.backend, "toy")
         assert [f.start for f in files] == [0, *(f.stop for f in files[:-1])]
         assert files[-1].stop == store.dataset("toy").num_rows
@@ -72,13 +71,13 @@ def test_an_index_grows_by_merging_and_never_leaves_a_gap(store: FeatureStore) -
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "other rows"])
 def test_a_damaged_or_wrong_index_is_no_answer(store: FeatureStore, damage: str) -> None:
-    index_ids(store.backend, "toy", min_ids=1)
+    index_ids(store.backend, "toy", rows_per_group=8, min_ids=1)
     path = Path(store.url) / "toy/catalog/packs/ids-0.parquet"
     whole = path.read_bytes()
     if damage == "other rows":
         run = open_index(store.backend, "toy")[0].whole
         drop_index(store.backend, "toy")
-        id_index.write_index(store.backend, "toy", Run(run.keys, run.rows[::-1]), 0)
+        id_index.write_index(store.backend, "toy", Run(run.keys, run.rows[::-1]), 0, rows_per_group=8)
         check(store)
         return
     for place in range(5, len(whole), max(1, len(whole) // 15)):
@@ -91,7 +90,7 @@ def test_a_damaged_or_wrong_index_is_no_answer(store: FeatureStore, damage: str)
 def test_appends_know_what_is_there_with_and_without_an_index(store: FeatureStore) -> None:
     for indexed in (False, True):
         if indexed:
-            index_ids(store.backend, "toy", min_ids=1)
+            index_ids(store.backend, "toy", rows_per_group=8, min_ids=1)
         ds = store.dataset("toy")
         start = ds.num_rows
         appended = ds.append_videos(video_table(start + 5))

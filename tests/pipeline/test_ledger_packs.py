@@ -11,10 +11,10 @@ import pytest
 
 from pipeline import FeatureStore, RowStatus
 from pipeline.errors import ConflictError, CorruptDataError, StorageError
-from pipeline.sets import compaction, ledger_pack, set_writer
-from pipeline.sets.compaction import Compacted, compact_ledger, forget_history
+from pipeline.sets.compaction import COMPACT_AFTER, Compacted, compact_ledger, forget_history
 from pipeline.sets.ledger import Ledger, list_generations
 from pipeline.sets.ledger_names import Packs, loose_generations, newest_generation, pack_numbers
+from pipeline.sets.ledger_pack import PACK_SIZE, PackSize
 from pipeline.store.compact import compact_store
 from pipeline.verify.verify_store import verify_store
 from tests.support.faults import FaultPlan, FaultyLocalBackend
@@ -29,8 +29,8 @@ def store(tmp_path: Path) -> FeatureStore:
     return make_store(tmp_path / "s", num_videos=NUM, shard_rows=SHARD_ROWS, statuses={5: "unreadable", 6: "partial"})
 
 
-def compact(store: FeatureStore, least: int = 1) -> Compacted:
-    return compact_ledger(store.backend, LEDGER, min_loose=least)
+def compact(store: FeatureStore, least: int = 1, size: PackSize = PACK_SIZE) -> Compacted:
+    return compact_ledger(store.backend, LEDGER, min_loose=least, size=size)
 
 
 def fresh(store: FeatureStore):
@@ -110,17 +110,16 @@ def test_the_newest_generation_counts_wherever_it_lies(store: FeatureStore) -> N
     assert newest_generation(store.backend, LEDGER, 99, packs, -1) == -1
 
 
-def test_packs_grow_by_merging_and_a_full_one_stays(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction, "MAX_PACK_ROWS", 24)
-    monkeypatch.setattr(ledger_pack, "LINES_PER_GROUP", 8)
+def test_packs_grow_by_merging_and_a_full_one_stays(store: FeatureStore) -> None:
+    size = PackSize(max_rows=24, lines_per_group=8)
     expected = answers(store)
-    assert compact(store) == Compacted(num_entries=10, num_packs=2)  # 24 rows and 16
+    assert compact(store, size=size) == Compacted(num_entries=10, num_packs=2)  # 24 rows and 16
     full = (Path(store.url) / LEDGER / "packs/0.parquet").read_bytes()
     for num in (44, 48, 52, 60, 64):
         ds = fresh(store)
         ds.append_videos(video_table(num))
         extend(store)
-        compact(store)
+        compact(store, size=size)
         packs = Packs(store.backend, LEDGER)
         assert packs.by_number[0].index.num_rows == 24
         covered = [packs.by_number[n].index.row_start for n in packs.by_number]
@@ -133,9 +132,10 @@ def test_packs_grow_by_merging_and_a_full_one_stays(store: FeatureStore, monkeyp
     assert verify_store(FeatureStore.open(store.url)).problems == ()
 
 
-def extend(store: FeatureStore) -> None:
+def extend(store: FeatureStore, compact_after: int = COMPACT_AFTER) -> None:
     ds = fresh(store)
     writer = ds.writer(CROPS, FEATURE_SET, ds.feature_info(CROPS, FEATURE_SET).fingerprint, 16)
+    writer.compact_after = compact_after
     for task in writer.todo():
         shape = (len(task), writer.spec.num_crops)
         writer.write(
@@ -147,7 +147,6 @@ def extend(store: FeatureStore) -> None:
 def test_a_writer_compacts_by_itself_and_lists_nobody_elses_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(set_writer, "COMPACT_AFTER", 8)
     store = make_store(tmp_path / "s", num_videos=0, shard_rows=1)
     fresh(store).append_videos(video_table(30))
     listed: list[str] = []
@@ -158,7 +157,7 @@ def test_a_writer_compacts_by_itself_and_lists_nobody_elses_names(
         return original(self, prefix, recursive=recursive)
 
     monkeypatch.setattr(type(store.backend), "list", counted)
-    extend(store)
+    extend(store, compact_after=8)
     assert len(loose_generations(store.backend, LEDGER)) < 8
     assert listed.count(LEDGER) <= 4 + 3 * 2  # looks when it begins (and the line above), and two at each compaction
     assert fresh(store).feature_info(CROPS, FEATURE_SET).num_shards_done == 30

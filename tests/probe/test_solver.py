@@ -13,7 +13,7 @@ from pipeline.errors import NoDataError, RecipeError
 from pipeline.products.report import report_products
 from pipeline.recipe import LinearProbe
 from pipeline.recipe.probes import trained as recipe_of_trained
-from probe.methods import trained
+from probe.methods.trained import is_solved
 from probe.trained import convex
 from probe.trained.convex import PathSpec, solve_path
 from probe.trained.inputs import Input, prepare
@@ -160,7 +160,7 @@ def test_a_report_that_is_now_computed_otherwise_is_made_again_and_others_are_no
     assert content(epochs=5) == before | {"epochs": 5}
 
 
-def test_a_small_set_is_solved_and_a_larger_one_trained(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_set_is_solved_and_a_larger_one_trained(tmp_path) -> None:
     store = store_at(tmp_path)
     plain = {"kind": "linear", "crops": "c", "readouts": ["mean", "crops"], "num_seeds": 2}
     results = measure(store, recipe(plain)).results
@@ -170,8 +170,10 @@ def test_a_small_set_is_solved_and_a_larger_one_trained(tmp_path, monkeypatch: p
     }
     assert all(r.top1 == 1.0 and r.said("selected")["solver"] == "lbfgs" for r in results)
     assert {curve.name for r in results for curve in r.curves} == {"penalty"}
-    monkeypatch.setattr(trained, "MAX_ROWS", 24 * 4 - 1)  # the 24 rows of train are few enough, their crops are not
-    mixed = measure(store, recipe({**plain, "num_seeds": 1, "penalties": [0.1]})).results
-    assert {(r.readout, "solver" in r.said("selected")) for r in mixed} == {("mean", True), ("crops", False)}
+    spec, crops = LinearProbe.model_validate(plain), Input.of(np.ones((24, 4, 2), np.float32), np.ones((24, 4), bool))
+    assert is_solved(spec, Input.of(np.ones((95, 2), np.float32)), max_rows=95)
+    assert is_solved(spec, crops, max_rows=96)
+    assert not is_solved(spec, crops, max_rows=95)  # few enough rows, too many crops
+    assert is_solved(spec.model_copy(update={"solver": "lbfgs"}), crops, max_rows=95)
     trained_ones = measure(store, recipe(LINEAR)).results
     assert {r.protocol for r in trained_ones} == {"selected", "last"}

@@ -12,7 +12,6 @@ from sklearn.preprocessing import StandardScaler
 
 from pipeline.errors import NoDataError, ShapeMismatchError, TrainingError
 from probe.maths.statistics import bootstrap_interval
-from probe.trained import fitting
 from probe.trained.heads import AttentiveHead, GridAdamW, HeadKind, LinearHead, MlpHead, Slope
 from probe.trained.inputs import Input, prepare
 from probe.trained.training import GridSpec, train_grid
@@ -188,12 +187,12 @@ class TestGrid:
         np.testing.assert_allclose(found.selected_scores_QC, alone_.selected_scores_QC, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found.last_scores_QC, alone_.last_scores_QC, rtol=1e-4, atol=1e-4)
 
-    def test_products_a_fold_and_one_product_for_all_give_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_products_a_fold_and_one_product_for_all_give_the_same(self) -> None:
         (x, y), (x_test, _) = blobs(0, 90), blobs(1, 20)
         found = []
         for width in (1, 1 << 30):
-            monkeypatch.setattr(fitting, "MIN_WIDTH_OF_A_FOLD", width)
-            found.append(train_grid(FAST, Input.of(x), one_hot(y), alone(90), Input.of(x_test))[0])
+            made = train_grid(FAST, Input.of(x), one_hot(y), alone(90), Input.of(x_test), min_fold_width=width)
+            found.append(made[0])
         assert found[0].heldout_curve == found[1].heldout_curve
         np.testing.assert_allclose(found[0].selected_scores_QC, found[1].selected_scores_QC, rtol=1e-4, atol=1e-4)
 
