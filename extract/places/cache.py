@@ -112,6 +112,11 @@ class FileCache:
                 file.flush()
                 os.fsync(descriptor)  # its name promises bytes, after a loss of power too
             with self._locked(".lock"):
+                # The same bytes came meanwhile: who has them holds that file, and would lose its name with another's.
+                if (held := self.find(name)) is not None:
+                    partial.unlink()
+                    os.close(descriptor)
+                    return held
                 os.replace(partial, self.folder / name)
                 _lock(descriptor, "LOCK_SH")
         except BaseException as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from extract.places.cache import FileCache
+from extract.places.cache import FileCache, Lease
 from extract.places.elsewhere import Elsewhere, place_at, place_of_path, place_of_uri
 from extract.places.files import Files
 from extract.places.hosts import Hosts, is_public
@@ -217,6 +217,22 @@ def test_the_cache_stays_below_its_size_and_keeps_what_was_used_last(tmp_path: P
     (tmp_path / "dead.partial").write_bytes(b"x" * 80)
     put("g", 15)
     assert not (tmp_path / "dead.partial").exists(), "of a killed process"
+
+
+def test_a_file_that_comes_twice_stays_for_whoever_holds_the_first(tmp_path: Path) -> None:
+    cache = FileCache(tmp_path, 100)
+
+    def add(name: str, size: int) -> Lease:
+        return cache.add(size, lambda file: (file.write(b"x" * size), name)[1])
+
+    first = add("same", 40)
+    add("same", 40).close()
+    os.utime(first.path, (0, 0))  # the first to go, were it not in use
+    add("later", 30).close()
+    add("new", 50).close()
+    assert first.path.read_bytes() == b"x" * 40
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"same", "new"}
+    first.close()
 
 
 FETCHER = """
