@@ -8,6 +8,7 @@ entry holds it. Every pack is written twice; the copy serves where the file is d
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -209,8 +210,10 @@ class Pack:
                 raise
             try:
                 return read()
-            except (CorruptDataError, NotFoundError):
+            except NotFoundError:
                 raise err from None
+            except CorruptDataError as worse:  # a file that is gone may have been merged, a copy that is wrong may not
+                raise (worse if isinstance(err, NotFoundError) else err) from None
 
     @cached_property
     def _file(self) -> ParquetPieces:
@@ -281,7 +284,21 @@ def check_pack(backend: StorageBackend, ledger: str, number: int) -> dict[str, s
     problems = {}
     for key in (pack_key(ledger, number), pack_copy_key(ledger, number)):
         try:
-            check_seal(backend.read(key), what=key)
+            data = backend.read(key)
+            check_seal(data, what=key)
         except (CorruptDataError, NotFoundError) as err:
             problems[key] = str(err)
+            continue
+        of, said = named_pack(data)
+        if (of, said) != (ledger, number):
+            problems[key] = f"expected pack {number} of {ledger}, found pack {said} of {of} under another name"
     return problems
+
+
+def named_pack(data: bytes) -> tuple[str, int]:
+    """Return which pack a sealed file says that it is: its ledger and number; ``("", -1)`` where it is none."""
+    try:
+        metadata = ParquetPieces(io.BytesIO(data)).metadata
+        return (metadata["ledger"], int(metadata["number"])) if metadata["kind"] == "ledger_pack" else ("", -1)
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return "", -1

@@ -49,7 +49,7 @@ class ParquetPieces:
         If it is no Parquet file, or damaged; also of :meth:`group`.
     """
 
-    def __init__(self, source: io.RawIOBase) -> None:
+    def __init__(self, source: io.RawIOBase | io.BytesIO) -> None:
         opened = pa.PythonFile(source, mode="r")
         self._file = pq.ParquetFile(opened, pre_buffer=False, page_checksum_verification=True)
         footer = self._file.metadata

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipeline.errors import CorruptDataError, NotFoundError, UnsafeNameError
 from pipeline.sets.ledger_names import Packs, pack_numbers
-from pipeline.sets.ledger_pack import check_pack
+from pipeline.sets.ledger_pack import check_pack, named_pack
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import pack_copy_key, pack_key
-from pipeline.storage.spare import keep
+from pipeline.storage.sealed import check_seal
+from pipeline.storage.spare import keep, set_aside
 from pipeline.verify.findings import Problem
 
 
@@ -22,6 +24,7 @@ def check_packs(backend: StorageBackend, ledger: str, *, repair: bool) -> Iterat
         If the entries of a pack can be read from neither file: what its shards hold is not known, so nobody may call
         them orphans.
     """
+    yield from _check_strays(backend, ledger, repair=repair)
     for number in pack_numbers(backend, ledger):
         if not check_pack(backend, ledger, number):
             continue
@@ -40,3 +43,29 @@ def check_packs(backend: StorageBackend, ledger: str, *, repair: bool) -> Iterat
                 hint = "" if good else "; there is no good copy, restore it from a backup"
                 yield Problem(kind="damaged ledger", where=key, what=what + hint, repaired=fixed)
     Packs(backend, ledger)
+
+
+def _check_strays(backend: StorageBackend, ledger: str, *, repair: bool) -> Iterator[Problem]:
+    """Yield whole packs under a number that is not theirs, where nothing that is that number's is left."""
+    for number in pack_numbers(backend, ledger):
+        if not check_pack(backend, ledger, number):
+            continue
+        with exclusive(backend, ledger):
+            said = {key: named for key in (pack_key(ledger, number), pack_copy_key(ledger, number))
+                    if (named := _says(backend, key)) is not None}  # fmt: skip
+            if (ledger, number) in said.values():
+                continue
+            for key, (of, at) in said.items():
+                fixed = f"set aside as {set_aside(backend, key)}" if repair else ""
+                yield Problem(kind="damaged ledger", where=key, what=f"pack {at} of {of}, put under another name",
+                              repaired=fixed)  # fmt: skip
+
+
+def _says(backend: StorageBackend, key: str) -> tuple[str, int] | None:
+    """Return which pack a file is that is whole; None where there is none."""
+    try:
+        data = backend.read(key)
+        check_seal(data, what=key)
+    except (NotFoundError, CorruptDataError, UnsafeNameError):
+        return None
+    return named_pack(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,25 @@ def test_a_damaged_pack_is_served_from_its_copy_and_mended(store: FeatureStore, 
         kinds = {problem.kind for problem in report.problems}
         assert (kinds, report.is_clean) == ({"damaged ledger"}, True)
         assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["packs/8.parquet", "packs/_copies/8.parquet", "packs/_copies/0.parquet"])
+def test_a_pack_under_another_name_is_named_and_set_aside(store: FeatureStore, name: str) -> None:
+    """Its seal holds, so that nothing but what it says of itself tells; a copy alone once ended verify itself."""
+    compact(store)
+    retry(store, 1)
+    expected = answers(store)
+    compact(store)
+    newest = max(pack_numbers(store.backend, LEDGER))
+    store.backend.put(f"{LEDGER}/{name}", store.backend.read(f"{LEDGER}/packs/{newest}.parquet"))
+    with suppress(CorruptDataError):  # or refused
+        assert answers(store) == expected
+    problems = verify(store).problems
+    assert [(problem.kind, problem.where) for problem in problems if "another name" in problem.what]
+    report = verify_store(FeatureStore.open(store.url, mode="a"), repair=True)
+    assert report.is_clean
+    assert answers(store) == expected
+    assert verify(store).problems == ()
 
 
 def test_a_pack_without_a_good_copy_is_an_error_and_its_shards_are_no_orphans(store: FeatureStore) -> None:
