@@ -37,6 +37,8 @@ class ReadoutData:
     """Where the readout reads crops."""
     say: tuple[float, ...] = ()
     """What each part counts where vectors are joined; empty: all the same."""
+    is_projected: bool = False
+    """Whether directions were weighed on purpose (whitened, vicreg)."""
     also_reads: tuple[tuple[str, str], ...] = ()
     """(crops, feature set) beside its own."""
     notes: tuple[str, ...] = ()
@@ -218,7 +220,7 @@ class Reader:
         )
         text = "no whitening" if fitted.strength is None else f"shrinkage {fitted.strength:g} mean variances"
         notes = (f"{text}{', chosen on training groups' if fitted.chosen else ''}",)
-        return replace(plain, parts=(fitted(parts),), also_reads=also, notes=notes)
+        return replace(plain, parts=(fitted(parts),), is_projected=True, also_reads=also, notes=notes)
 
     def _miss(self, text: str) -> None:
         if text not in self.missing:

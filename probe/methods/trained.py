@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ from probe.methods.registry import Probing, measure_probe
 from probe.results import Curve
 from probe.trained.convex import MAX_ROWS, PathSpec, num_rows, solve_path
 from probe.trained.holdout import balanced_subset
-from probe.trained.inputs import Input
+from probe.trained.inputs import MIN_RELATIVE_STD, Input
 from probe.trained.training import GridSpec, TrainedProbe, train_grid
 
 log = logging.getLogger(__name__)
@@ -100,9 +100,35 @@ def _inputs(data: ReadoutData) -> tuple[Input, Input]:
     if data.readout in ("mean", "cls", "joined") or data.embedding is not None:
         whole_train, whole_test = data.raw()
         return Input.of(whole_train), Input.of(whole_test)
-    # Parts of other scales: each has its say after it is centred and of length 1, and its channels theirs in it.
     whole_train, whole_test = data.equal_say("train")
+    if not data.is_projected:  # else the channels have the say that the projection gave them
+        scale = channel_scale(whole_train, [part.shape[1] for part in data.parts], data.say)
+        whole_train, whole_test = whole_train * scale, whole_test * scale
     return Input.of(whole_train, is_scaled=True), Input.of(whole_test, is_scaled=True)
+
+
+def channel_scale(train_ND: np.ndarray, dims: Sequence[int], say: Sequence[float] = ()) -> np.ndarray:
+    """Return what to multiply joined channels by: within a part all count the same, and parts by their say.
+
+    Parameters
+    ----------
+    train_ND : ndarray
+        Training rows, parts side by side.
+    dims : sequence of int
+        Channels of each part.
+    say : sequence of float, optional
+        What each part counts; none: all the same.
+
+    Returns
+    -------
+    ndarray of shape (D,), float32
+    """
+    scales = []
+    for own, weight in zip(np.split(train_ND, np.cumsum(dims)[:-1], axis=1), say or (1.0,) * len(dims), strict=True):
+        deviation = own.std(axis=0, dtype=np.float64)
+        quietest = MIN_RELATIVE_STD * float(np.sqrt(np.square(deviation).mean())) or 1.0
+        scales.append(weight / np.maximum(deviation, quietest) / np.sqrt(own.shape[1]))
+    return np.concatenate(scales).astype(np.float32)
 
 
 def _measure(

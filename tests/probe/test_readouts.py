@@ -11,11 +11,13 @@ import torch
 
 from pipeline import FeatureStore
 from pipeline.errors import RecipeError
+from pipeline.products.report import report_products
 from pipeline.readouts.moments import crop_times, moments
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings
 from probe import plan_probe, run_probe
 from probe.index.stage import open_index, plan_index, run_index, search_stored
+from probe.methods.trained import channel_scale
 from probe.results import ProbeReport
 from probe.trained.inputs import Input, prepare
 from tests.support.stores import fill, make_geometry, make_store
@@ -107,8 +109,8 @@ def test_moments_read_the_order_that_the_mean_cannot(tmp_path: Path) -> None:
     assert snapshots["both"] != snapshots["moments"]
 
 
-def test_trained_probes_keep_the_say_of_joined_parts() -> None:
-    """Every channel by its own deviation would make quiet channels as loud as those that say something."""
+def test_trained_probes_keep_what_a_projection_decided() -> None:
+    """Every channel by its own deviation would undo the whitening."""
     values = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32) * [1, 10, 100]
     train, _ = prepare(Input.of(values, is_scaled=True), Input.of(values, is_scaled=True))
     assert train.scale_D is not None
@@ -118,6 +120,29 @@ def test_trained_probes_keep_the_say_of_joined_parts() -> None:
     own, _ = prepare(Input.of(values), Input.of(values))
     assert own.scale_D is not None
     assert len(set(own.scale_D.tolist())) == 3
+
+
+def test_trained_probes_scale_channels_within_parts_and_keep_the_say_of_parts() -> None:
+    values = np.random.default_rng(0).normal(size=(400, 12)) * np.geomspace(1, 30, 12)
+    scaled = values * channel_scale(values, [8, 4], [1.0, 3.0])
+    deviation = scaled.std(axis=0)
+    assert deviation[:8] == pytest.approx(8**-0.5)
+    assert deviation[8:] == pytest.approx(3 * 4**-0.5)
+    quiet = values * np.array([1e-6] + [1] * 11)  # noise that is nearly constant is not blown up
+    assert (quiet * channel_scale(quiet, [12])).std(axis=0)[0] < 0.1
+    constant = np.ones((5, 3), np.float32)
+    assert np.isfinite(channel_scale(constant, [3])).all()
+
+
+def test_reports_of_before_are_made_again_where_channels_are_scaled_in_another_way(tmp_path: Path) -> None:
+    store = order_store(tmp_path)
+    readouts = {"both": BOTH, "white": {**BOTH, "project": "whitened", "strength": 3}}
+    linear = {"kind": "linear", "crops": "c", "backbone": RGB}
+    ds = store.dataset("toy")
+    for name, changes in (("mean", False), ("moments", True), ("both", True), ("white", False)):
+        wanted = recipe({**linear, "readouts": [name]}, readouts=readouts)
+        (report,) = report_products(wanted)
+        assert ("scaling" in report.content(ds)["probes"][0]) == changes, name
 
 
 def test_strength_is_chosen_on_training_groups_alone(tmp_path: Path) -> None:
