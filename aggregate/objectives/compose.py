@@ -46,6 +46,11 @@ class WeightedSum(Objective):
     def _objectives(self) -> list[Objective]:
         return [cast(Objective, part) for part in self.parts]
 
+    def expect(self, num_videos: int) -> None:
+        """Tell every part."""
+        for part in self._objectives:
+            part.expect(num_videos)
+
     def bind(self, models: Mapping[str, ScaleModel]) -> None:
         """Bind every part."""
         for part in self._objectives:

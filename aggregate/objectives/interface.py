@@ -120,6 +120,9 @@ class Objective(nn.Module):
     masks: bool = False
     num_streams: int = 1
 
+    def expect(self, num_videos: int) -> None:
+        """Take note of how many videos are trained on. Called once, before :meth:`bind`."""
+
     def bind(self, models: Mapping[str, ScaleModel]) -> None:
         """Make what depends on the networks' widths (heads, prototypes). Called once, before training.
 

@@ -50,6 +50,8 @@ class ClipLearner:
     course : Course
     device : torch.device
     processes : Processes
+    num_videos : int
+        Of the source.
 
     Attributes
     ----------
@@ -67,6 +69,7 @@ class ClipLearner:
         course: Course,
         device: torch.device,
         processes: Processes,
+        num_videos: int,
     ) -> None:
         self.spec, self.course, self.device, self.processes = spec, course, device, processes
         self.chance: float | None = None
@@ -90,6 +93,7 @@ class ClipLearner:
             names = [MAIN_STREAM, *(f"stream{k}" for k in range(1, len(models)))]
             self.networks: dict[str, ClipModel] = dict(zip(names, models, strict=True))
             with self._heads_suffice():
+                self.objective.expect(num_videos)
                 self.objective.bind({key: as_set_model(model) for key, model in self.networks.items()})
             self.objective.to(device)
         self.main = models[0]

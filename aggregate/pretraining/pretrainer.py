@@ -98,7 +98,7 @@ class Pretrainer:
         self.on_first_batch = on_first_batch
         steps = source.steps_per_epoch
         self.course = course = Course(accumulate=1, steps_per_epoch=steps, total_steps=steps * spec.epochs)
-        self.learner = learner = ClipLearner(encoders, spec, course, device, processes)
+        self.learner = learner = ClipLearner(encoders, spec, course, device, processes, source.num_videos)
         guard = Guard(learner, course)
         self.recorder = Recorder(course, guard, metrics)
         text = f"{name}: {source.num_videos} videos, {spec.epochs} epochs on {device}"

@@ -82,6 +82,7 @@ class Learner:
             others = {f"stream{i}": self._network(source, i) for i in range(1, self.objective.num_streams)}
             self.others = nn.ModuleDict(others)
             self.networks: Mapping[str, ScaleModel] = {MAIN_STREAM: self.model, **others}
+            self.objective.expect(source.num_videos)
             self.objective.bind(self.networks)
             self.objective.to(device)
         self.splitter = splitter or self.objective.splitter(spec.set_size) or disjoint_sets(spec.set_size)

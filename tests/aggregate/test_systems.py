@@ -10,10 +10,11 @@ import torch
 from torch.nn import functional
 
 from aggregate import ScaleModel, train
-from aggregate.objectives import WeightedSum, build_objective
+from aggregate.objectives import WeightedSum, build_objective, video_bank
 from aggregate.objectives.pairs_in_time import pair_weights
 from aggregate.objectives.relations import box_overlap, overlap_bin, time_overlap
 from aggregate.objectives.vicc import sinkhorn
+from aggregate.objectives.video_bank import VideoBank
 from pipeline.errors import InvalidInputError
 from tests.support.set_batches import TINY, set_batch
 from tests.support.slow_systems import (
@@ -25,6 +26,7 @@ from tests.support.slow_systems import (
     TWO,
     World,
     log_softmax,
+    slow_coclr_of_store,
     slow_sinkhorn,
     slow_stc_mix,
     slow_vicc,
@@ -136,6 +138,37 @@ def test_what_gives_the_answer_away_is_refused():
             build_objective(PARSE({"kind": kind, **SPECS.get(kind, {})})).bind({"main": ScaleModel(8, TINY)})
 
 
+@pytest.mark.parametrize("progress", [0.0, 0.3])
+def test_coclr_mines_among_all_videos_that_it_has_seen(progress):
+    world, turn = World("coclr", mine="store", progress=progress), int(progress > 0)
+    keys = functional.normalize(torch.randn(2, 3, TINY.projection_dim), dim=-1)
+    elsewhere, groups = torch.tensor([101, 102, int(world.batch.video_ids[0])]), torch.tensor([50, 51, 0])
+    groups[2] = world.batch.group_ids[0]
+    world.objective.bank.remember(elsewhere, groups, keys)
+    known = {int(v): (int(groups[i]), keys[:, i].double()) for i, v in enumerate(elsewhere)}
+    assert world.loss() == pytest.approx(slow_coclr_of_store(world, turn, known), abs=1e-5)
+    # The first step left the keys of its videos: those of 101 and 102 stay, that of the first is new.
+    streams = [world.z(name)[:, :2].sum(1) for name in world.online]
+    new = functional.normalize(torch.stack(streams), dim=-1)
+    for i in world.usable():
+        known[int(world.batch.video_ids[i])] = (int(world.batch.group_ids[i]), new[:, i])
+    assert world.loss() == pytest.approx(slow_coclr_of_store(world, turn, known), abs=1e-5)
+    assert sorted(known) == sorted(x for x in world.objective.bank.ids.tolist() if x >= 0)
+
+
+def test_the_search_in_a_bank_is_exact_whatever_is_read_at_once(monkeypatch):
+    keys, groups = functional.normalize(torch.randn(1, 40, 6), dim=-1), torch.arange(40) // 3
+    bank = VideoBank(50, 1, 6)
+    bank.remember(torch.arange(40) * 7, groups, keys)
+    whole = bank.nearest(0, keys[0, :5], groups[:5], 4)
+    similarity = (keys[0, :5] @ keys[0].T).masked_fill(groups[:5, None] == groups, -2)
+    assert torch.equal(whole, similarity.topk(4).indices)
+    monkeypatch.setattr(video_bank, "VIDEOS_AT_ONCE", 7)
+    assert torch.equal(bank.nearest(0, keys[0, :5], groups[:5], 4), whole)
+    few = VideoBank(50, 1, 6)
+    assert few.nearest(0, keys[0, :1], groups[:1], 2).tolist() == [[-1, -1]]
+
+
 TOY = {
     "epochs": 4, "batch_size": 6, "set_size": 3, "device": "cpu", "checkpoint_epochs": 2,
     "model": BLIND.model_dump() | {"dropout": 0.1},
@@ -155,10 +188,11 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("kind", [*ONE, *TWO, "vicc cross"])
+@pytest.mark.parametrize("kind", [*ONE, *TWO, "vicc cross", "coclr store"])
 def test_killed_and_resumed_to_the_same_digits(kind, tmp_path):
-    name, _, stage = kind.partition(" ")
-    objective = {"kind": name, **SPECS.get(name, {}), **({"stage": stage} if stage else {})}
+    name, _, word = kind.partition(" ")
+    more = {"cross": {"stage": "cross"}, "store": {"mine": "store"}}.get(word, {})
+    objective = {"kind": name, **SPECS.get(name, {}), **more}
     whole = train(**toy_videos(), objective=objective, **TOY)
     assert whole.history[-1]["loss"] != whole.history[0]["loss"]
 

@@ -48,6 +48,7 @@ class World:
             self.models["stream1"] = ScaleModel(5, BLIND).eval()
         for model in self.models.values():
             torch.nn.init.normal_(model.set_cls_token)
+        self.objective.expect(10)
         self.objective.bind(self.models)
         splitter = self.objective.splitter(3) or disjoint_sets(3)
         self.batch = set_batch(
@@ -178,6 +179,28 @@ def slow_coclr(w: World) -> float:
             scores = {(j, t): float(z[i, s] @ z[j, t]) / 0.07 for j in range(n) for t in (0, 1) if (j, t) != (i, s)}
             top = sum(math.exp(v) for (j, _), v in scores.items() if j in positives)
             losses.append(-math.log(top / sum(math.exp(v) for v in scores.values())))
+    return float(np.mean(losses))
+
+
+def slow_coclr_of_store(w: World, turn: int, known: dict[int, tuple[int, torch.Tensor]]) -> float:
+    """Mine among `known`: video -> (group, its keys in both streams)."""
+    streams = list(w.online)
+    z, other = w.z(streams[turn])[w.usable()], w.z(streams[1 - turn])[w.usable()]
+    keys = functional.normalize(other[:, :2].sum(1), dim=-1)
+    groups, videos = w.batch.group_ids[w.usable()].tolist(), w.batch.video_ids[w.usable()].tolist()
+    mined = []
+    for i, group in enumerate(groups):
+        far = [v for v, (g, _) in known.items() if g != group]
+        mined.append(set(sorted(far, key=lambda v, i=i: -float(keys[i] @ known[v][1][1 - turn]))[: w.spec.top_k]))
+    beside = sorted(set().union(*mined))
+    losses = []
+    for i, own in enumerate(videos):
+        for s in (0, 1):
+            scores = [(v, float(z[i, s] @ z[j, t]) / 0.07) for j, v in enumerate(videos) for t in (0, 1)
+                      if (j, t) != (i, s)]  # fmt: skip
+            scores += [(v, float(z[i, s] @ known[v][1][turn]) / 0.07) for v in beside]
+            top = sum(math.exp(score) for v, score in scores if v in {own, *mined[i]})
+            losses.append(-math.log(top / sum(math.exp(score) for _, score in scores)))
     return float(np.mean(losses))
 
 

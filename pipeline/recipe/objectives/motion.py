@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.recipe.base import LATER
 from pipeline.recipe.objectives.base import ObjectiveBase
 
 
@@ -21,6 +22,8 @@ class CoclrObjective(ObjectiveBase):
     """How often each stream gets its turn."""
     siblings: bool = False
     """Videos of the same group are positives, too."""
+    mine: Annotated[Literal["batch", "store"], LATER] = "batch"
+    """Among whom: the videos of the step, or all that are trained on, each by its newest key."""
 
 
 class MaclrObjective(ObjectiveBase):
