@@ -29,6 +29,10 @@ class LatentActions:
     noise: float = 0.5
     seconds: tuple[float, float] = (4.0, 12.0)
     """Shortest and longest video."""
+    crop_share: float = 0.2
+    """Of the video that a crop covers."""
+    orders: int | None = None
+    """Only so many orders over time; actions of one order show the same motifs at each time, on other sides."""
 
 
 def generate(config: LatentActions, num_videos: int, *, world: int, seed: int) -> tuple[np.ndarray, ...]:
@@ -48,7 +52,7 @@ def generate(config: LatentActions, num_videos: int, *, world: int, seed: int) -
     features : ndarray
         (N, V, D) float32.
     raw_geometry : ndarray
-        (N, V, 9) float32: crops of a fifth of the video and of half the frame's width.
+        (N, V, 9) float32: crops of half the frame's width.
     labels : ndarray
         (N,) int64.
     """
@@ -58,16 +62,16 @@ def generate(config: LatentActions, num_videos: int, *, world: int, seed: int) -
     distractors = _unit(fixed.normal(size=(8, config.dim)))
     actions: list[np.ndarray] = []
     while len(actions) < config.num_actions:
-        order = fixed.permutation(num_motifs)
+        order = _same_times(config, len(actions), fixed) if config.orders else fixed.permutation(num_motifs)
         if all((order == other).sum() <= num_motifs // 2 for other in actions):
             actions.append(order)
     arranged = np.stack(actions).reshape(-1, config.num_times, config.num_sides)
 
     shape = (num_videos, config.num_crops)
     labels = random.integers(config.num_actions, size=num_videos)
-    start = random.uniform(0.0, 0.8, size=shape)
+    start = random.uniform(0.0, 1.0 - config.crop_share, size=shape)
     side = random.integers(config.num_sides, size=shape)
-    moment = np.minimum(((start + 0.1) * config.num_times).astype(int), config.num_times - 1)
+    moment = np.minimum(((start + config.crop_share / 2) * config.num_times).astype(int), config.num_times - 1)
     features = motifs[arranged[labels[:, None], moment, side]]
     distracted = random.random(shape) < config.distractors
     features = np.where(distracted[..., None], distractors[random.integers(8, size=shape)], features)
@@ -79,10 +83,18 @@ def generate(config: LatentActions, num_videos: int, *, world: int, seed: int) -
     top = random.uniform(0, 120, size=shape)
     flip = random.integers(2, size=shape)
     columns = (
-        start * duration_s, (start + 0.2) * duration_s, top, left, top + 120, left + 120, flip,
+        start * duration_s, (start + config.crop_share) * duration_s, top, left, top + 120, left + 120, flip,
         np.ones(shape), np.floor(start * duration_s * 30),
     )  # fmt: skip
     return (features + own + noise).astype(np.float32), np.stack(columns, -1).astype(np.float32), labels
+
+
+def _same_times(config: LatentActions, number: int, random: np.random.Generator) -> np.ndarray:
+    """Draw an action whose motifs of one time are those that action `number` must show then, on sides of its own."""
+    assert config.orders is not None
+    motifs = np.arange(config.num_times * config.num_sides).reshape(config.num_times, config.num_sides)
+    turned = np.roll(motifs, number % config.orders, axis=0)
+    return random.permuted(turned, axis=1).ravel()
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

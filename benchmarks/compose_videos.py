@@ -120,7 +120,10 @@ def make(listed: Path, data: Path, out: Path, seconds_each: float) -> int:
             )
         target = out / row["video"]
         if not target.is_file():
-            encode_video(target, frames_of([data / clip for clip in row["clips"].split(";")], seconds_each), fps=FPS)
+            clips = [data / clip for clip in row["clips"].split(";")]
+            part = target.with_name(f"{target.stem}.part{target.suffix}")  # a file that was cut is made again
+            encode_video(part, frames_of(clips, seconds_each), fps=FPS)
+            part.replace(target)
             made += 1
     out.mkdir(parents=True, exist_ok=True)
     with (out / "videos.csv").open("w", newline="") as file:

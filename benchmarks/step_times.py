@@ -52,9 +52,10 @@ def main() -> None:
     )  # fmt: skip
     systems = {name: options for name, options in SYSTEMS.items() if "normalise" not in options}
     taken: dict[str, list[float]] = {name: [] for name in systems}
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         for name, options in systems.items():
             taken[name].append(seconds_a_step(options, data))
+            print(f"round {number + 1} of {ROUNDS}, {name}: {1000 * taken[name][-1]:.1f} ms a step", flush=True)
     scale = taken["SCALE"]
     rows: list[dict[str, object]] = []
     for name, found in taken.items():

@@ -49,6 +49,7 @@ def test_any_list_is_made_once(tmp_path: Path) -> None:
     )
     assert make(listed, tmp_path, tmp_path / "out", seconds_each=2.0) == 1
     assert make(listed, tmp_path, tmp_path / "out", seconds_each=2.0) == 0
+    assert [path.name for path in (tmp_path / "out/AB").iterdir()] == ["1.mp4"]
     found = inspect_video(tmp_path / "out/AB/1.mp4")
     assert found.duration_s == pytest.approx(4.0, abs=0.2)
     with (tmp_path / "out/videos.csv").open() as file:
