@@ -76,7 +76,8 @@ class Session:
             key = (spec.measured_split, data.crops, data.feature_set, _name(data))
             self.coverage.setdefault(key, data.used.coverage)
             setting = Setting(split, vocabulary, data.used, self._common(spec, data))
-            measure_probe(spec, Probing(data, setting, self.findings, self.device, key, self.texts))
+            others = {name: self.reader.features(spec.measured_split, spec.crops, name) for name in spec.also_reads}
+            measure_probe(spec, Probing(data, setting, self.findings, self.device, key, others, self.texts))
             if data.embedding is not None and data.readout not in ("joined", "crops") and len(data.parts) == 1:
                 self.collapsed[data.embedding] = data.doubts()
             if key not in self.maps and data.readout not in ("crops", "attention"):
@@ -90,11 +91,12 @@ class Session:
         return self.leaks[key][1]
 
     def _common(self, spec: ProbeSpec, data: ReadoutData) -> dict[str, Any]:
-        snapshot_key = (f"{data.crops}/{data.feature_set}{data.also_reads or ''}", data.embedding)
+        also_reads = (*data.also_reads, *((spec.crops, name) for name in spec.also_reads))
+        snapshot_key = (f"{data.crops}/{data.feature_set}{also_reads or ''}", data.embedding)
         if snapshot_key not in self.snapshots:
             snapshot = self.ds.snapshot(crops=data.crops, feature_set=data.feature_set)
-            if data.also_reads:
-                also = [self.ds.snapshot(crops=crops, feature_set=name) for crops, name in data.also_reads]
+            if also_reads:
+                also = [self.ds.snapshot(crops=crops, feature_set=name) for crops, name in also_reads]
                 snapshot = fingerprint([snapshot, *also])
             if data.embedding is not None:
                 snapshot = fingerprint([snapshot, self.ds.snapshot(embedding=data.embedding)])
@@ -129,7 +131,7 @@ class Session:
         lines = []
         for name, backbone in self.recipe.backbones.items():
             weights = getattr(backbone, "weights", None)
-            if isinstance(weights, RandomWeights):
+            if backbone.learns and isinstance(weights, RandomWeights):
                 lines.append(f"backbone {name} is untrained (random weights, seed {weights.random})")
         for name, train in self.recipe.trainings.items():
             own = {e.name for e in embedding_products(self.recipe) if e.model is train}

@@ -19,6 +19,7 @@ from pipeline.compute.memory import free_bytes
 from pipeline.errors import InvalidInputError, NoDataError
 from pipeline.products.model import rows_to_train
 from pipeline.recipe import TrainSpec
+from pipeline.recipe.training import MovingCrops
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import GEOMETRY_COLUMNS
 
@@ -110,14 +111,14 @@ def make_source(
         How much may be uploaded; by default half of what the device has free.
     """
     selection = dataset.select(rows=rows)
-    infos = [dataset.feature_info(*pair) for pair in spec.inputs]
+    infos = [dataset.feature_info(*pair) for pair in spec.reads]
     per_crop = sum(info.dim * np.dtype(info.dtype).itemsize for info in infos) + 4 * (len(GEOMETRY_COLUMNS) + 7)
     limit = RESIDENT_SHARE * free_bytes(device) if resident_bytes is None else resident_bytes
     if len(rows) * infos[0].num_crops * per_crop <= limit:
-        blocks = [selection.features(*pair) for pair in spec.inputs]
+        blocks = [selection.features(*pair) for pair in spec.reads]
         data = _crop_data(blocks, group_ids(selection.videos), frame_sizes(selection.videos), spec)
         return ResidentSource(data, frame=spec.model.geometry_frame, device=device, seed=spec.seed)
-    return stream_source(selection, spec, infos[0].dim, device, tuple(info.dim for info in infos[1:]))
+    return stream_source(selection, spec, infos[0].dim, device, tuple(info.dim for info in infos[1 : len(spec.inputs)]))
 
 
 def stream_source(
@@ -137,7 +138,7 @@ def stream_source(
                 drop_last=True,
                 start_batch=skip,
             )
-            for pair in spec.inputs
+            for pair in spec.reads
         ]
         for blocks in zip(*streams, strict=True):
             at = np.searchsorted(selection.rows, blocks[0].rows)
@@ -147,7 +148,7 @@ def stream_source(
         for begin in range(0, len(selection.rows), ROWS_PER_READ):
             rows = selection.rows[begin : begin + ROWS_PER_READ]
             part = selection.at(np.arange(begin, begin + len(rows)))
-            blocks = [part.features(*pair) for pair in spec.inputs]
+            blocks = [part.features(*pair) for pair in spec.reads]
             yield _crop_data(blocks, groups[begin : begin + len(rows)], sizes[begin : begin + len(rows)], spec)
 
     return StreamSource(
@@ -171,15 +172,18 @@ def _crop_data(blocks: Sequence[FeatureBlock], groups: np.ndarray, sizes: Tensor
     """
     block = blocks[0]
     valid = np.asarray(block.valid)
-    for pair, other in zip(spec.inputs[1:], blocks[1:], strict=True):
+    for pair, other in zip(spec.reads[1:], blocks[1:], strict=True):
         both = valid & np.asarray(other.valid) if other.valid.shape == valid.shape else None
         if both is None or geometry_digest(block, both) != geometry_digest(other, both):
-            names = " and ".join("/".join(p) for p in (spec.inputs[0], pair))
+            names = " and ".join("/".join(p) for p in (spec.reads[0], pair))
             raise InvalidInputError(
                 f"expected the same boxes and times in {names}, found others; streams that are trained together "
                 "are extracted from one crop set"
             )
         valid = both
+    streams = blocks[: len(spec.inputs)]
+    if spec.moving is not None:
+        valid = most_moving(np.asarray(blocks[-1].values), valid, spec.moving)
     values, geometry, mask, rows, group = (
         as_tensor(name, array)
         for name, array in (
@@ -190,8 +194,27 @@ def _crop_data(blocks: Sequence[FeatureBlock], groups: np.ndarray, sizes: Tensor
             ("group_ids", groups),
         )
     )
-    more = tuple(as_tensor("features", other.values) for other in blocks[1:])
+    more = tuple(as_tensor("features", other.values) for other in streams[1:])
     return CropData(values, geometry, mask, rows, group, sizes, more)
+
+
+def most_moving(score_NV1: np.ndarray, valid_NV: np.ndarray, moving: MovingCrops) -> np.ndarray:
+    """Return which crops are dealt, (N, V) bool: the wanted share of each video's valid ones, by their score.
+
+    Raises
+    ------
+    InvalidInputError
+        If the feature set is no score.
+    """
+    if score_NV1.shape[-1] != 1:
+        raise InvalidInputError(
+            f"expected one channel in {moving.by}, a motion score, found {score_NV1.shape[-1]}; name a feature set of "
+            "a backbone of the kind motion"
+        )
+    score = np.where(valid_NV, score_NV1[..., 0].astype(np.float32), -np.inf)
+    rank = np.argsort(np.argsort(-score, axis=1, kind="stable"), axis=1, kind="stable")
+    wanted = np.ceil(moving.share * valid_NV.sum(axis=1) - 1e-9)
+    return valid_NV & (rank < wanted[:, None])
 
 
 def geometry_digest(block: FeatureBlock, valid: np.ndarray) -> str:

@@ -16,9 +16,15 @@ FLOW_BOUND_PX = 20.0
 """Flow is clipped to +-20 pixels, as in ViCC and CoCLR."""
 
 
+GREY = 127
+"""What stands where nothing moves."""
+SMOOTHED_SHARE = 16
+"""Differences are averaged over squares of about this part of a crop's side."""
+
+
 def needs_previous(stream: Stream) -> bool:
     """Whether a stream compares each frame with the one before it."""
-    return stream in ("tgrad", "flow")
+    return stream in ("tgrad", "flow", "foreground")
 
 
 def apply_stream(stream: Stream, current: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
@@ -26,17 +32,19 @@ def apply_stream(stream: Stream, current: torch.Tensor, previous: torch.Tensor |
 
     Parameters
     ----------
-    stream : {"rgb", "tgrad", "flow", "audio"}
+    stream : {"rgb", "tgrad", "flow", "foreground", "audio"}
         tgrad: the temporal gradient ``(I[t-1] - I[t] + 255) / 2`` (LTG, arXiv 2111.13241), t-1 being the video's
         frame before. flow: OpenCV's DIS optical flow from t-1 to t in pixels of the crop; channels x, y and
-        magnitude, clipped to +-20 px and scaled to 0..255. audio: what is heard, as it is.
+        magnitude, clipped to +-20 px and scaled to 0..255. foreground: the half of the picture in which most differs
+        from the frames before, summed over the crop as FAME (CVPR 2022) does; grey elsewhere. audio: what is heard,
+        as it is.
     current, previous : Tensor of shape (B, T, S, S, 3), uint8
         Cut and augmented alike. `previous` may be None for rgb.
 
     Returns
     -------
     Tensor of shape (B, T, S, S, 3)
-        0..255: uint8 for rgb, float32 for the others.
+        0..255: uint8 for rgb and foreground, float32 for the others.
 
     Raises
     ------
@@ -48,7 +56,20 @@ def apply_stream(stream: Stream, current: torch.Tensor, previous: torch.Tensor |
     assert previous is not None
     if stream == "tgrad":
         return (previous.float() - current.float() + 255.0) / 2.0
+    if stream == "foreground":
+        return _foreground(previous, current)
     return _flow(previous, current)
+
+
+def _foreground(previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    change = (current.float() - previous.float()).abs().sum(dim=4).mean(dim=1, keepdim=True)
+    side = change.shape[-1] // SMOOTHED_SHARE // 2 * 2 + 1
+    smooth = torch.nn.functional.avg_pool2d(change, side, stride=1, padding=side // 2, count_include_pad=False)
+    median = smooth.flatten(1).median(dim=1).values
+    moves = smooth[:, 0] > median[:, None, None]
+    return torch.where(moves[:, None, :, :, None], current, torch.full_like(current[:1, :1, :1, :1], GREY))
 
 
 def check_stream(stream: Stream) -> None:

@@ -36,12 +36,12 @@ class Model(Product):
 
     @property
     def inputs(self) -> tuple[Ref, ...]:
-        """The features of each stream."""
-        return tuple(features_ref(*pair) for pair in self.spec.inputs)
+        """The features of each stream, and the motion score where crops are dealt by it."""
+        return tuple(features_ref(*pair) for pair in self.spec.reads)
 
     def content(self, ds: Dataset) -> Mapping[str, Any]:
         """Return the training's fields and the fingerprints of its features."""
-        ids = [ds.feature_info(*pair).fingerprint_id for pair in self.spec.inputs]
+        ids = [ds.feature_info(*pair).fingerprint_id for pair in self.spec.reads]
         trained = self.spec.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
         if self.spec.normalise == "none":  # how models were trained before there was a choice: in no fingerprint
             del trained["normalise"]
@@ -54,14 +54,14 @@ class Model(Product):
 
     def snapshot(self, ds: Dataset) -> str:
         """Return the state of the features; of several streams, of all of them."""
-        states = [ds.snapshot(crops=crops, feature_set=feature_set) for crops, feature_set in self.spec.inputs]
+        states = [ds.snapshot(crops=crops, feature_set=feature_set) for crops, feature_set in self.spec.reads]
         return states[0] if len(states) == 1 else fingerprint(states)
 
     def reads(self, ds: Dataset) -> str:
         """Return the features, the rows that it learns from, and which of those are of one group: no label counts."""
         states = [
             ds.snapshot(crops=crops, feature_set=feature_set, with_labels=False)
-            for crops, feature_set in self.spec.inputs
+            for crops, feature_set in self.spec.reads
         ]
         return fingerprint([*states, rows_digest(rows_to_train(ds, self.spec).videos)])
 

@@ -13,12 +13,15 @@ from pipeline.products.embeddings import Embeddings, embedding_products, embeddi
 from pipeline.products.features import feature_sets_read, features_ref
 from pipeline.products.product import Kind, Product, Ref, Stored
 from pipeline.recipe import LinearProbe, ProbeSpec, ReadoutSpec, Recipe
+from pipeline.recipe.readout_words import UNTRAINED
 
 if TYPE_CHECKING:
     from pipeline.store.dataset import Dataset
 
 PROBE_VERSION = 1
 """Raised when the same inputs would give other numbers."""
+SCALING_VERSION = 2
+"""Raised when trained probes would scale the channels of readouts without training in another way."""
 REPORT_FILE = "report.json"
 
 
@@ -62,7 +65,7 @@ class Report(Product):
     @cached_property
     def feature_sets(self) -> tuple[tuple[str, str], ...]:
         """Every (crops, feature set) that is read."""
-        own = [(m.spec.crops, m.feature_set) for m in self.measurements]
+        own = [(m.spec.crops, name) for m in self.measurements for name in (m.feature_set, *m.spec.also_reads)]
         return tuple(dict.fromkeys(own + [pair for spec in self.readouts.values() for pair in spec.feature_sets]))
 
     @cached_property
@@ -99,7 +102,7 @@ class Report(Product):
         return {
             "version": PROBE_VERSION,
             "dataset": self.dataset,
-            "probes": [_content(spec) for spec in self.recipe.probes],
+            "probes": [_content(spec, self.recipe) for spec in self.recipe.probes],
             "embed": [spec.model_dump(mode="json") for spec in self.recipe.embed],
             "sets": sets,
             "embeddings": embeddings,
@@ -148,14 +151,22 @@ class Report(Product):
         ]
 
 
-def _content(spec: ProbeSpec) -> dict[str, Any]:
+def _content(spec: ProbeSpec, recipe: Recipe) -> dict[str, Any]:
     """Return a probe's fields, and by what it is solved: reports that name no solver were made with AdamW."""
     content: dict[str, Any] = spec.model_dump(mode="json")
     if isinstance(spec, LinearProbe):
         content.pop("solver", None)
         if spec.may_be_solved:
             content["solver"] = spec.solver
+        if _scales_untrained(spec, recipe):
+            content["scaling"] = SCALING_VERSION
     return content
+
+
+def _scales_untrained(spec: LinearProbe, recipe: Recipe) -> bool:
+    """Whether a trained probe reads a readout without training that is not projected, whose channels it scales."""
+    named = {name: readout.project == "none" for name, readout in recipe.readouts.items()}
+    return any(name in UNTRAINED or named.get(name, False) for name in spec.reads)
 
 
 def report_products(recipe: Recipe, name: str | None = None) -> tuple[Report, ...]:

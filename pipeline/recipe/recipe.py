@@ -104,7 +104,9 @@ class Recipe(Spec):
         self._check_readouts()
         self._check_text_towers()
         for where, spec in self._named_sections():
-            if unknown := [label for label in getattr(spec, "features", ()) if label not in labels]:
+            named = (*getattr(spec, "features", ()), *([spec.moving.by] if getattr(spec, "moving", None) else ()))
+            named += tuple(f"{spec.crops}/{name}" for name in getattr(spec, "also_reads", ()))
+            if unknown := [label for label in named if label not in labels]:
                 raise ValueError(
                     f"{where}: expected features out of {sorted(labels)}, found {unknown[0]!r}"
                     f"{did_you_mean(unknown[0], labels)}"

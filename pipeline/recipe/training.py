@@ -93,6 +93,25 @@ class ModelSpec(Spec):
         return self
 
 
+class MovingCrops(Spec):
+    """Which crops are learned from, by a motion score of each: those of each video that move most."""
+
+    by: str
+    """Feature set of one channel on the same crops, as `crop set/feature set`: a backbone of the kind `motion`."""
+    share: float = Field(0.5, gt=0, le=1)
+    """Of each video's valid crops; at least one."""
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Crop set and feature set of the score."""
+        return split_label(self.by)
+
+    @model_validator(mode="after")
+    def _names_a_feature_set(self) -> MovingCrops:
+        split_label(self.by)
+        return self
+
+
 class TrainSpec(Spec):
     """Training of a model on stored features: `train`, or one of `models`."""
 
@@ -116,6 +135,8 @@ class TrainSpec(Spec):
     split: str = "1"
     set_size: int = Field(8, ge=1)
     """Crops in each of the two disjoint sets."""
+    moving: Annotated[MovingCrops | None, LATER] = None
+    """Deal only the crops that move most into sets (MCL); None: all."""
     batch_size: int = Field(512, ge=2)
     accumulate: int = Field(1, ge=1)
     epochs: int = Field(200, ge=1)
@@ -150,6 +171,11 @@ class TrainSpec(Spec):
     def inputs(self) -> tuple[tuple[str, str], ...]:
         """(crop set, feature set) of each stream."""
         return tuple(split_label(label) for label in self.features) or ((self.crops, self.feature_set),)
+
+    @property
+    def reads(self) -> tuple[tuple[str, str], ...]:
+        """(crop set, feature set) of all that is read: each stream, and the motion score behind them."""
+        return self.inputs if self.moving is None else (*self.inputs, self.moving.pair)
 
     def stream_of(self, feature_set: str) -> int:
         """Return which stream's network reads a feature set; the first where none was trained on it."""

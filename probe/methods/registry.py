@@ -5,14 +5,15 @@ A file registers with ``@measure_probe.register``; all files of this folder are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import singledispatch
 
 import numpy as np
 
 from pipeline.errors import InvalidInputError
 from pipeline.recipe.probes import ProbeBase
+from probe.data.features import FeatureTable
 from probe.data.readouts import ReadoutData
 from probe.methods.measure import Findings, Setting
 
@@ -34,6 +35,8 @@ class Probing:
     """What trains, trains there."""
     key: tuple[str, str, str, str]
     """Split, crop set, feature set and readout, for what a report shows once of them."""
+    others: Mapping[str, FeatureTable] = field(default_factory=dict)
+    """What the probe also reads: feature set -> its features of the same rows."""
     texts: Texts | None = None
     """Words into the space of a feature set's backbone; None where nobody gave that."""
 

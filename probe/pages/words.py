@@ -10,6 +10,7 @@ METHODS = {
     "retrieval": "Retrieval",
     "zero_shot": "Zero-shot, nearest words",
     "semi": "Few labels",
+    "background": "Without its background",
     "order": "Order of two crops",
     "overlap": "Overlap of two crops",
     "speed": "Speed of a crop",

@@ -13,14 +13,15 @@ import torch
 from aggregate import train
 from aggregate.data.rows import geometry_digest
 from aggregate.network.saving import load_model
-from aggregate.stage import plan_embed, run_embed
+from aggregate.stage import plan_embed, plan_train, run_embed
 from aggregate.training.verdict import doubts_about_training
 from pipeline import FeatureStore
-from pipeline.errors import RecipeError
+from pipeline.errors import InvalidInputError, RecipeError
 from pipeline.events import Event, Note
 from pipeline.readouts.collapse import doubts_about_vectors
 from pipeline.readouts.fitting import fit_readout, read_parts
 from pipeline.recipe import Recipe, parse_recipe
+from pipeline.recipe.training import MovingCrops
 from pipeline.settings import Settings
 from tests.support.set_batches import raw_geometry
 from tests.support.stores import fill, video_table
@@ -170,3 +171,49 @@ def test_collapsed_vectors_are_told_from_those_with_a_common_part() -> None:
     assert "collapsed" in text
     assert doubts_about_vectors(20, apart.sum(0), np.square(apart).sum(0)) == ()
     assert doubts_about_vectors(1, same[0], same[0] ** 2) == ()
+
+
+def test_the_crops_that_move_most_are_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resident and streamed alike; others might as well not be there."""
+    score = np.random.default_rng(0).random((24, 4, 1)).astype(np.float32)
+    store = toy(tmp_path, crops="c")
+    fill(store, crops="c", feature_set="fake-tgrad", dim=1, dtype="float32", values=score)
+    ds = store.dataset("toy")
+    (spec,) = trained_on(RGB, moving={"by": MOTION, "share": 0.5}).models.values()
+    place = torch.device("cpu")
+    resident = rows.make_source(ds, np.arange(16), spec, place)
+    monkeypatch.setattr(rows, "RESIDENT_SHARE", 0.0)
+    streamed = rows.make_source(ds, np.arange(16), spec, place)
+    assert resident.input_dims == streamed.input_dims == (8,)
+    for source in (resident, streamed):
+        seen = {}
+        for batch in source.batches(0, 8):
+            seen |= dict(zip(batch.video_ids.tolist(), batch.valid.numpy(), strict=True))
+            assert batch.more_features == ()
+        for n, own in seen.items():
+            best = sorted(range(4), key=lambda v, n=n: -score[n, v, 0])[:2]
+            assert np.flatnonzero(own).tolist() == sorted(best)
+    run_all(store, trained_on(RGB, moving={"by": MOTION}))
+    model = ds.artifact("models", "m")
+    assert model.meta["config"]["moving"] == {"by": MOTION, "share": 0.5}
+    assert plan_train(trained_on(RGB, moving={"by": MOTION}), store, HERE).is_empty
+    assert not plan_train(trained_on(RGB, moving={"by": MOTION, "share": 0.75}), store, HERE).is_empty
+    assert not plan_train(trained_on(RGB), store, HERE).is_empty
+
+
+@pytest.mark.parametrize(("share", "wanted"), [(0.01, 1), (0.5, 2), (0.51, 3), (1.0, 4)])
+def test_a_share_of_the_valid_crops_moves_most(share: float, wanted: int) -> None:
+    score = np.array([[[3.0], [9.0], [1.0], [2.0], [4.0]]] * 2, np.float16)
+    valid = np.array([[True, False, True, True, True], [False] * 5])
+    kept = rows.most_moving(score, valid, MovingCrops(by=MOTION, share=share))
+    assert np.flatnonzero(kept[0]).tolist() == sorted([4, 0, 3, 2][:wanted])
+    assert not kept[1].any()
+
+
+def test_what_is_no_motion_score_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="one channel in c/fake-tgrad, a motion score, found 5"):
+        run_all(two_streams(tmp_path), trained_on(RGB, moving={"by": MOTION}))
+    with pytest.raises(RecipeError, match="expected features out of"):
+        trained_on(RGB, moving={"by": "c/fake-tgrat"})
+    with pytest.raises(RecipeError, match="crop set/feature set"):
+        trained_on(RGB, moving={"by": "fake"})

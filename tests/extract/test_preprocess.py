@@ -65,6 +65,23 @@ def test_temporal_gradient_is_that_of_ltg():
     assert (apply_stream("tgrad", now, now) == 127.5).all()
 
 
+def test_foreground_is_the_half_that_moves():
+    rng = np.random.default_rng(0)
+    scene = torch.from_numpy(rng.integers(0, 256, (1, 1, 64, 64, 3), np.uint8)).repeat(2, 3, 1, 1, 1)
+    before, now = scene.clone(), scene.clone()
+    now[0, :, :, :28] = 255 - now[0, :, :, :28]  # the left changes in every frame; nothing in the second crop
+    found = apply_stream("foreground", now, before)
+    assert found.dtype == torch.uint8
+    assert (found[0, :, :, :26] == now[0, :, :, :26]).all()
+    assert (found[0, :, :, 36:] == 127).all()
+    assert (found[1] == 127).all()
+    slow = np.abs(now[0].numpy().astype(int) - before[0].numpy()).sum(3).mean(0)
+    mean = [[slow[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3].mean() for x in range(64)] for y in range(64)]
+    moves = np.array(mean) > np.sort(np.ravel(mean))[64 * 64 // 2 - 1]
+    np.testing.assert_array_equal((found[0] != 127).any(3).any(0).numpy() & ~moves, False)
+    np.testing.assert_array_equal(found[0, 0][torch.from_numpy(moves)], now[0, 0][torch.from_numpy(moves)])
+
+
 def test_flow_finds_a_shift():
     pytest.importorskip("cv2")
     noise = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)

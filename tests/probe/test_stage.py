@@ -338,3 +338,12 @@ def test_val_is_measured_where_test_is_secret_and_every_result_says_so(tmp_path:
     only_val = store_at(tmp_path / "other", splits=["train"] * 24 + ["val"] * 16)
     with pytest.raises(NoDataError, match="`side: val` measures on val"):
         measure(only_val, recipe(KNN))
+
+
+def test_only_networks_that_could_learn_are_called_untrained(tmp_path: Path) -> None:
+    more = {"moves": {"kind": "motion"}}
+    wanted = recipe({**KNN, "backbone": "x3d_xs"})
+    content = wanted.model_dump(mode="json", by_alias=True, exclude_none=True)
+    content["backbones"] |= more
+    lines = measure(store_at(tmp_path), parse_recipe(content)).warnings
+    assert [line for line in lines if "untrained" in line] == ["backbone x3d_xs is untrained (random weights, seed 3)"]

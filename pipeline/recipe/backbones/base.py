@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from pipeline.recipe.backbones.text import TextTower
 from pipeline.recipe.base import LATER, Spec
 
-Stream = Literal["rgb", "tgrad", "flow", "audio"]
+Stream = Literal["rgb", "tgrad", "flow", "foreground", "audio"]
 
 
 class WeightsFile(Spec):
@@ -55,6 +55,8 @@ Weights = Annotated[
 class BackboneBase(Spec):
     """What all backbones share."""
 
+    learns: ClassVar[bool] = True
+    """Whether it is a network whose weights can be trained: what random ones give is then said in reports."""
     crops: tuple[str, ...] | None = None
     """Crop sets to see; None: all."""
     streams: tuple[Stream, ...] = ("rgb",)

@@ -49,6 +49,11 @@ class ProbeBase(Spec):
             """How videos are read."""
 
     @property
+    def also_reads(self) -> tuple[str, ...]:
+        """Further feature sets of the same crops that it compares with."""
+        return ()
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """The readouts that are measured."""
         return tuple(self.readouts)
