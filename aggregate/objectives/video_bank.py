@@ -43,15 +43,17 @@ class VideoBank(nn.Module):
         self.keys[:, slots] = keys_SBP.to(self.keys.dtype)
 
     @torch.no_grad()
-    def nearest(self, stream: int, keys_BP: Tensor, groups_B: Tensor, top_k: int) -> Tensor:
+    def nearest(
+        self, stream: int, keys_BP: Tensor, groups_B: Tensor, top_k: int, *, at_once: int = VIDEOS_AT_ONCE
+    ) -> Tensor:
         """Return the slots of the most similar videos of other groups, (B, top_k), best first; exact.
 
-        Where there are fewer, the rest is -1. A video's own group holds the video.
+        Where there are fewer, the rest is -1. A video's own group holds the video. `at_once` bounds the memory.
         """
         best = keys_BP.new_full((len(keys_BP), top_k), -torch.inf, dtype=torch.float32)
         slots = torch.full(best.shape, NOBODY, device=best.device)
-        for start in range(0, len(self.ids), VIDEOS_AT_ONCE):
-            at = slice(start, start + VIDEOS_AT_ONCE)
+        for start in range(0, len(self.ids), at_once):
+            at = slice(start, start + at_once)
             own = (groups_B[:, None] == self.groups[at]) | (self.ids[at] == NOBODY)
             similarity = (keys_BP.float() @ self.keys[stream, at].mT).masked_fill(own, -torch.inf)
             here = torch.arange(start, start + similarity.shape[1], device=slots.device).expand_as(similarity)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from aggregate import train
+from aggregate.data import rows
 from aggregate.data.rows import geometry_digest
 from aggregate.network.saving import load_model
 from aggregate.stage import plan_embed, plan_train, run_embed
@@ -173,7 +174,7 @@ def test_collapsed_vectors_are_told_from_those_with_a_common_part() -> None:
     assert doubts_about_vectors(1, same[0], same[0] ** 2) == ()
 
 
-def test_the_crops_that_move_most_are_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_crops_that_move_most_are_learned_from(tmp_path: Path) -> None:
     """Resident and streamed alike; others might as well not be there."""
     score = np.random.default_rng(0).random((24, 4, 1)).astype(np.float32)
     store = toy(tmp_path, crops="c")
@@ -182,8 +183,7 @@ def test_the_crops_that_move_most_are_learned_from(tmp_path: Path, monkeypatch: 
     (spec,) = trained_on(RGB, moving={"by": MOTION, "share": 0.5}).models.values()
     place = torch.device("cpu")
     resident = rows.make_source(ds, np.arange(16), spec, place)
-    monkeypatch.setattr(rows, "RESIDENT_SHARE", 0.0)
-    streamed = rows.make_source(ds, np.arange(16), spec, place)
+    streamed = rows.make_source(ds, np.arange(16), spec, place, resident_bytes=0)
     assert resident.input_dims == streamed.input_dims == (8,)
     for source in (resident, streamed):
         seen = {}

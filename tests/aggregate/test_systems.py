@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from aggregate import ScaleModel, train
-from aggregate.objectives import WeightedSum, build_objective, video_bank
+from aggregate.objectives import WeightedSum, build_objective
 from aggregate.objectives.pairs_in_time import pair_weights
 from aggregate.objectives.relations import box_overlap, overlap_bin, time_overlap
 from aggregate.objectives.vicc import sinkhorn
@@ -156,15 +156,14 @@ def test_coclr_mines_among_all_videos_that_it_has_seen(progress):
     assert sorted(known) == sorted(x for x in world.objective.bank.ids.tolist() if x >= 0)
 
 
-def test_the_search_in_a_bank_is_exact_whatever_is_read_at_once(monkeypatch):
+def test_the_search_in_a_bank_is_exact_whatever_is_read_at_once():
     keys, groups = functional.normalize(torch.randn(1, 40, 6), dim=-1), torch.arange(40) // 3
     bank = VideoBank(50, 1, 6)
     bank.remember(torch.arange(40) * 7, groups, keys)
     whole = bank.nearest(0, keys[0, :5], groups[:5], 4)
     similarity = (keys[0, :5] @ keys[0].T).masked_fill(groups[:5, None] == groups, -2)
     assert torch.equal(whole, similarity.topk(4).indices)
-    monkeypatch.setattr(video_bank, "VIDEOS_AT_ONCE", 7)
-    assert torch.equal(bank.nearest(0, keys[0, :5], groups[:5], 4), whole)
+    assert torch.equal(bank.nearest(0, keys[0, :5], groups[:5], 4, at_once=7), whole)
     few = VideoBank(50, 1, 6)
     assert few.nearest(0, keys[0, :1], groups[:1], 2).tolist() == [[-1, -1]]
 
