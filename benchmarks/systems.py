@@ -53,6 +53,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "ViCC, single": {"objective": {"kind": "vicc", "prototypes": 60}},
     "ViCC, cross": {"objective": {"kind": "vicc", "stage": "cross", "prototypes": 60}},
     "CoCLR": {"objective": {"kind": "coclr"}},
+    "CoCLR, mined in all videos": {"objective": {"kind": "coclr", "mine": "store"}},
     "MaCLR": {"objective": {"kind": "maclr"}},
     "MSCL": {"objective": {"kind": "mscl"}},
     "iBoot (target: tgrad)": {"objective": {"kind": "iboot"}},
