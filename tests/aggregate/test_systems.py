@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,6 @@ from tests.support.slow_systems import (
     TWO,
     World,
     log_softmax,
-    slow_coclr_of_store,
     slow_sinkhorn,
     slow_stc_mix,
     slow_vicc,
@@ -136,6 +136,28 @@ def test_what_gives_the_answer_away_is_refused():
     for kind in ("stor", "speed", "concur"):
         with pytest.raises(InvalidInputError, match=r"model\.geometry"):
             build_objective(PARSE({"kind": kind, **SPECS.get(kind, {})})).bind({"main": ScaleModel(8, TINY)})
+
+
+def slow_coclr_of_store(w: World, turn: int, known: dict[int, tuple[int, torch.Tensor]]) -> float:
+    """Mine among `known`: video -> (group, its keys in both streams)."""
+    streams = list(w.online)
+    z, other = w.z(streams[turn])[w.usable()], w.z(streams[1 - turn])[w.usable()]
+    keys = functional.normalize(other[:, :2].sum(1), dim=-1)
+    groups, videos = w.batch.group_ids[w.usable()].tolist(), w.batch.video_ids[w.usable()].tolist()
+    mined = []
+    for i, group in enumerate(groups):
+        far = [v for v, (g, _) in known.items() if g != group]
+        mined.append(set(sorted(far, key=lambda v, i=i: -float(keys[i] @ known[v][1][1 - turn]))[: w.spec.top_k]))
+    beside = sorted(set().union(*mined))
+    losses = []
+    for i, own in enumerate(videos):
+        for s in (0, 1):
+            scores = [(v, float(z[i, s] @ z[j, t]) / 0.07) for j, v in enumerate(videos) for t in (0, 1)
+                      if (j, t) != (i, s)]  # fmt: skip
+            scores += [(v, float(z[i, s] @ known[v][1][turn]) / 0.07) for v in beside]
+            top = sum(math.exp(score) for v, score in scores if v in {own, *mined[i]})
+            losses.append(-math.log(top / sum(math.exp(score) for _, score in scores)))
+    return float(np.mean(losses))
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.3])
