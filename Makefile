@@ -8,7 +8,7 @@ WORKERS ?= 2
 SYSTEM_PACKAGES := postgresql redis-server chromium chromium-driver ffmpeg
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-slow soak lint bench docs system up down clean
+.PHONY: help install install-dev demo demo-backbone test test-slow soak lint bench docs system up down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ install-dev: $(VENV)/.installed-dev  ## the same, with what tests and benchmarks
 
 demo: $(VENV)/.installed  ## the whole job on videos that it draws itself (no data, no network)
 	$(BIN)/scale demo --folder demo
+
+demo-backbone: $(VENV)/.installed  ## make the backbone that ships with the demo again (some minutes)
+	$(BIN)/python -m flows.demo_backbone --folder build/demo-backbone
 
 lint: $(VENV)/.installed-dev  ## ruff, import contracts, mypy
 	$(BIN)/ruff check .
