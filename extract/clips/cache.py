@@ -93,7 +93,9 @@ class ClipCache:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _read(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: np.asarray(array.oindex[positions]) for name, array in self._open().items()}
+        # A read a video: zarr's orthogonal selection gathers element by element, 8 s for what takes 0.1 s.
+        at = positions.tolist()
+        return {name: np.stack([np.asarray(array[k]) for k in at]) for name, array in self._open().items()}
 
     def _make_again(self, shard: int, decode: Decode) -> None:
         self._mark(shard).unlink(missing_ok=True)
