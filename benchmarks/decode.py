@@ -18,12 +18,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks._table import write_results
+from extract.arrangements import write_arrangements
 from extract.decoding.decode import VideoReader
 from extract.decoding.decode_pool import DecodePool, num_cores
 from extract.decoding.frame_index import sample_frame_indices
 from extract.decoding.inspect import inspect_video
 from extract.decoding.opening import open_reader
-from extract.synthetic import write_dataset
 from pipeline.errors import MissingDependencyError
 
 NUM_CROPS, NUM_FRAMES, STRIDE, FPS = 16, 16, 4, 30
@@ -81,7 +81,7 @@ def main() -> None:
         data = options.data
         if data is None:
             data = Path(folder)
-            write_dataset(data, videos_per_class=4, num_frames=200)
+            write_arrangements(data, videos_per_class=3)
         paths = sorted(p for p in data.rglob("*") if p.suffix in (".avi", ".mp4", ".mkv"))[: options.videos]
         if options.short:
             paths = paths[:8]

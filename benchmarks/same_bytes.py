@@ -73,8 +73,8 @@ def main() -> int:
         folder = Path(name)
         for checkout in (given.old, given.new):
             recipe_of(checkout, folder).write_text(recipe_text(checkout))
-        make = "import sys; from pathlib import Path; from extract.synthetic import write_dataset; "
-        run(given.new, ["-c", make + "write_dataset(Path(sys.argv[1]), videos_per_class=4)", str(folder / "v")])
+        make = "import sys; from pathlib import Path; from extract.arrangements import write_arrangements as write; "
+        run(given.new, ["-c", make + "write(Path(sys.argv[1]), videos_per_class=3)", str(folder / "v")])
         scale(given.old, folder, "old", "catalog")  # one catalogue for both: it says when a video was added
         shutil.copytree(folder / "old", folder / "new")
         upgrade(given.new, folder / "new")

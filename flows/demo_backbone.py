@@ -1,4 +1,4 @@
-"""Make the backbone of `scale demo` again: draw its videos, pretrain by its recipe, put the file beside the recipe.
+"""Make the backbone of `scale demo` again: draw its videos, pretrain by its recipe, put the file among what ships.
 
 ``python -m flows.demo_backbone --folder FOLDER`` (`make demo-backbone`). A run that was stopped goes on.
 """
@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from extract.backbones.weights import SHIPPED
 from flows.runner import run_recipe
 from pipeline import FeatureStore
 from pipeline.recipe import load_recipe
@@ -18,7 +19,7 @@ from pipeline.settings import Settings
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 RECIPE, DEMO_RECIPE = RECIPES / "demo_backbone.yaml", RECIPES / "demo.yaml"
-WEIGHTS, FACTS = RECIPES / "demo_backbone.safetensors", RECIPES / "demo_backbone.json"
+WEIGHTS, FACTS = SHIPPED / "demo_backbone.safetensors", SHIPPED / "demo_backbone.json"
 NAME = "demo"
 
 
@@ -42,6 +43,7 @@ def make(folder: Path, workers: int = 2) -> dict[str, object]:
     with console.EventPrinter() as printer:
         run_recipe(recipe, store, settings, stages=["catalog", "pretrain"], on_event=printer)
     artifact = store.dataset(recipe.dataset.name).artifact("models", NAME)
+    SHIPPED.mkdir(exist_ok=True)
     WEIGHTS.write_bytes(artifact.read("weights.safetensors"))
     meta = artifact.meta
     facts = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from extract.backbones.inflation import check_inflation
-from pipeline.errors import WeightsError
+from pipeline.errors import NotFoundError, WeightsError
 from pipeline.fingerprint import hash_file
 from pipeline.recipe import WeightsFile
 from pipeline.settings import Settings
@@ -22,6 +22,8 @@ CONTAINER_KEYS = ("model_state", "state_dict", "model", "module")
 """Under which published checkpoints keep their tensors, in order of preference."""
 TWO_NETWORKS = {"online": "student", "momentum": "teacher"}
 """Containers of DINO-style checkpoints."""
+SHIPPED = Path(__file__).resolve().parent / "shipped"
+"""Weights that are part of the package; they are found wherever a store that used them is asked."""
 
 
 def resolve_weights(weights: WeightsFile, settings: Settings, *, what: str) -> Path:
@@ -30,11 +32,11 @@ def resolve_weights(weights: WeightsFile, settings: Settings, *, what: str) -> P
     Raises
     ------
     NotFoundError
-        If it is in none of the places that settings name.
+        If it is in none of the places that settings name, nor part of the package.
     WeightsError
         If its sha256 is another than the recipe's.
     """
-    path = settings.resolve_input(weights.path, what=f"weights of {what}")
+    path = _find(weights.path, settings, what=f"weights of {what}")
     state = path.stat()
     found = _hash_once(str(path), state.st_size, state.st_mtime_ns)
     if found != weights.sha256.lower():
@@ -43,6 +45,15 @@ def resolve_weights(weights: WeightsFile, settings: Settings, *, what: str) -> P
             "get the right file, or put the hash of the file you trust into the recipe"
         )
     return path
+
+
+def _find(path: str, settings: Settings, *, what: str) -> Path:
+    try:
+        return settings.resolve_input(path, what=what)
+    except NotFoundError:
+        if Path(path).name == path and (SHIPPED / path).is_file():
+            return SHIPPED / path
+        raise
 
 
 @lru_cache(maxsize=64)

@@ -62,6 +62,7 @@ def test_a_norm_by_frame_does_not_mix_moments() -> None:
     assert not torch.allclose(whole(x)[:, :, :3], whole(other)[:, :, :3])
 
 
+@pytest.mark.slow
 def test_activations_that_are_computed_again_give_the_same_gradients() -> None:
     clips = torch.randn((2, 3, 4, 32, 32), generator=seeded(0))
     gradients = []

@@ -15,9 +15,10 @@ import os, sys
 from pathlib import Path
 if sys.argv[2] == "one core":
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from extract.synthetic import MOTIONS, draw_frames, encode_video
-for seed, motion in enumerate(MOTIONS[:2]):
-    encode_video(Path(sys.argv[1], f"{seed}.mp4"), draw_frames(motion, num_frames=30, seed=seed))
+from extract.arrangements import ARRANGEMENTS, draw_arrangement
+from extract.synthetic import encode_video
+for seed, one in enumerate(ARRANGEMENTS[:2]):
+    encode_video(Path(sys.argv[1], f"{seed}.mp4"), draw_arrangement(one, seed=seed, duration_s=2.0), fps=15)
 """
 
 

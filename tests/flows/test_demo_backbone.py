@@ -42,7 +42,7 @@ def test_its_file_matches_its_hash_its_recipe_and_the_demo() -> None:
 
 def test_it_tells_motions_apart_that_it_was_never_shown_with_a_label() -> None:
     (spec,) = load_recipe(DEMO_RECIPE).backbones.values()
-    backbone = load_backbone(spec, Settings(recipe_dir=DEMO_RECIPE.parent))
+    backbone = load_backbone(spec, Settings())  # found without being told where
     vectors, motions = [], []
     for number, motion in enumerate(MOTIONS):
         for seed in range(6):
