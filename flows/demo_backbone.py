@@ -58,7 +58,7 @@ def make(folder: Path, workers: int = 2) -> dict[str, object]:
     }
     FACTS.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     text = DEMO_RECIPE.read_text(encoding="utf-8")
-    DEMO_RECIPE.write_text(re.sub(r"sha256: [0-9a-f]{64}", f"sha256: {facts['sha256']}", text), encoding="utf-8")
+    DEMO_RECIPE.write_text(re.sub(r'(?<=sha256: ")[0-9a-f]{64}', str(facts["sha256"]), text), encoding="utf-8")
     return facts
 
 
