@@ -19,7 +19,6 @@ from zarr.codecs import Crc32cCodec
 from extract.clips.decoding import VideoClips
 
 SHARD_VIDEOS = 16
-ARRAYS = ("current", "previous", "geometry", "valid")
 
 Decode = Callable[[Sequence[int]], Sequence[VideoClips]]
 """Positions of videos -> their clips."""
@@ -61,7 +60,7 @@ class ClipCache:
         """Keep the clips of a shard's videos."""
         at = self.positions(shard)
         for name, array in self._open().items():
-            array[at.start : at.stop] = np.stack([getattr(one, name) for one in clips])
+            array[at.start : at.stop] = np.stack([one.arrays[name] for one in clips])
         self._mark(shard).write_text(json.dumps(self._sizes(shard)))
 
     def read(self, positions: np.ndarray, decode: Decode) -> dict[str, np.ndarray]:
@@ -125,8 +124,7 @@ class ClipCache:
     def _open(self) -> dict[str, zarr.Array]:
         if not self._arrays:
             self.folder.mkdir(parents=True, exist_ok=True)
-            wanted = {name: getattr(self._like, name) for name in ARRAYS}
-            self._arrays = {name: self._array(name, one) for name, one in wanted.items() if one is not None}
+            self._arrays = {name: self._array(name, one) for name, one in self._like.arrays.items()}
         return self._arrays
 
     def _array(self, name: str, one: np.ndarray) -> zarr.Array:

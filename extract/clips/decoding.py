@@ -47,6 +47,12 @@ class VideoClips:
         num_crops = policy.num_crops
         return cls(np.zeros(shape, np.uint8), previous, np.zeros((num_crops, 9), np.float32), np.zeros(num_crops, bool))
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What there is of a video, by name."""
+        found = {name: getattr(self, name) for name in ("current", "previous", "geometry", "valid")}
+        return {name: array for name, array in found.items() if array is not None}
+
 
 def decode_clips(
     video: Mapping[str, Any],

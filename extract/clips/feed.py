@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from pipeline import Dataset
 
 MAX_SEED = 2**31
+MAX_LOOK_BYTES = 512 << 20
+"""Of the clips that a probe looks at: up to so many are kept, as every look asks for the same."""
 WAIT_S = 0.05
 
 
@@ -102,7 +104,7 @@ class ClipFeed:
 
     def _key(self) -> str:
         """Name what decides the clips, so that a training which goes on finds those of the one before."""
-        videos = self._rows.videos(self._rows.learned)
+        videos = self._rows.videos(np.union1d(self._rows.learned, self._rows.looked_at))
         content = {
             "store": self._dataset.backend.url,
             "dataset": self._dataset.name,
@@ -161,14 +163,22 @@ class ClipFeed:
         size = max(1, spec.batch_size * spec.views_per_step // spec.clips.num_crops)
         for begin in range(0, len(rows), size):
             some = rows[begin : begin + size]
-            decoded = self._decode_rows(some, self._policy(Drawing(0, 0)))
-            clips = [np.stack([one.current for one in decoded])]
-            if self._with_previous:
-                clips.append(np.stack([one.previous for one in decoded if one.previous is not None]))
+            arrays = self._plain(some)
+            clips = [self._to_device(arrays[name]) for name in ("current", "previous") if name in arrays]
             drawn = draw_augmentation(PLAIN, Draws("plain"), len(some), spec.clips.num_crops)
-            cut = augment([self._to_device(one) for one in clips], drawn, spec.encoder.size_px)
-            geometry, valid = (np.stack([getattr(one, name) for one in decoded]) for name in ("geometry", "valid"))
-            yield self._as_batch(cut, geometry, valid, some)
+            cut = augment(clips, drawn, spec.encoder.size_px)
+            yield self._as_batch(cut, arrays["geometry"], arrays["valid"], some)
+
+    def _plain(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the clips of these rows, of the cache where all that the probe asks for are few."""
+        policy, looked_at = self._policy(Drawing(0, 0)), self._rows.looked_at
+        num_bytes = len(looked_at) * sum(array.nbytes for array in self._like.arrays.values())
+        if num_bytes > MAX_LOOK_BYTES or not np.isin(rows, looked_at).all():
+            decoded = self._decode_rows(rows, policy)
+            return {name: np.stack([one.arrays[name] for one in decoded]) for name in self._like.arrays}
+        cache = ClipCache(self._folder / "looked-at", len(looked_at), self._like)
+        at = np.searchsorted(looked_at, rows)
+        return cache.read(at, lambda some: self._decode_rows(looked_at[np.asarray(some)], policy))
 
     def _as_batch(self, clips: list[Tensor], geometry: np.ndarray, valid: np.ndarray, rows: np.ndarray) -> ClipBatch:
         encoder = self._spec.encoder

@@ -41,6 +41,12 @@ class FeedRows:
     table: Mapping[int, Mapping[str, Any]]
     groups: Mapping[int, int]
 
+    @property
+    def looked_at(self) -> np.ndarray:
+        """All rows that a probe asks for: (n,) int64, ascending."""
+        parts = [some.rows for some in (self.gallery, self.held_out) if some is not None]
+        return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+
     def videos(self, rows: np.ndarray) -> list[Mapping[str, Any]]:
         """Return the catalogue rows of some rows."""
         return [self.table[row] for row in rows.tolist()]

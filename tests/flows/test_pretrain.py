@@ -15,9 +15,10 @@ import yaml
 
 from extract.backbones import load_backbone
 from extract.backbones.stored import bind
+from extract.clips.supply import supply_clips
 from flows.cli import run
 from pipeline import FeatureStore
-from pipeline.recipe import ExportedBackbone, PretrainedBackbone
+from pipeline.recipe import ExportedBackbone, PretrainedBackbone, load_recipe
 from pipeline.settings import Settings
 from tests.flows.conftest import Job
 from tests.support.extraction import make_videos
@@ -140,6 +141,20 @@ def test_audit_and_search_by_a_video_build_it_from_the_store(done: Job, capsys: 
     assert run(["audit", store, "--data", str(done.data)]) == 0
     assert run(["search", store, "--video", str(done.data / "a" / "v000.mp4"), "--data", str(done.data), "-q"]) == 0
     assert "v000.mp4" in capsys.readouterr().out
+
+
+def test_what_a_probe_looks_at_is_decoded_once(done: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(store=str(done.store), data=done.data, cache=tmp_path / "cache", device="cpu")
+    spec = load_recipe(done.recipe).pretrain["mine"]
+    source = supply_clips(spec, FeatureStore.open(settings.store).dataset("set"), settings, torch.device("cpu")).source
+    try:
+        assert source.gallery is not None
+        looks = [[batch.clips["rgb"] for batch in source.plain(source.gallery.rows)]]
+        monkeypatch.setattr(source, "_decode_rows", lambda *_: pytest.fail("decoded again"))
+        looks.append([batch.clips["rgb"] for batch in source.plain(source.gallery.rows)])
+    finally:
+        source.close()
+    assert all(torch.equal(a, b) for a, b in zip(*looks, strict=True))
 
 
 def test_its_file_is_a_backbone_without_the_store(
