@@ -66,8 +66,8 @@ def measure(store: FeatureStore, settings: Settings, name: str, seed: int, epoch
     return {
         "system": name, "seed": seed, "epochs": spec.epochs, "steps": result.num_steps, "random": drawn,
         "learned": result.history[-1]["knn_top1"], "held_out": 0 if held_out is None else len(held_out.rows),
-        "seconds": round(seconds, 1), "processor_s": round(processor_s, 1), "clips_per_s": round(result.num_clips / seconds, 1),
-        "bare_clips_per_s": round(bare, 1),
+        "seconds": round(seconds, 1), "processor_s": round(processor_s, 1),
+        "clips_per_s": round(result.num_clips / seconds, 1), "bare_clips_per_s": round(bare, 1),
         "loss": result.history[-1]["loss"], "commit": commit(), "date": datetime.now(UTC).date().isoformat(),
     }  # fmt: skip
 
