@@ -45,7 +45,7 @@ def demo(
         return
     for line in story(report.probes, len(ARRANGEMENTS)):
         console.out.print(line, markup=False)
-    first = next(videos.rglob("*.mp4"), videos)
+    first = min(videos.rglob("*.mp4"))
     console.out.print(
         "Three things to look at:\n"
         f"  {report.report_path}\n"
