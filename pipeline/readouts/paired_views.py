@@ -77,25 +77,36 @@ def fit_agreeing(first_ND: np.ndarray, second_ND: np.ndarray, *, outputs: int, s
         raise ShapeMismatchError(f"expected two views (N, D) alike, found {first_ND.shape} and {second_ND.shape}")
     if outputs < 1 or not strength > 0:
         raise InvalidInputError(f"expected outputs and strength above 0, found {outputs} and {strength}")
-    found = spectrum(np.concatenate([first_ND, second_ND]))
-    return _agreeing(found, first_ND, second_ND, outputs, strength)
+    views = _Views.of(first_ND, second_ND)
+    scaled_turns, agreement = views.agreeing(outputs, strength)
+    matrix = views.vectors @ scaled_turns
+    return AgreeingDirections(views.mean.astype(np.float32), matrix.astype(np.float32), agreement.astype(np.float32))
 
 
-def _agreeing(
-    found: tuple[np.ndarray, np.ndarray, np.ndarray, float],
-    first_ND: np.ndarray,
-    second_ND: np.ndarray,
-    outputs: int,
-    strength: float,
-) -> AgreeingDirections:
-    mean, vectors, variances, mean_variance = found
-    scale = 1.0 / np.sqrt(variances + strength * mean_variance)
-    first, second = ((np.asarray(v, np.float64) - mean) @ vectors * scale for v in (first_ND, second_ND))
-    between = first.T @ second / max(len(first) - 0.5, 1)
-    agreement, turns = np.linalg.eigh((between + between.T) / 2)
-    keep = np.flatnonzero(agreement > 0)[::-1][:outputs]
-    matrix = (vectors * scale) @ turns[:, keep]
-    return AgreeingDirections(mean.astype(np.float32), matrix.astype(np.float32), agreement[keep].astype(np.float32))
+@dataclass(frozen=True)
+class _Views:
+    """Both views in the directions in which they vary: what all strengths share, and nearly all that costs."""
+
+    mean: np.ndarray
+    vectors: np.ndarray
+    variances: np.ndarray
+    mean_variance: float
+    between: np.ndarray
+    """(R, R): symmetric covariance between the views."""
+
+    @classmethod
+    def of(cls, first_ND: np.ndarray, second_ND: np.ndarray) -> _Views:
+        mean, vectors, variances, mean_variance = spectrum(np.concatenate([first_ND, second_ND]))
+        first, second = ((np.asarray(v, np.float64) - mean) @ vectors for v in (first_ND, second_ND))
+        between = first.T @ second / max(len(first) - 0.5, 1)
+        return cls(mean, vectors, variances, mean_variance, (between + between.T) / 2)
+
+    def agreeing(self, outputs: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return what makes outputs (R, E) of coordinates in these directions, and how much views agree on each."""
+        scale = 1.0 / np.sqrt(self.variances + strength * self.mean_variance)
+        agreement, turns = np.linalg.eigh(self.between * scale[:, None] * scale)
+        keep = np.flatnonzero(agreement > 0)[::-1][:outputs]
+        return scale[:, None] * turns[:, keep], agreement[keep]
 
 
 def choose_agreeing_strength(
@@ -137,11 +148,11 @@ def choose_agreeing_strength(
     hits: dict[float | None, list[np.ndarray]] = {s: [] for s in strengths}
     for fold in range(num_folds):
         inside, outside = fold_of != fold, fold_of == fold
-        found = spectrum(np.concatenate([first[inside], second[inside]]))
+        found = _Views.of(first[inside], second[inside])
+        train, test = ((np.asarray(whole[at], np.float64) - found.mean) @ found.vectors for at in (inside, outside))
         for strength in strengths:
-            project = _agreeing(found, first[inside], second[inside], outputs, strength)
-            kept = knn_hits(project(whole[inside]), targets[inside], project(whole[outside]), targets[outside])
-            hits[strength].append(kept)
+            turns, _ = found.agreeing(outputs, strength)
+            hits[strength].append(knn_hits(train @ turns, targets[inside], test @ turns, targets[outside]))
     accuracy = {s: float(np.concatenate(h).mean()) for s, h in hits.items()}
     return max(strengths, key=lambda s: (accuracy[s], s)), accuracy
 

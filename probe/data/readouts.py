@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.products import Measurement
 from pipeline.readouts.collapse import doubts_about_vectors
-from pipeline.readouts.fitting import fit_readout, part_weights, read_parts
+from pipeline.readouts.fitting import FittedReadout, fit_readout, part_weights, read_parts
 from pipeline.recipe import ReadoutSpec
 from pipeline.recipe.readout_words import OF_CROPS, OF_EMBEDDINGS
 from probe.data.features import FeatureTable, SplitTable, UsedRows, read_embeddings, read_features, used_rows
@@ -91,6 +91,7 @@ class Reader:
         self._splits: dict[str, SplitTable] = {}
         self._features: dict[tuple[str, str, str], FeatureTable] = {}
         self._embeddings: dict[tuple[str, str], tuple[np.ndarray, tuple[str, ...]]] = {}
+        self._fitted: dict[tuple[object, ...], FittedReadout] = {}
 
     @cached_property
     def _embedding_names(self) -> list[str]:
@@ -206,18 +207,21 @@ class Reader:
         if spec.project == "none":
             return replace(plain, say=tuple(part_weights(spec)), also_reads=also)
         train = plain.used.train
-        views = None
-        if spec.project == "vicreg":
-            (first, has_first), (second, has_second) = read(0), read(1)
-            both = train[(has_first & has_second)[train]]
-            views = ([part[both] for part in first], [part[both] for part in second])
-        fitted = fit_readout(
-            [part[train] for part in parts],
-            spec,
-            labels=[rows.labels[i] for i in train],
-            groups=[rows.groups[i] for i in train],
-            views=views,
-        )
+        key = (rows.split, crops, feature_set, readout, train.tobytes())
+        if key not in self._fitted:  # kNN and linear probes read the same, and choosing a strength takes long
+            views = None
+            if spec.project == "vicreg":
+                (first, has_first), (second, has_second) = read(0), read(1)
+                both = train[(has_first & has_second)[train]]
+                views = ([part[both] for part in first], [part[both] for part in second])
+            self._fitted[key] = fit_readout(
+                [part[train] for part in parts],
+                spec,
+                labels=[rows.labels[i] for i in train],
+                groups=[rows.groups[i] for i in train],
+                views=views,
+            )
+        fitted = self._fitted[key]
         text = "no whitening" if fitted.strength is None else f"shrinkage {fitted.strength:g} mean variances"
         notes = (f"{text}{', chosen on training groups' if fitted.chosen else ''}",)
         return replace(plain, parts=(fitted(parts),), is_projected=True, also_reads=also, notes=notes)
