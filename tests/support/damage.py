@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import FeatureStore, RowStatus
-from pipeline.errors import NotFoundError, PipelineError
+from pipeline.errors import CorruptDataError, NotFoundError, PipelineError
 from pipeline.recipe import RandomPolicy
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.backend_local import Disk
@@ -23,6 +23,7 @@ from pipeline.store.compact import compact_store
 from pipeline.store.dataset import Dataset
 from pipeline.store.facts import FACT_COLUMNS
 from pipeline.store.kept_embeddings import keep_embeddings
+from pipeline.store.previews import Preview
 from pipeline.store.runs import list_runs, save_run
 from tests.support.toy_stores import geometry_of
 
@@ -40,6 +41,8 @@ REPLACED = {"toy": 0}
 """Dataset -> number of a video whose file was catalogued again; its features are the new file's."""
 LABELLED = {"toy": 1}
 """Dataset -> number of a video whose label was given later."""
+PREVIEWED = ("toy",)
+"""Datasets with small pictures."""
 WAYS = ("flip", "truncate", "swap", "delete", "restore", "duplicate", "empty", "garbage")
 
 
@@ -108,6 +111,21 @@ def work(store: FeatureStore, num_videos: Mapping[str, int] | None = None) -> No
                 _extract(dataset, crops, feature_set)
         _embed(store.dataset(name))
         _save(store.dataset(name))
+        if name in PREVIEWED:
+            _preview(store.dataset(name))
+
+
+def _preview(dataset: Dataset) -> None:
+    strips = {row: strip_of(mark) for row, mark in enumerate(marks_of(dataset).tolist())}
+    seen = {}
+    for row in strips:
+        with suppress(CorruptDataError):
+            seen[row] = dataset.preview(row)
+    dataset.save_previews({row: strip for row, strip in strips.items() if seen.get(row) != strip})
+
+
+def strip_of(mark: int) -> Preview:
+    return Preview((0.0, 0.5), f"strip of {mark}".encode())
 
 
 def _extract(dataset: Dataset, crops: str, feature_set: str) -> None:
@@ -187,6 +205,8 @@ def kind_of(key: str) -> str:
     if "catalog" in parts:
         kind = parts[-1].partition("-")[0]
         return {"videos": "catalogue commit", "ids": "index of ids"}.get(kind, "labels or facts")
+    if parts[-2] == "previews":
+        return "previews"
     if parts[-2] == "runs":
         return "record of a run"
     if parts[-1] == "meta.json":
@@ -321,6 +341,12 @@ def _read_beside(store: FeatureStore, dataset: Dataset, found: Reading) -> None:
     for number in (n for name, n in REPLACED.items() if name == dataset.name):
         if lines.get(id_of(dataset.name, number), {}).get("codec") != "again":
             found.faults.append(f"{dataset.name}: the facts of video {number} are gone")
+    if dataset.name in PREVIEWED:
+        for row, mark in enumerate(marks_of(dataset).tolist()):
+            with _refusals(found):
+                shown = dataset.preview(row)  # none: pages ask the video for its frames then
+                if shown is not None and shown != strip_of(mark):
+                    found.faults.append(f"{dataset.name}: a picture of another video in row {row}")
     with _refusals(found):
         if len(list_runs(store.backend, dataset.name)) != NUM_RUNS:
             found.faults.append(f"{dataset.name}: records of runs are gone")
