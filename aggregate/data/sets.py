@@ -76,19 +76,6 @@ def disjoint_sets(set_size: int = 8, num_sets: int = 2) -> Splitter:
     return split
 
 
-def time_sorted_sets(set_size: int = 8, num_sets: int = 2) -> Splitter:
-    """Disjoint random sets whose crops stand in order of their mid time: for ordered tokens (CARL, TeG)."""
-    shuffle = disjoint_sets(set_size, num_sets)
-
-    def split(valid: Tensor, raw_geometry: Tensor, generator: torch.Generator) -> SetIndex:
-        sets = shuffle(valid, raw_geometry, generator)
-        mid_s = _mid_s(raw_geometry).gather(1, sets.crops.flatten(1)).view(sets.crops.shape)
-        order = mid_s.masked_fill(~sets.valid, torch.inf).argsort(dim=-1, stable=True)
-        return SetIndex(sets.crops.gather(-1, order), sets.valid.gather(-1, order), disjoint=True)
-
-    return split
-
-
 def long_short_sets(set_size: int = 8, window: float = 0.25) -> Splitter:
     """Set 1 from the whole video, set 2 from a random window of it (TeG); a crop may be in both.
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from aggregate.data.geometry import END_S, START_S
 from aggregate.data.loader import CropData, ResidentSource
-from aggregate.data.sets import global_local_sets, time_sorted_sets
+from aggregate.data.sets import disjoint_sets, global_local_sets
 from aggregate.objectives import (
     Objective,
     ObjectiveInput,
@@ -78,7 +78,7 @@ def make_trainer(objective, splitter, **options) -> Trainer:
 def test_ordered_tokens_train_beside_scale():
     both = WeightedSum([(1.0, build_objective(ScaleObjective())), (1.0, SequenceGauss())])
     assert both.needs_tokens == "all"
-    result = make_trainer(both, time_sorted_sets(4)).fit()
+    result = make_trainer(both, disjoint_sets(4)).fit()
     assert {"set_loss", "mcm_loss", "sequence_loss"} <= set(result.history[-1])
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from aggregate.data.batch import draw_mask
 from aggregate.data.geometry import END_S, START_S
-from aggregate.data.sets import disjoint_sets, even_counts, global_local_sets, long_short_sets, time_sorted_sets
+from aggregate.data.sets import disjoint_sets, even_counts, global_local_sets, long_short_sets
 from tests.support.set_batches import crop_batch, set_batch
 
 SHAPES = {
@@ -58,18 +58,6 @@ def test_every_crop_is_as_likely_in_either_set():
 
 def test_few_crops_are_dealt_evenly():
     assert even_counts(torch.tensor([0, 1, 5, 16, 20]), 8, 2).tolist() == [[0, 0], [1, 0], [3, 2], [8, 8], [8, 8]]
-
-
-@given(**SHAPES)
-@settings(max_examples=40, deadline=None)
-def test_time_sorted_sets_ascend(num_videos, width, set_size, share, seed):
-    crops, sets = draw(time_sorted_sets(set_size), num_videos, width, share, seed)
-    middle = (crops.raw_geometry[..., START_S] + crops.raw_geometry[..., END_S]) / 2
-    for b in range(num_videos):
-        for s in range(2):
-            kept = sets.crops[b, s][sets.valid[b, s]]
-            assert torch.equal(middle[b, kept], middle[b, kept].sort().values)
-            assert not sets.valid[b, s][len(kept) :].any()
 
 
 @given(**SHAPES)
