@@ -13,7 +13,7 @@ from pipeline.look.tables import escape
 from pipeline.reports import StageReport, doubts_of
 from pipeline.stage import StagePlan
 
-MAX_ROWS = 50
+MAX_LINES = 50
 """Artifacts live in Prefect's database; the whole list is in the store."""
 
 UNITS = {"decode": "frames", "preprocess": "crops", "forward": "crops", "write": "rows"}
@@ -22,8 +22,8 @@ UNITS = {"decode": "frames", "preprocess": "crops", "forward": "crops", "write":
 
 def plan_markdown(plan: StagePlan) -> str:
     """Describe a plan: the one-line summary and the first units of work with their reasons."""
-    rows = list(plan.table())
-    return f"## Plan: {plan.stage}\n\n{escape(plan.summary())}\n\n{markdown_table(rows)}"
+    lines = list(plan.table())
+    return f"## Plan: {plan.stage}\n\n{escape(plan.summary())}\n\n{markdown_table(lines)}"
 
 
 def report_markdown(report: StageReport) -> str:
@@ -41,8 +41,8 @@ def report_markdown(report: StageReport) -> str:
     if report.skipped:
         lines.append(f"\n### Videos with a status ({len(report.skipped)})\n")
         by_reason = Counter((video.status, video.error.split("\n")[0][:120]) for video in report.skipped)
-        rows = [{"status": s, "videos": n, "reason": e} for (s, e), n in by_reason.most_common()]
-        lines.append(markdown_table(rows))
+        reasons = [{"status": s, "videos": n, "reason": e} for (s, e), n in by_reason.most_common()]
+        lines.append(markdown_table(reasons))
     lines.append(f"\nfingerprint `{report.fingerprint[:16]}` snapshot `{report.snapshot[:16]}`")
     return "\n".join(lines)
 
@@ -73,7 +73,7 @@ def did_line(report: StageReport) -> str:
 
 def run_markdown(reports: Sequence[StageReport]) -> str:
     """Describe a whole run: what each stage did, how long it took, and the probe numbers."""
-    rows = [
+    stages = [
         {
             "stage": report.stage,
             "did": did_line(report),
@@ -81,14 +81,14 @@ def run_markdown(reports: Sequence[StageReport]) -> str:
         }
         for report in reports
     ]
-    lines = [f"## Run of {escape(reports[0].recipe)}", "", markdown_table(rows), doubts_markdown(reports)]
-    if probes := [row for report in reports for row in report.details.get("probes", [])]:
-        lines += ["### Probes", "", markdown_table(probe_rows(probes))]
+    lines = [f"## Run of {escape(reports[0].recipe)}", "", markdown_table(stages), doubts_markdown(reports)]
+    if probes := [probe for report in reports for probe in report.details.get("probes", [])]:
+        lines += ["### Probes", "", markdown_table(probe_lines(probes))]
     return "\n".join(lines)
 
 
-def probe_rows(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the probe table's rows: one a number, with interval and coverage."""
+def probe_lines(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the probe table's lines: one a number, with interval and coverage."""
     return [
         {
             "probe": p.get("probe"),
@@ -121,9 +121,9 @@ def probe_setting(probe: Mapping[str, Any]) -> str:
     return " ".join(f"{names[key]}={value}" if names[key] else str(value) for key, value in shown.items())
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a Markdown table of at most 50 rows, then a count."""
-    return tables.markdown_table(rows, max_rows=MAX_ROWS)
+def markdown_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return a Markdown table of at most 50 lines, then a count."""
+    return tables.markdown_table(lines, max_lines=MAX_LINES)
 
 
 def artifact_key(*parts: str) -> str:

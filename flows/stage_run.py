@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from flows.artifacts import MAX_ROWS, artifact_key, page_address, plan_markdown, probe_rows, report_markdown
+from flows.artifacts import MAX_LINES, artifact_key, page_address, plan_markdown, probe_lines, report_markdown
 from flows.listening import RunListener
 from flows.parameters import Where, open_run
 from flows.recording import recorded
@@ -110,7 +110,7 @@ def publish_numbers(report: StageReport) -> None:
     """Leave the probe table and the link to the HTML report as artifacts, where a report has them."""
     if probes := report.details.get("probes"):
         key = artifact_key("probes", report.recipe)
-        create_table_artifact(probe_rows(probes)[:MAX_ROWS], key=key, description=f"Probe numbers of {report.recipe}")
+        create_table_artifact(probe_lines(probes)[:MAX_LINES], key=key, description=f"Probe numbers of {report.recipe}")
     if path := report.details.get("report"):
         create_link_artifact(
             page_address(report, Settings().pages) or (path if "://" in str(path) else f"file://{path}"),

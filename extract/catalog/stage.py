@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 COMMIT_VIDEOS = 8192
 """Videos a catalogue commit: what a killed run loses at most, and how many rows a catalogue file has."""
 
-_TABLE_ROWS = 30
+_TABLE_LINES = 30
 
 
 @dataclass(frozen=True)
@@ -109,19 +109,19 @@ class CatalogPlan:
         return f"dataset {self.dataset.name}: " + ", ".join(parts)
 
     def table(self) -> Sequence[Mapping[str, object]]:
-        """Return the first rows of the work."""
-        rows: list[Mapping[str, object]] = [
+        """Return the first lines of the work."""
+        lines: list[Mapping[str, object]] = [
             {"video": video.video_id, "label": ";".join(note.labels), "splits": len(note.splits), "why": "new"}
-            for video, note in zip(self.new[:_TABLE_ROWS], self.annotations, strict=False)
+            for video, note in zip(self.new[:_TABLE_LINES], self.annotations, strict=False)
         ]
-        rows += [
+        lines += [
             {"video": known.video.video_id, "label": "", "splits": "", "why": "late or touched since it was catalogued"}
-            for known in self.to_check[: _TABLE_ROWS - len(rows)]
+            for known in self.to_check[: _TABLE_LINES - len(lines)]
         ]
-        left = len(self.new) + len(self.to_check) - len(rows)
+        left = len(self.new) + len(self.to_check) - len(lines)
         if left > 0:
-            rows.append({"video": f"... {left} more", "label": "", "splits": "", "why": ""})
-        return rows
+            lines.append({"video": f"... {left} more", "label": "", "splits": "", "why": ""})
+        return lines
 
 
 def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings, *, replace: bool = False) -> CatalogPlan:

@@ -172,10 +172,10 @@ def print_arrow(table: Any, as_json: bool, shown: Sequence[str] | None = None) -
     if as_json:
         console.print_json(json_rows(table))
         return
-    rows = table.select(list(shown) if shown else table.column_names).slice(0, LIMIT_SHOWN).to_pylist()
-    if rows and len(rows[0]) * MIN_COLUMN_WIDTH > console.out.width:
-        console.print_records(rows)
+    lines = table.select(list(shown) if shown else table.column_names).slice(0, LIMIT_SHOWN).to_pylist()
+    if lines and len(lines[0]) * MIN_COLUMN_WIDTH > console.out.width:
+        console.print_records(lines)
     else:
-        console.print_table(rows, empty="no rows")
+        console.print_table(lines, empty="no rows")
     if table.num_rows > LIMIT_SHOWN:
         console.out.print(f"... {table.num_rows - LIMIT_SHOWN} more rows; --out FILE.parquet writes all")

@@ -40,8 +40,8 @@ def backup(
         console.print_json({**asdict(report), "check": report.check.model_dump(mode="json")})
     else:
         console.out.print(report.summary(), markup=False)
-        if rows := report.check.table():
-            console.print_table(rows)
+        if lines := report.check.table():
+            console.print_table(lines)
     if not report.check.is_clean:
         raise typer.Exit(EXIT_FAILURE)
 

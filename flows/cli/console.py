@@ -23,7 +23,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from flows.artifacts import probe_rows
+from flows.artifacts import probe_lines
 from flows.heartbeat import Pulse, shown_values, speed, without_stage
 from pipeline import events
 from pipeline.printable import json_printable, on_one_line, printable
@@ -150,9 +150,9 @@ class EventPrinter:
         err.print(f"{without_stage(event.stage, event.summary)} ({event.seconds:.1f} s)", markup=False)
 
 
-def print_table(rows: Iterable[Mapping[str, object]], *, title: str | None = None, empty: str = "nothing") -> None:
+def print_table(lines: Iterable[Mapping[str, object]], *, title: str | None = None, empty: str = "nothing") -> None:
     """Print mappings that share their keys as a table on stdout."""
-    listed = list(rows)
+    listed = list(lines)
     if not listed:
         out.print(f"{title}: {empty}" if title else empty, markup=False)
         return
@@ -160,20 +160,20 @@ def print_table(rows: Iterable[Mapping[str, object]], *, title: str | None = Non
         out.print(title, style="bold", markup=False)  # not the table's: that is wrapped to the table's width
     table = Table(header_style="bold", box=None, pad_edge=False)
     for key in listed[0]:
-        is_number = all(isinstance(row.get(key), int | float) for row in listed)
+        is_number = all(isinstance(line.get(key), int | float) for line in listed)
         table.add_column(Text(on_one_line(str(key))), justify="right" if is_number else "left", overflow="fold")
-    for row in listed:
-        table.add_row(*(_cell(row.get(key)) for key in listed[0]))
+    for line in listed:
+        table.add_row(*(_cell(line.get(key)) for key in listed[0]))
     out.print(table)
 
 
-def print_records(rows: Iterable[Mapping[str, object]]) -> None:
+def print_records(lines: Iterable[Mapping[str, object]]) -> None:
     """Print mappings one below the other, a line a value: for tables that are wider than the terminal."""
-    for number, row in enumerate(rows):
+    for number, line in enumerate(lines):
         table = Table(header_style="bold", box=None, pad_edge=False, show_header=False)
         table.add_column(style="dim")
         table.add_column(overflow="fold")
-        for key, value in row.items():
+        for key, value in line.items():
             table.add_row(Text(on_one_line(key)), _cell(value))
         out.print(f"- {number}", style="bold")
         out.print(table)
@@ -181,15 +181,15 @@ def print_records(rows: Iterable[Mapping[str, object]]) -> None:
 
 def print_probes(probes: Sequence[Mapping[str, Any]]) -> None:
     """Print probe results with their intervals and coverage."""
-    rows = [
+    lines = [
         {
-            **row,
-            "top-1 %": "-" if row["top-1 %"] is None else f"{row['top-1 %']:.1f}",
-            "95 % interval": row["95 % interval"] or "-",
+            **line,
+            "top-1 %": "-" if line["top-1 %"] is None else f"{line['top-1 %']:.1f}",
+            "95 % interval": line["95 % interval"] or "-",
         }
-        for row in probe_rows(probes)
+        for line in probe_lines(probes)
     ]
-    print_table(rows, title="Probes", empty="no probe ran")
+    print_table(lines, title="Probes", empty="no probe ran")
 
 
 def _cell(value: object) -> Text:

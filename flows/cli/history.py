@@ -39,7 +39,7 @@ def runs(store: StoreArgument, dataset: DatasetOption = None, as_json: JsonOptio
         ]
         typer.echo(json.dumps({"dataset": ds.name, "runs": listed}, default=str))
         return
-    rows = [
+    lines = [
         {
             "started": run.record.started_at,
             "recipe": run.record.recipe,
@@ -54,7 +54,7 @@ def runs(store: StoreArgument, dataset: DatasetOption = None, as_json: JsonOptio
         }
         for run in found
     ]
-    console.print_table(rows, title=f"Runs of {ds.name}", empty="none was written down yet")
+    console.print_table(lines, title=f"Runs of {ds.name}", empty="none was written down yet")
 
 
 def _did(did: Any) -> str:
@@ -62,11 +62,11 @@ def _did(did: Any) -> str:
     return ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts) or "nothing"
 
 
-def _number(row: Any) -> str:
-    if row is None:
+def _number(line: Any) -> str:
+    if line is None:
         return ""
-    parts = (row.get("probe"), row.get("readout"), row.get("embedding"), probe_setting(row))
-    return f"{100 * row['top1']:.1f} % {' '.join(str(part) for part in parts if part)}"
+    parts = (line.get("probe"), line.get("readout"), line.get("embedding"), probe_setting(line))
+    return f"{100 * line['top1']:.1f} % {' '.join(str(part) for part in parts if part)}"
 
 
 def lineage(
@@ -107,7 +107,7 @@ def prune(
     opened = FeatureStore.open(store, mode="a")
     ds = pick_dataset(opened, dataset)
     found = older_versions(ds, keep=keep)
-    rows = [
+    lines = [
         {
             "version": one.label,
             "saved": one.saved_at,
@@ -118,7 +118,7 @@ def prune(
     ]
     going = [one for one in found if not one.needed_by]
     if not as_json:
-        console.print_table(rows, title=f"Older versions in {ds.name}", empty="none")
+        console.print_table(lines, title=f"Older versions in {ds.name}", empty="none")
     if going and not yes:
         if as_json:
             raise InvalidInputError("expected --yes with --json: nobody can be asked")
@@ -127,6 +127,6 @@ def prune(
         one.remove()
     freed = sum(one.num_bytes for one in going)
     if as_json:
-        typer.echo(json.dumps({"removed": [one.label for one in going], "bytes": freed, "versions": rows}))
+        typer.echo(json.dumps({"removed": [one.label for one in going], "bytes": freed, "versions": lines}))
     elif going:
         console.out.print(f"removed {len(going)} versions, {freed / 2**20:.2f} MiB", markup=False)

@@ -39,11 +39,11 @@ def doctor(
         console.print_json([asdict(f) for f in findings])
     else:
         marks = {"ok": "ok", "warn": "optional", "fail": "FIX"}
-        rows = [
+        lines = [
             {"check": f.check, "": marks[f.result], "found": f.found, "what to do": "" if f.result == "ok" else f.fix}
             for f in findings
         ]
-        console.print_table(rows)
+        console.print_table(lines)
     if any(f.result == "fail" for f in findings):
         raise typer.Exit(EXIT_FAILURE)
 
@@ -72,8 +72,8 @@ def audit(
         for crops, name in ([pick_features(held, features)] if features else every)
     ]
     if as_json:
-        rows = [{"summary": r.summary(), "ok": r.is_ok, "crops": r.table()} for r in reports]
-        console.print_json({"ok": all(r.is_ok for r in reports), "feature_sets": rows})
+        lines = [{"summary": r.summary(), "ok": r.is_ok, "crops": r.table()} for r in reports]
+        console.print_json({"ok": all(r.is_ok for r in reports), "feature_sets": lines})
     else:
         for report in reports:
             console.print_table(report.table(), title=report.summary())

@@ -79,8 +79,8 @@ def status(
     if as_json:
         console.print_json({"feature_sets": counts, "failures": failures})
         return
-    rows = [{**c, "statuses": ", ".join(f"{n} {s}" for s, n in c["statuses"].items())} for c in counts]
-    console.print_table(rows, title="Feature sets", empty="none yet")
+    lines = [{**c, "statuses": ", ".join(f"{n} {s}" for s, n in c["statuses"].items())} for c in counts]
+    console.print_table(lines, title="Feature sets", empty="none yet")
     if failures:
         console.print_table(failures[:LIMIT_SHOWN], title=f"Videos with a status ({len(failures)})")
         if len(failures) > LIMIT_SHOWN:
@@ -102,8 +102,8 @@ def verify(
         console.print_json(report.model_dump(mode="json"))
     else:
         console.out.print(report.summary(), markup=False)
-        if rows := report.table():
-            console.print_table(rows)
+        if lines := report.table():
+            console.print_table(lines)
     if not report.is_clean:
         raise typer.Exit(EXIT_FAILURE)
 
@@ -132,8 +132,8 @@ def retry(
     if as_json:
         console.print_json({"runs": [r.as_json() for r in reports]})
     else:
-        rows = [{"recipe": r.recipe, **r.stages[0].did} for r in reports]
-        console.print_table(rows, title="Retried")
+        lines = [{"recipe": r.recipe, **r.stages[0].did} for r in reports]
+        console.print_table(lines, title="Retried")
 
 
 def export(

@@ -77,11 +77,11 @@ def sweep(
     check_output(html)
     if dry_run:
         with store_of_run(settings, dry_run=True) as opened:
-            rows = plan_sweep(points, opened, settings)
+            lines = plan_sweep(points, opened, settings)
         if as_json:
-            console.print_json({"points": rows})
+            console.print_json({"points": lines})
         else:
-            console.print_table(rows, title=f"sweep: {len(points)} points")
+            console.print_table(lines, title=f"sweep: {len(points)} points")
         return
     with store_of_run(settings, dry_run=False) as opened, console.EventPrinter(quiet=quiet) as printer:
         found = run_sweep(

@@ -29,7 +29,7 @@ def list_(as_json: JsonOption = False) -> None:
     from extract.backbones.weights_lock import read_lock
 
     locked = read_lock()
-    rows: list[dict[str, Any]] = [
+    lines: list[dict[str, Any]] = [
         {
             "name": name,
             "backbone": PUBLISHED[name].backbone if name in PUBLISHED else "",
@@ -39,9 +39,9 @@ def list_(as_json: JsonOption = False) -> None:
         for name in sorted(PUBLISHED.keys() | locked.keys())
     ]
     if as_json:
-        console.print_json(rows)
+        console.print_json(lines)
         return
-    shown = [row | {"sha256": (row["sha256"] or "not fetched")[:12]} for row in rows]
+    shown = [line | {"sha256": (line["sha256"] or "not fetched")[:12]} for line in lines]
     console.print_table(shown, title="Weights")
 
 

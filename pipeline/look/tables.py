@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]], *, max_rows: int | None = None) -> str:
-    """Return a Markdown table of mappings that share their keys; past `max_rows` a count stands for the rest."""
-    if not rows:
+def markdown_table(lines: Sequence[Mapping[str, Any]], *, max_lines: int | None = None) -> str:
+    """Return a Markdown table of mappings that share their keys; past `max_lines` a count stands for the rest."""
+    if not lines:
         return "nothing\n"
-    keys = list(rows[0])
-    lines = ["| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
-    lines += ["| " + " | ".join(escape(row.get(key, "")) for key in keys) + " |" for row in rows[:max_rows]]
-    if max_rows is not None and len(rows) > max_rows:
-        lines.append(f"\n... and {len(rows) - max_rows} more")
-    return "\n".join(lines) + "\n"
+    keys = list(lines[0])
+    text = ["| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
+    text += ["| " + " | ".join(escape(line.get(key, "")) for key in keys) + " |" for line in lines[:max_lines]]
+    if max_lines is not None and len(lines) > max_lines:
+        text.append(f"\n... and {len(lines) - max_lines} more")
+    return "\n".join(text) + "\n"
 
 
 def escape(value: object) -> str:
@@ -29,7 +29,8 @@ def escape(value: object) -> str:
     return re.sub(r"([\\`*_{}\[\]|])", r"\\\1", text)
 
 
-def column_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def column_lines(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     """Return lines of plain text whose columns stand below each other."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
+    widths = [max(len(line[i]) for line in (header, *lines)) for i in range(len(header))]
+    both = (header, *lines)
+    return ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in both]

@@ -27,7 +27,7 @@ SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
-class Row:
+class Line:
     """One result as the tables and cards show it."""
 
     r: ProbeResult
@@ -60,8 +60,8 @@ def render_report(report: ProbeReport, frames: Frames | None = None) -> str:
     str
         A whole document with no outside reference.
     """
-    headlines = [_row(r, report) for r in view.headlines(report)]
-    retrieval = [_row(r, report) for r in report.results if r.said("recall")]
+    headlines = [_line(r, report) for r in view.headlines(report)]
+    retrieval = [_line(r, report) for r in report.results if r.said("recall")]
     curves, confusions, maps = view.curve_cards(report), view.confusions(report), view.map_cards(report)
     trainings, strips = training_cards(report), strip_groups(report, frames)
     sections = [
@@ -85,13 +85,13 @@ def render_report(report: ProbeReport, frames: Frames | None = None) -> str:
         sections=[(anchor, name) for anchor, name, wanted in sections if wanted],
         cards=headlines,
         remarks=view.remarks(report),
-        headline_rows=headlines,
-        all_rows=[_row(r, report) for r in report.results],
+        headline_lines=headlines,
+        all_lines=[_line(r, report) for r in report.results],
         only_where=_only_source(report),
         has_map=any(r.mean_average_precision is not None for r in report.results),
         retrieval=retrieval,
         retrieval_depths=sorted({k for row in retrieval for k in row.r.said("recall")}),
-        comparisons=comparison_rows(report),
+        comparisons=comparison_lines(report),
         made=view.date_text(report.created),
         curves=curves,
         trainings=trainings,
@@ -105,10 +105,10 @@ def render_report(report: ProbeReport, frames: Frames | None = None) -> str:
     )
 
 
-def _row(result: ProbeResult, report: ProbeReport) -> Row:
+def _line(result: ProbeResult, report: ProbeReport) -> Line:
     figure, value = view.main_figure(result)
     several = view.has_several_sources(report)
-    return Row(
+    return Line(
         r=result,
         kind=view.METHODS.get(result.probe, result.probe),
         setting="" if result.said("k") is None or result.probe != "knn" else f"k = {result.said('k')}",
@@ -130,7 +130,7 @@ def _only_source(report: ProbeReport) -> str:
     return f", from {report.results[0].crops}/{report.results[0].feature_set}"
 
 
-def comparison_rows(report: ProbeReport) -> list[dict[str, Any]]:
+def comparison_lines(report: ProbeReport) -> list[dict[str, Any]]:
     """Return the paired comparisons in words and formatted figures.
 
     The verdict holds for all of them together: p-values are compared after Holm's correction, because a table of

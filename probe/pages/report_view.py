@@ -217,7 +217,7 @@ class ChartCard:
     svg: Markup
     legend: tuple[str, ...]
     header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[tuple[str, ...], ...]
 
 
 def curve_cards(report: ProbeReport) -> list[ChartCard]:
@@ -260,12 +260,14 @@ def _curve_card(title: str, name: str, figure: str, members: Sequence[tuple[str,
         percent=is_share,
         reference=None if guess is None else (guess, "chance"),
     )
-    rows = tuple(
+    cells = tuple(
         (s.label, number(float(x)), _value(y, is_share), _range(s, i, is_share))
         for s in series
         for i, (x, y) in enumerate(zip(s.x, s.y, strict=True))
     )
-    return ChartCard(title, svg, tuple(names), ("Readout", x_label, FIGURES.get(figure, figure), "95 % interval"), rows)
+    return ChartCard(
+        title, svg, tuple(names), ("Readout", x_label, FIGURES.get(figure, figure), "95 % interval"), cells
+    )
 
 
 def _distinct(labels: Sequence[str], extra: Sequence[str]) -> list[str]:
@@ -291,7 +293,7 @@ class Confusion:
 
     title: str
     names: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[tuple[int, int, bool], ...], str], ...]
+    lines: tuple[tuple[str, tuple[tuple[int, int, bool], ...], str], ...]
     """(true label, ((count, heat level, is diagonal), ...), right of total); empty where it is drawn."""
     svg: Markup | None
     pairs: tuple[tuple[str, str, int, int], ...]

@@ -54,7 +54,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Row:
+class Line:
     """One probe and readout at one point, over all its repetitions."""
 
     choice: Mapping[str, Any]
@@ -75,42 +75,42 @@ class Row:
 class Sweep:
     """Everything that `scale sweep` shows."""
 
-    rows: tuple[Row, ...]
+    lines: tuple[Line, ...]
     failures: tuple[Failure, ...] = ()
 
     def table(self) -> list[dict[str, object]]:
-        """Return the rows as they are printed."""
+        """Return the lines as they are printed."""
         return [
             {
-                **{field: _shown(value) for field, value in row.choice.items()},
-                "probe": row.measured,
-                "top-1 %": f"{100 * row.top1:.1f}{_range(row.interval)}",
-                "to the first point": _difference(row.to_first),
-                "to the mean": _difference(row.to_mean),
-                "runs": row.num_runs,
-                "videos": row.num_videos,
+                **{field: _shown(value) for field, value in line.choice.items()},
+                "probe": line.measured,
+                "top-1 %": f"{100 * line.top1:.1f}{_range(line.interval)}",
+                "to the first point": _difference(line.to_first),
+                "to the mean": _difference(line.to_mean),
+                "runs": line.num_runs,
+                "videos": line.num_videos,
             }
-            for row in self.rows
+            for line in self.lines
         ]
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON-ready values."""
-        rows = [
+        lines = [
             {
-                "point": dict(row.choice),
-                "measured": row.measured,
-                "runs": row.num_runs,
-                "top1": row.top1,
-                "interval": row.interval,
-                "videos": row.num_videos,
-                "groups": row.num_groups,
-                "to_first": None if row.to_first is None else vars(row.to_first),
-                "to_mean": None if row.to_mean is None else vars(row.to_mean),
-                "reports": list(row.reports),
+                "point": dict(line.choice),
+                "measured": line.measured,
+                "runs": line.num_runs,
+                "top1": line.top1,
+                "interval": line.interval,
+                "videos": line.num_videos,
+                "groups": line.num_groups,
+                "to_first": None if line.to_first is None else vars(line.to_first),
+                "to_mean": None if line.to_mean is None else vars(line.to_mean),
+                "reports": list(line.reports),
             }
-            for row in self.rows
+            for line in self.lines
         ]
-        return {"rows": rows, "failures": [{"point": dict(f.point), "error": f.error} for f in self.failures]}
+        return {"rows": lines, "failures": [{"point": dict(f.point), "error": f.error} for f in self.failures]}
 
 
 def sweep_table(trials: Sequence[Trial], failures: Sequence[Failure] = (), *, headline_only: bool = True) -> Sweep:
@@ -129,14 +129,14 @@ def sweep_table(trials: Sequence[Trial], failures: Sequence[Failure] = (), *, he
         by_choice.setdefault(repr(sorted(trial.choice.items())), []).append(trial)
     pooled = {choice: _pool(of_choice, headline_only) for choice, of_choice in by_choice.items()}
     first = next(iter(pooled.values()), {})
-    rows = []
+    lines = []
     for choice, measured in pooled.items():
         for what, found in measured.items():
             hits = found.hits
             values, groups = _aligned(hits, hits)[1:]
             plain = measured.get(what.with_readout("mean"))
-            rows.append(
-                Row(
+            lines.append(
+                Line(
                     choice=by_choice[choice][0].choice,
                     measured=what.words,
                     num_runs=len(found.reports),
@@ -149,7 +149,7 @@ def sweep_table(trials: Sequence[Trial], failures: Sequence[Failure] = (), *, he
                     reports=tuple(dict.fromkeys(found.reports)),
                 )
             )
-    return Sweep(tuple(rows), tuple(failures))
+    return Sweep(tuple(lines), tuple(failures))
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def _difference(paired: Paired | None) -> str:
 
 def render_sweep(title: str, sweep: Sweep) -> str:
     """Return the table as one self-contained HTML page."""
-    fields = list(dict.fromkeys(field for row in sweep.rows for field in row.choice))
+    fields = list(dict.fromkeys(field for line in sweep.lines for field in line.choice))
     return render_page(
         "sweep.html.j2", title=title, eyebrow="Sweep", sweep=sweep, fields=fields, points=points, p_text=p_text
     )

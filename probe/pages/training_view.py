@@ -6,7 +6,7 @@ from probe.pages import charts
 from probe.pages.report_view import ChartCard
 from probe.results import ProbeReport, Training
 
-MAX_ROWS = 12
+MAX_LINES = 12
 
 
 def training_cards(report: ProbeReport) -> list[ChartCard]:
@@ -27,7 +27,7 @@ def _card(one: Training) -> ChartCard:
         percent=False,
         reference=None if one.chance is None else (one.chance, "guessing"),
     )
-    every = max(1, -(-len(one.steps) // MAX_ROWS))
+    every = max(1, -(-len(one.steps) // MAX_LINES))
     kept = sorted({*range(0, len(one.steps), every), len(one.steps) - 1})
-    rows = tuple((f"{one.steps[i]:g}", f"{one.loss[i]:.4g}") for i in kept)
-    return ChartCard(title, svg, (f"loss {words}",), ("Step", "Training loss"), rows)
+    lines = tuple((f"{one.steps[i]:g}", f"{one.loss[i]:.4g}") for i in kept)
+    return ChartCard(title, svg, (f"loss {words}",), ("Step", "Training loss"), lines)

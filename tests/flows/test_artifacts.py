@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from extract.rates import Rates
 from flows.artifacts import (
-    MAX_ROWS,
+    MAX_LINES,
     add_rates,
     artifact_key,
     escape,
     markdown_table,
     page_address,
     plan_markdown,
-    probe_rows,
+    probe_lines,
     report_markdown,
     run_markdown,
 )
@@ -63,8 +63,8 @@ def test_a_report_counts_failures_by_reason():
 
 
 def test_long_tables_say_how_much_is_left_out():
-    text = markdown_table([{"n": i} for i in range(MAX_ROWS + 7)])
-    assert text.count("\n|") < MAX_ROWS + 7
+    text = markdown_table([{"n": i} for i in range(MAX_LINES + 7)])
+    assert text.count("\n|") < MAX_LINES + 7
     assert "and 7 more" in text
 
 
@@ -81,8 +81,8 @@ def test_keys_are_what_prefect_accepts(parts):
     assert all(c.isascii() and (c.islower() or c.isdigit() or c == "-") for c in artifact_key(*parts))
 
 
-def test_probe_rows_show_percent_and_interval():
-    rows = probe_rows(
+def test_probe_lines_show_percent_and_interval():
+    rows = probe_lines(
         [
             {
                 "probe": "knn",

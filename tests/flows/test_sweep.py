@@ -120,27 +120,27 @@ def test_a_grid_is_run_once_paired_and_averaged(tmp_path: Path) -> None:
     weights = {name: ds.artifact("models", name).meta["weights_sha256"] for name in ds.artifacts("models")}
     assert len(weights) == 1
     todo = plan_sweep(grid(*axes), store, CPU)
-    assert [row["train"] for row in todo] == ["done", *["1 of 1 to do"] * 3]
+    assert [line["train"] for line in todo] == ["done", *["1 of 1 to do"] * 3]
     found = run_sweep(grid(*axes), store, CPU, read_videos=False)
     for name, digest in weights.items():  # the first point was not trained again
         assert ds.artifact("models", name).meta["weights_sha256"] == digest
     assert len(ds.artifacts("models")) == 4
     assert not found.failures
-    assert {(row.num_runs, row.num_videos) for row in found.rows} == {(2, NUM)}  # both splits, every video once
-    assert {(row.num_runs, row.num_videos) for row in first.rows} == {(1, NUM // 2)}
-    mean, cls = found.rows[:2]
+    assert {(line.num_runs, line.num_videos) for line in found.lines} == {(2, NUM)}  # both splits, every video once
+    assert {(line.num_runs, line.num_videos) for line in first.lines} == {(1, NUM // 2)}
+    mean, cls = found.lines[:2]
     assert "mean of the crops" in mean.measured
     assert mean.top1 > 0.9
     assert mean.to_mean is None
     assert mean.to_first is None
     assert cls.to_mean is not None
     assert cls.to_mean.difference == pytest.approx(cls.top1 - mean.top1)
-    later = next(row for row in found.rows[2:] if row.measured == mean.measured)
+    later = next(line for line in found.lines[2:] if line.measured == mean.measured)
     assert later.to_first is not None
     assert later.to_first.difference == 0  # the mean of the crops does not depend on the training
-    assert len(found.table()) == len(found.rows)
+    assert len(found.table()) == len(found.lines)
     everything = run_sweep(grid(*axes), store, CPU, read_videos=False, headline_only=False)
-    assert {row.measured.split(", c/")[0] for row in everything.rows} == {
+    assert {line.measured.split(", c/")[0] for line in everything.lines} == {
         "Nearest neighbours, k = 3, T = 0.07", "Nearest neighbours, k = 20, T = 0.07",
         "Nearest neighbours, scale, k = 20, T = 0.07",
     }  # fmt: skip
@@ -157,7 +157,7 @@ def test_the_command_goes_on_after_a_point_that_fails(tmp_path: Path, capsys: py
     assert run([*words, "--stored", "--device", "cpu", "--html", str(page), "--json"]) == 4
     said = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert [f["point"] for f in said["failures"]] == [{"train.method": "maclr"}]
-    assert {row["point"]["train.method"] for row in said["rows"]} == {"vicreg"}
+    assert {line["point"]["train.method"] for line in said["rows"]} == {"vicreg"}
     text = page.read_text()
     assert "maclr" in text
     assert "Points without numbers" in text

@@ -18,7 +18,7 @@ from pipeline.look.pages import look_style
 from probe.found import TrainingFound
 from probe.pages import charts, report_view
 from probe.pages.page import data_uri
-from probe.pages.report import HTML_FILE, comparison_rows, holm, provenance, render_report
+from probe.pages.report import HTML_FILE, comparison_lines, holm, provenance, render_report
 from probe.pages.strips import MAX_STRIPS, alternate
 from probe.results import Coverage, LeakCheck, PairedComparison, ProbeReport
 from tests.support.probe_reports import CLASSES, HOSTILE, frame_bytes, frames_of, make_report
@@ -220,7 +220,7 @@ def test_a_comparison_in_words() -> None:
         a="x", b="y", num_rows=10, num_groups=5, difference=0.1, interval=(-0.02, 0.2), p_value=4e-4, only_a=1, only_b=3
     )
     others = [pair.model_copy(update=u) for u in ({"p_value": 0.2}, {"difference": -0.1}, {"p_value": 0.04})]
-    rows = comparison_rows(make_report().model_copy(update={"comparisons": (pair, *others)}))
+    rows = comparison_lines(make_report().model_copy(update={"comparisons": (pair, *others)}))
     assert [row["words"] for row in rows] == [
         "the second is better",
         "no clear difference",
@@ -248,10 +248,10 @@ def test_dates_are_written_for_people() -> None:
 def test_large_confusion_matrices_are_drawn() -> None:
     small = report_view.confusions(make_report())[0]
     assert small.svg is None
-    assert len(small.rows) == len(CLASSES)
-    assert all(sum(count for count, _, _ in cells) == 6 for _, cells, _ in small.rows)
+    assert len(small.lines) == len(CLASSES)
+    assert all(sum(count for count, _, _ in cells) == 6 for _, cells, _ in small.lines)
     large = report_view.confusions(make_report(classes=tuple(f"class {i:03d}" for i in range(60)), num_test=120))[0]
-    assert large.rows == ()
+    assert large.lines == ()
     assert large.svg is not None
     assert 'role="img"' in large.svg
 
