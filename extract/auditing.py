@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from extract.catalog.find_videos import resolve_video
 from extract.crops.draw import draw_crops, facts_of
@@ -22,6 +23,7 @@ from pipeline.errors import InvalidInputError, NoDataError, NotFoundError, Video
 from pipeline.fingerprint import differing_fields
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings
+from pipeline.storage.schema import PENDING
 
 if TYPE_CHECKING:
     from pipeline import FeatureStore
@@ -153,8 +155,8 @@ def _target(recipe: Recipe, crops: str, feature_set: str, settings: Settings, ds
 
 def _pick(ds: Any, crops: str, feature_set: str, num_crops: int, seed: int) -> list[tuple[int, int]]:
     """Draw (row, crop) pairs among the valid ones, looking at few rows."""
-    status = ds.status(crops, feature_set)
-    rows = status["row"].to_numpy()[np.asarray(status["status"].to_pylist()) != "pending"]
+    done = (part.filter(pc.not_equal(part["status"], PENDING))["row"] for part in ds.status_parts(crops, feature_set))
+    rows = np.concatenate([np.empty(0, np.int64), *(part.to_numpy() for part in done)])
     rng = np.random.default_rng(seed)
     found: list[tuple[int, int]] = []
     for row in rng.permutation(rows).tolist():

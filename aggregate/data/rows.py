@@ -71,9 +71,9 @@ def choose_rows(dataset: Dataset, spec: TrainSpec) -> TrainRows:
             f"(splits of the catalogue: {', '.join(known) or 'none'}); "
             "name another split, or set `rows: all` to train on every video (transductive)"
         )
-    status = dataset.status(spec.crops, spec.feature_set)["status"]
-    readable = pc.is_in(status, value_set=pa.array(HAS_CROPS)).to_numpy(zero_copy_only=False)
-    rows = selection.rows[readable[selection.rows]]
+    parts = dataset.status_parts(spec.crops, spec.feature_set)
+    readable = [pc.is_in(part["status"], value_set=pa.array(HAS_CROPS)).to_numpy() for part in parts]
+    rows = selection.rows[np.concatenate(readable)[selection.rows]]
     if len(rows) == 0:
         raise NoDataError(
             f"expected features {spec.crops}/{spec.feature_set} of the {len(selection)} chosen rows, found none; "

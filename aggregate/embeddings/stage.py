@@ -143,8 +143,6 @@ class _Worker:
 
     def run(self) -> Iterator[int | None]:
         """Yield the bytes of each shard that was written, None for one that was left to others."""
-        statuses = self.dataset.status(self.target.crops, self.target.feature_set)
-        texts, errors = statuses["status"].to_pylist(), statuses["error"].to_pylist()
         for shard in self.planned.todo:
             ledger = self.dataset.ledger(None, self.target.name)
             if made_from(ledger, shard) == self.source[shard]:  # another run was faster
@@ -152,7 +150,7 @@ class _Worker:
                 yield None
                 continue
             tasks = self.writer.todo(shards=[shard], retry=list(VideoStatus))
-            written = [self._one(task, texts, errors) for task in tasks]
+            written = [self._one(task) for task in tasks]
             self.num_skipped += not written or written[0] is None
             yield written[0] if written else None
 
@@ -160,7 +158,7 @@ class _Worker:
         """Say whether the vectors written here are all the same."""
         return doubts_about_vectors(*self.sums)
 
-    def _one(self, task: ShardTask, texts: list[str], errors: list[str]) -> int | None:
+    def _one(self, task: ShardTask) -> int | None:
         claim = self.writer.claim(task)
         if claim is None:
             return None
@@ -172,8 +170,7 @@ class _Worker:
             count, total, squares = self.sums
             self.sums = (count + len(kept), total + kept.sum(0), squares + np.square(kept).sum(0))
             rows = []
-            for at, row in enumerate(task.rows.tolist()):
-                status, error = (texts[row], errors[row]) if row < len(texts) else (PENDING, "")
+            for at, (row, status, error) in enumerate(self._sources_of(task.rows)):
                 if valid[at] and not finite[at]:
                     status, error = VideoStatus.NON_FINITE.value, "the embedding is NaN or infinity"
                 rows.append(RowStatus(row, status, error))
@@ -196,6 +193,13 @@ class _Worker:
         seconds = time.monotonic() - begin
         self.on_event(ShardFinished("embed", task.shard, self.target.name, len(rows), counts, seconds))
         return int(values.nbytes)
+
+    def _sources_of(self, rows: np.ndarray) -> Iterator[tuple[int, str, str]]:
+        """Yield row, status and error of the features of some rows; this handle may not see the last of them yet."""
+        seen = rows[rows < self.dataset.num_rows]
+        said = self.dataset.status_of(self.target.crops, self.target.feature_set, seen)
+        yield from zip(*(said[name].to_pylist() for name in ("row", "status", "error")), strict=True)
+        yield from ((row, PENDING, "") for row in rows[len(seen) :].tolist())
 
     def _embed(self, rows: np.ndarray, readout: ModelReadout | None = None) -> tuple[np.ndarray, np.ndarray]:
         if self.untrained is not None:

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from extract.catalog.annotations import Annotation
 from extract.catalog.datasets import image_fps_of, list_rows
 from extract.catalog.inspect_videos import probe_videos
+from extract.catalog.known_videos import known_videos
 from extract.catalog.listed_video import ListedVideo
 from extract.catalog.looking_again import KnownVideo, look_again, may_have_changed, told
 from extract.catalog.matching import how_many
@@ -152,22 +154,21 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings, *, rep
     bare = [video.video_id for video, note in zip(listed, annotations, strict=True) if not note.labels]
     if bare and "label" in _declared(dataset):
         notes.append(how_many(len(bare), f"of {len(listed)} videos without a label", bare[0]))
-    catalogue = _known_videos(store, dataset.name)
-    by_hand = set(store.dataset(dataset.name).rows_labelled_by_hand()) if catalogue else set()
-    looked_at = store.dataset(dataset.name).looked_at() if catalogue else {}
+    stored = store.dataset(dataset.name) if dataset.name in store.datasets() else None
+    by_hand = set(stored.rows_labelled_by_hand()) if stored else set()
+    looked_at = stored.looked_at() if stored else {}
     declared = _declared(dataset)
-    new: list[ListedVideo] = []
-    new_annotations: list[Annotation] = []
-    to_check: list[KnownVideo] = []
+    is_new = np.ones(len(listed), bool)
+    to_check: dict[int, KnownVideo] = {}
     relabelled: dict[int, Mapping[str, object]] = {}
-    num_kept, example = 0, ""
-    for video, annotation in zip(listed, annotations, strict=True):
-        known = catalogue.pop(video.video_id, None)
-        if known is None:
-            new.append(video)
-            new_annotations.append(annotation)
+    num_kept, num_gone, example = 0, 0, ""
+    for place, known in known_videos(stored, [video.video_id for video in listed]) if stored else ():
+        if place < 0:
+            num_gone += 1
             continue
-        wanted = {name: value for name, value in _labels(annotation).items() if name in declared}
+        is_new[place] = False
+        video = listed[place]
+        wanted = {name: value for name, value in _labels(annotations[place]).items() if name in declared}
         if difference := label_difference(known, {**known, **wanted}):
             if known["row"] in by_hand:
                 num_kept += 1
@@ -175,16 +176,15 @@ def plan_catalog(recipe: Recipe, store: FeatureStore, settings: Settings, *, rep
                 relabelled[known["row"]] = wanted
                 example = example or f"{video.video_id}: {difference}"
         if may_have_changed(video, known, looked_at.get(known["row"], known["added_at"])):
-            seen = KnownVideo(known["row"], video, known["sha256"], known["bytes"], known["probe_error"])
-            to_check.append(seen)
+            to_check[place] = KnownVideo(known["row"], video, known["sha256"], known["bytes"], known["probe_error"])
     return CatalogPlan(
         recipe=recipe.name,
         dataset=dataset,
-        new=tuple(new),
-        annotations=tuple(new_annotations),
-        to_check=tuple(to_check),
-        num_known=len(listed) - len(new),
-        num_gone=len(catalogue),
+        new=tuple(compress(listed, is_new)),
+        annotations=tuple(compress(annotations, is_new)),
+        to_check=tuple(known for _, known in sorted(to_check.items())),
+        num_known=int((~is_new).sum()),
+        num_gone=num_gone,
         relabelled=relabelled,
         relabelled_example=example,
         image_fps=image_fps_of(dataset),
@@ -207,7 +207,7 @@ def _plan_of_stored(recipe: Recipe, store: FeatureStore) -> CatalogPlan:
     if name not in store.datasets():
         there = ", ".join(store.datasets()) or "none"
         raise NoDataError(f"expected the dataset {name} in {store.url}, found {there}; `scale import` features first")
-    return CatalogPlan(recipe.name, recipe.dataset, (), (), (), store.dataset(name).videos.num_rows, 0, {})
+    return CatalogPlan(recipe.name, recipe.dataset, (), (), (), store.dataset(name).num_videos, 0, {})
 
 
 def run_catalog(
@@ -286,8 +286,8 @@ def run_catalog(
         changed = dataset.change_labels(plan.relabelled, by=RECIPE)
         did["videos_relabelled"] = changed.num_changed
     _take_again(plan, dataset, settings, did, skipped, on_event)
-    catalogued = dataset.refresh().videos
-    usable = {"num_usable": catalogued["probe_error"].null_count} if len(catalogued) else {}
+    fresh = dataset.refresh()
+    usable = {"num_usable": _num_usable(fresh)} if fresh.num_videos else {}
     if left_out := did.get("videos_interrupted"):
         text = f"{left_out} videos were left out: {why_killed}; run again to take them in"
         on_event(Note("catalog", text, level="warning"))
@@ -300,16 +300,13 @@ def run_catalog(
         did=did,
         seconds=seconds,
         skipped=tuple(skipped),
-        snapshot=dataset.refresh().snapshot(),
+        snapshot=fresh.snapshot(),
         details={**usable, "bytes_read": num_bytes, "videos_per_s": num_done / seconds if seconds else 0.0},
     )
 
 
-def _known_videos(store: FeatureStore, name: str) -> dict[str, dict]:
-    if name not in store.datasets():
-        return {}
-    columns = ["row", "video_id", "bytes", "sha256", "probe_error", "label", "labels", "splits", "group", "added_at"]
-    return {row["video_id"]: row for row in store.dataset(name).videos.select(columns).to_pylist()}
+def _num_usable(dataset: Dataset) -> int:
+    return sum(part["probe_error"].null_count for part in dataset.parts(["probe_error"]))
 
 
 def _declared(dataset: DatasetBase) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from pipeline.recipe.backbones import ImportedBackbone
 from pipeline.sets.ledger import UNDONE
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
+from pipeline.storage.layout import shard_range
 from pipeline.storage.schema import PENDING
 
 if TYPE_CHECKING:
@@ -179,28 +180,26 @@ def plan_extract(
         waiting = (*standings(products_to_extract(recipe, resolved), store), *later)
         return ExtractPlan(recipe, resolved, (), 0, again, is_catalogued=False, standings=waiting)
     wanted = _check_shards(shards, dataset.num_shards)
-    rows_of: dict[int, set[int]] = {}
-    works: dict[int, list[TargetWork]] = {}
-    num_done = 0
     found = standings(products_to_extract(recipe, resolved), store)
-    for target, one in zip(resolved, found, strict=True):
+    for one in found:
         _gate(one)
-        statuses = _statuses(dataset, target)
-        for shard in wanted:
-            start, stop = shard * dataset.shard_rows, min((shard + 1) * dataset.shard_rows, dataset.num_rows)
-            if statuses is None:
-                rows, reason = np.arange(start, stop), "new feature set"
-            else:
-                rows = start + np.flatnonzero(np.isin(statuses[start:stop], [*UNDONE, *again]))
-                reason = _reason(statuses[start:stop], again) if len(rows) else ""
-            if not len(rows):
-                num_done += 1
-                continue
-            num_crops = len(rows) * target.policy.num_crops
-            works.setdefault(shard, []).append(TargetWork(target.label, len(rows), num_crops, reason))
-            rows_of.setdefault(shard, set()).update(rows.tolist())
-    plans = tuple(ShardPlan(s, len(rows_of[s]), tuple(works[s])) for s in sorted(works))
-    return ExtractPlan(recipe, resolved, plans, num_done, again, standings=(*found, *later))
+    lacking = [_lacking(dataset, target, again) for target in resolved]
+    plans: list[ShardPlan] = []
+    num_works = 0
+    for shard in wanted:
+        works: list[TargetWork] = []
+        is_to_decode = np.zeros(dataset.shard_rows, bool)
+        for target, undone in zip(resolved, lacking, strict=True):
+            if undone is None or shard in undone:
+                is_lacking, reason = _work(dataset, target, shard, again, is_new=undone is None)
+                num_rows = int(is_lacking.sum())
+                works.append(TargetWork(target.label, num_rows, num_rows * target.policy.num_crops, reason))
+                is_to_decode[: len(is_lacking)] |= is_lacking
+        num_works += len(works)
+        if works:
+            plans.append(ShardPlan(shard, int(is_to_decode.sum()), tuple(works)))
+    num_done = len(wanted) * len(resolved) - num_works
+    return ExtractPlan(recipe, resolved, tuple(plans), num_done, again, standings=(*found, *later))
 
 
 def check_targets(recipe: Recipe, settings: Settings) -> None:
@@ -282,13 +281,24 @@ def _gate(one: Standing) -> None:
         )
 
 
-def _statuses(dataset: Any, target: ResolvedTarget) -> np.ndarray | None:
-    """Return the status of every row; None when nothing of the feature set exists."""
+def _lacking(dataset: Dataset, target: ResolvedTarget, again: tuple[str, ...]) -> frozenset[int] | None:
+    """Return the shards that lack something; None when nothing of the feature set exists."""
     try:
-        table = dataset.status(target.crops, target.feature_set)
+        return frozenset(dataset.undone_shards(target.crops, target.feature_set, again))
     except NotFoundError:
         return None
-    return np.asarray(table["status"].to_pylist(), dtype=object)
+
+
+def _work(
+    dataset: Dataset, target: ResolvedTarget, shard: int, again: tuple[str, ...], *, is_new: bool
+) -> tuple[np.ndarray, str]:
+    """Return which rows of a shard are to be done, bool, and why."""
+    start, stop = shard_range(shard, dataset.shard_rows, dataset.num_rows)
+    if is_new:
+        return np.ones(stop - start, bool), "new feature set"
+    said = dataset.status_of(target.crops, target.feature_set, np.arange(start, stop))
+    statuses = np.asarray(said["status"].to_pylist(), dtype=object)
+    return np.isin(statuses, [*UNDONE, *again]), _reason(statuses, again)
 
 
 def _reason(statuses: np.ndarray, again: tuple[str, ...]) -> str:

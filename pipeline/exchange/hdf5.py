@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.exchange.formats import writes
@@ -60,7 +59,6 @@ def export_hdf5(selection: SelectionHandle, path: str | Path, crops: str, featur
     info = dataset.feature_info(crops, feature_set)
     n, num_crops, dim = len(selection), info.num_crops, info.dim
     origin = provenance(selection, crops, feature_set)
-    status = dataset.status(crops, feature_set)
     with whole_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             "values": ((n, num_crops, dim), info.dtype),
@@ -78,7 +76,7 @@ def export_hdf5(selection: SelectionHandle, path: str | Path, crops: str, featur
         file.create_dataset("row", data=selection.rows)
         for name in ("video_id", "label"):
             file.create_dataset(name, data=_fixed_utf8(videos[name]))
-        of_rows = status.take(pc.index_in(pa.array(selection.rows), status["row"]))
+        of_rows = dataset.status_of(crops, feature_set, selection.rows)
         file.create_dataset("status", data=_fixed_utf8(of_rows["status"]))
         file.create_dataset("error", data=_fixed_utf8(of_rows["error"]))
         sink = pa.BufferOutputStream()

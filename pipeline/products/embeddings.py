@@ -126,7 +126,7 @@ class Embeddings(Product):
 
 def made_from(ledger: Ledger, shard: int) -> str | None:
     """Return which state of the feature shard an embedding shard was made from; None where it has to be made again."""
-    entry = ledger.entry(shard)
+    entry = ledger.passing(shard)
     if entry is None or (entry.reason in ("repair", REPLACED) and PENDING in entry.statuses):  # some rows were dropped
         return None
     return entry.versions.get(SOURCE)

@@ -118,6 +118,4 @@ def has_features(ds: Dataset, crops: str, feature_set: str) -> bool:
 
 def shard_states(ds: Dataset, crops: str, feature_set: str) -> dict[int, str]:
     """Shard -> what its features hold, for every shard that has any."""
-    ledger = ds.ledger(crops, feature_set)
-    entries = ((shard, ledger.entry(shard)) for shard in ledger.generations)
-    return {shard: entry.content_id for shard, entry in entries if entry is not None}
+    return {found.shard: found.content_id for found in ds.ledger(crops, feature_set).summaries()}

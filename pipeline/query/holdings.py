@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow.compute as pc
+
 from pipeline.errors import NoDataError
 from pipeline.sets.handles import DatasetHandle, StoreHandle
 from pipeline.status import VideoStatus
@@ -132,8 +134,8 @@ def _unread(dataset: DatasetHandle) -> list[FailedVideo]:
     label = f"{dataset.name} (catalogue)"
     return [
         FailedVideo(label, video["video_id"], VideoStatus.UNREADABLE.value, 1, video["probe_error"])
-        for video in dataset.videos.select(["video_id", "probe_error"]).to_pylist()
-        if video["probe_error"]
+        for part in dataset.parts(["video_id", "probe_error"])
+        for video in part.filter(pc.is_valid(part["probe_error"])).to_pylist()
     ]
 
 

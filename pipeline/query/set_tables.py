@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from pipeline.storage import schema
 
 if TYPE_CHECKING:
     from pipeline.sets.handles import DatasetHandle
+    from pipeline.sets.ledger import LedgerEntry
 
 SETS_SCHEMA = pa.schema(
     [
@@ -63,6 +65,7 @@ SHARDS_SCHEMA = pa.schema(
 """``shards``: one row for every finished shard. `run`: machine and process that wrote it."""
 
 FEATURES, EMBEDDINGS = "features", "embeddings"
+_SHARDS_A_BATCH = 1024
 
 
 def each_set(dataset: DatasetHandle) -> Iterator[tuple[str, str | None, str]]:
@@ -124,30 +127,32 @@ def _bytes(dataset: DatasetHandle, folders: list[str]) -> int:
     return sum(size for folder in folders for _, size in dataset.backend.list(folder))
 
 
-def shards_table(dataset: DatasetHandle) -> pa.Table:
-    """Return SHARDS_SCHEMA of a dataset."""
-    rows = [
-        {
-            "kind": kind,
-            "crops": crops,
-            "name": name,
-            "shard": entry.shard,
-            "generation": entry.generation,
-            "row_start": entry.row_start,
-            "row_stop": entry.row_stop,
-            "statuses": sorted(Counter(entry.statuses).items()),
-            "written_at": _time(entry.written_at),
-            "run": entry.written_by,
-            "machine": entry.written_by.rpartition(":")[0] or entry.written_by,
-            "device": entry.device,
-            "seconds": entry.seconds,
-            "reason": entry.reason,
-            "versions": sorted((str(k), str(v)) for k, v in entry.versions.items()),
-        }
-        for kind, crops, name in each_set(dataset)
-        for entry in dataset._ledger(crops, name).entries()
-    ]
-    return pa.Table.from_pylist(rows, SHARDS_SCHEMA)
+def shards_batches(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
+    """Yield SHARDS_SCHEMA of a dataset."""
+    for kind, crops, name in each_set(dataset):
+        entries = iter(dataset._ledger(crops, name).entries())
+        while rows := [_shard(kind, crops, name, entry) for entry in islice(entries, _SHARDS_A_BATCH)]:
+            yield pa.RecordBatch.from_pylist(rows, SHARDS_SCHEMA)
+
+
+def _shard(kind: str, crops: str | None, name: str, entry: LedgerEntry) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "crops": crops,
+        "name": name,
+        "shard": entry.shard,
+        "generation": entry.generation,
+        "row_start": entry.row_start,
+        "row_stop": entry.row_stop,
+        "statuses": sorted(Counter(entry.statuses).items()),
+        "written_at": _time(entry.written_at),
+        "run": entry.written_by,
+        "machine": entry.written_by.rpartition(":")[0] or entry.written_by,
+        "device": entry.device,
+        "seconds": entry.seconds,
+        "reason": entry.reason,
+        "versions": sorted((str(k), str(v)) for k, v in entry.versions.items()),
+    }
 
 
 def _time(text: str) -> datetime | None:

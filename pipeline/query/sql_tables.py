@@ -18,7 +18,7 @@ from pipeline.query.artifact_tables import (
     numbers_table,
     predictions_batches,
 )
-from pipeline.query.set_tables import SETS_SCHEMA, SHARDS_SCHEMA, each_set, sets_table, shards_table
+from pipeline.query.set_tables import SETS_SCHEMA, SHARDS_SCHEMA, each_set, sets_table, shards_batches
 from pipeline.query.sql import SqlTable, is_show_tables
 from pipeline.query.vector_tables import vector_tables
 from pipeline.sets.reader import SetReader
@@ -82,7 +82,7 @@ def dataset_tables(open_dataset: Callable[[], DatasetHandle]) -> dict[str, SqlTa
             EMBEDDING_LEDGER_SCHEMA, lambda: _stream(EMBEDDING_LEDGER_SCHEMA, _embedding_ledger(opened()))
         ),
         "sets": SqlTable(SETS_SCHEMA, lambda: sets_table(opened())),
-        "shards": SqlTable(SHARDS_SCHEMA, lambda: shards_table(opened())),
+        "shards": SqlTable(SHARDS_SCHEMA, lambda: _stream(SHARDS_SCHEMA, shards_batches(opened()))),
         "artifacts": SqlTable(ARTIFACTS_SCHEMA, lambda: artifacts_table(opened())),
         "numbers": SqlTable(NUMBERS_SCHEMA, lambda: numbers_table(opened())),
         "predictions": SqlTable(PREDICTIONS_SCHEMA, lambda: _stream(PREDICTIONS_SCHEMA, predictions_batches(opened()))),
@@ -99,20 +99,20 @@ def _videos(dataset: DatasetHandle) -> pa.RecordBatchReader:
 
 def _ledger(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
     keys = [(crops, name) for kind, crops, name in each_set(dataset) if crops is not None]
-    seconds = np.stack([dataset.status(*key)["seconds"].to_numpy() for key in keys]) if keys else np.empty((0, 0))
-    for number, (crops, feature_set) in enumerate(keys):
-        # One decoding writes one and the same float into every set that it served.
-        share = seconds[number] / np.maximum((seconds == seconds[number]).sum(axis=0), 1)
-        status = dataset.status(crops, feature_set)
-        at = status.schema.get_field_index("seconds")
-        for batch in status.set_column(at, STATUS_SCHEMA.field("seconds"), pa.array(share)).to_batches(65_536):
-            names = [pa.array([text] * batch.num_rows) for text in (crops, feature_set)]
-            yield pa.RecordBatch.from_arrays([*names, *batch.columns], schema=LEDGER_TABLE_SCHEMA)
+    for parts in zip(*(dataset.status_parts(*key) for key in keys), strict=True):
+        seconds = np.stack([part["seconds"].to_numpy() for part in parts])
+        for (crops, feature_set), part, own in zip(keys, parts, seconds, strict=True):
+            # One decoding writes one and the same float into every set that it served.
+            share = own / np.maximum((seconds == own).sum(axis=0), 1)
+            at = part.schema.get_field_index("seconds")
+            for batch in part.set_column(at, STATUS_SCHEMA.field("seconds"), pa.array(share)).to_batches(65_536):
+                names = [pa.array([text] * batch.num_rows) for text in (crops, feature_set)]
+                yield pa.RecordBatch.from_arrays([*names, *batch.columns], schema=LEDGER_TABLE_SCHEMA)
 
 
 def _embedding_ledger(dataset: DatasetHandle) -> Iterator[pa.RecordBatch]:
     for name in dataset.embedding_sets():
-        for batch in dataset.embedding_status(name).to_batches(65_536):
+        for batch in (batch for part in dataset.status_parts(None, name) for batch in part.to_batches(65_536)):
             names = pa.array([name] * batch.num_rows)
             yield pa.RecordBatch.from_arrays([names, *batch.columns], schema=EMBEDDING_LEDGER_SCHEMA)
 

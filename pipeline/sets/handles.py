@@ -115,6 +115,12 @@ class DatasetHandle(Protocol):
     def status(self, crops: str, feature_set: str) -> pa.Table:
         """Return the status of every row."""
 
+    def status_parts(self, crops: str | None, name: str) -> Iterator[pa.Table]:
+        """Yield the status of every row of a feature set, or of an embedding set (`crops` None), piece by piece."""
+
+    def status_of(self, crops: str | None, name: str, rows: Sequence[int] | np.ndarray) -> pa.Table:
+        """Return the status of some rows."""
+
     def status_counts(self, crops: str, feature_set: str) -> dict[str, int]:
         """Return how many rows have each status."""
 

@@ -279,11 +279,19 @@ class Ledger:
         return entry
 
     def entries(self) -> Iterator[LedgerEntry]:
-        """Yield all entries in force, by shard; those from packs are not kept in memory."""
+        """Yield all entries in force, by shard, keeping none that was not fetched together with others."""
         shards = sorted(self.generations)
         self.fetch(shards)
         for shard in shards:
-            yield self._entries[shard] if shard in self._entries else self._read(shard)
+            entry = self.passing(shard)
+            assert entry is not None
+            yield entry
+
+    def passing(self, shard: int) -> LedgerEntry | None:
+        """Return :meth:`entry` without keeping it in memory."""
+        if shard in self._entries or shard not in self.generations:
+            return self._entries.get(shard)
+        return self._read(shard)
 
     def fetch(self, shards: Iterable[int]) -> None:
         """Read the entries of some shards that lie in files of their own, many at once where that is faster."""

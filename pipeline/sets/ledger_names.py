@@ -60,6 +60,9 @@ class Packs:
         have: dict[int, Pack] = {} if known is None else known.by_number
         for attempt in (1, 2, 3):
             numbers = pack_numbers(backend, ledger)
+            if known is not None and numbers == known.listed:  # packs never change: it is what was seen before
+                self.__dict__.update(known.__dict__)
+                return
             try:
                 read = fetch_each(backend, numbers, lambda n: have.get(n) or Pack(backend, ledger, n))
                 packs = {pack.number: pack for pack in read}
@@ -67,6 +70,8 @@ class Packs:
             except NotFoundError:  # removed between listing and reading: its entries are in a newer one
                 if attempt == 3:
                     raise
+        self.listed = numbers
+        """All that are there, or their copies."""
         superseded = {number for pack in packs.values() for number in pack.index.supersedes}
         if packs:
             missing = sorted(packs[max(packs)].index.standing - superseded - set(packs))

@@ -315,6 +315,10 @@ class Commits:
             return None
         return commit if commit.names_itself else None
 
+    def forget(self, number: int) -> None:
+        """Keep a commit no longer in memory."""
+        self._read.pop(number, None)
+
     def take_over(self, other: Commits) -> None:
         """Keep what another handle of the same dataset has read."""
         self._read.update({n: commit for n, commit in other._read.items() if n < self.count})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,14 @@ from pipeline.sets.set_files import (
     open_feature_set,
 )
 from pipeline.storage import schema
+from pipeline.storage.schema import STATUS_SCHEMA
 from pipeline.store import progress, set_writers
 from pipeline.store.appending import append_videos
 from pipeline.store.artifacts import Artifact, list_artifacts, load_artifact, save_artifact
 from pipeline.store.catalogue import AppendedVideos
 from pipeline.store.changing import Changing
 from pipeline.store.new_sets import drop_embedding_set
+from pipeline.store.row_statuses import status_of_rows, status_pieces
 from pipeline.store.selection import Selection, check_rows
 
 if TYPE_CHECKING:
@@ -200,9 +202,19 @@ class Dataset(Changing):
 
     def status(self, crops: str, feature_set: str) -> pa.Table:
         """Return what became of every row: STATUS_SCHEMA, by row; `pending` where no ledger entry covers it."""
-        return progress.status_table(
-            self.by_row, self._ledger(crops, feature_set), self.shard_rows, self._side.removed_rows
-        )
+        return pa.concat_tables([STATUS_SCHEMA.empty_table(), *self.status_parts(crops, feature_set)])
+
+    def status_parts(self, crops: str | None, name: str) -> Iterator[pa.Table]:
+        """Yield :meth:`status` of a feature set, or of an embedding set (`crops` None), in pieces: bounded memory."""
+        ledger = self._ledger(crops, name if crops is not None else self._sets.embedding_set(name))
+        ids = self._side.ids(self._catalogue)
+        return status_pieces(ids, ledger, self.shard_rows, self._side.removed_rows)
+
+    def status_of(self, crops: str | None, name: str, rows: Sequence[int] | np.ndarray) -> pa.Table:
+        """Return the lines of :meth:`status` of some rows, in the order given, without reading the others."""
+        ledger = self._ledger(crops, name if crops is not None else self._sets.embedding_set(name))
+        wanted = np.asarray(rows, np.int64)
+        return status_of_rows(wanted, self.lines_of, ledger, self.shard_rows, self._side.removed_rows)
 
     def status_counts(self, crops: str, feature_set: str) -> dict[str, int]:
         """Return how many rows have each status, `pending` included; from what the entries say at a glance."""
@@ -213,15 +225,14 @@ class Dataset(Changing):
         """Return the lines of :meth:`status` that are neither ok nor pending, of videos that were not removed."""
         return progress.failed_table(self._ledger(crops, feature_set), self.lines_of, self._side.removed_rows)
 
-    def undone_shards(self, crops: str, feature_set: str) -> list[int]:
-        """Return the shards of a set that have a video without a result."""
+    def undone_shards(self, crops: str, feature_set: str, again: Iterable[str] = ()) -> list[int]:
+        """Return the shards of a set that have a video without a result, or with a status to be tried `again`."""
         ledger = self._ledger(crops, feature_set)
-        return progress.undone_shards(ledger, self.num_rows, self.shard_rows, self._side.removed_rows)
+        return progress.undone_shards(ledger, self.num_rows, self.shard_rows, self._side.removed_rows, again)
 
     def embedding_status(self, name: str) -> pa.Table:
         """Return :meth:`status` of an embedding set."""
-        ledger = self._ledger(None, self._sets.embedding_set(name))
-        return progress.status_table(self.by_row, ledger, self.shard_rows, self._side.removed_rows)
+        return pa.concat_tables([STATUS_SCHEMA.empty_table(), *self.status_parts(None, name)])
 
     def feature_info(self, crops: str, feature_set: str) -> FeatureSetInfo:
         """Return sizes, fingerprint and progress of a feature set."""

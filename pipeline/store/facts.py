@@ -33,6 +33,7 @@ FACTS_SCHEMA = pa.schema(
     ]
 )
 """``facts-<n>.parquet``: all of these columns of every row that it names."""
+_STATE = ("row", "sha256", "changed_at")
 
 
 def open_facts(backend: StorageBackend, dataset: str, count: int | None = None) -> SideFiles:
@@ -51,26 +52,36 @@ class FactStates:
 
     def __init__(self, files: SideFiles) -> None:
         self.count = files.count
-        self._states: dict[int, list[str]] = {}
-        for number in range(files.count):
-            table = files.file(number)[0].select(["row", "sha256", "changed_at"])
-            for row, sha256, changed_at in zip(*(column.to_pylist() for column in table.columns), strict=True):
-                self._states.setdefault(row, []).append(f"{number}\0{sha256}\0{changed_at.isoformat()}")
+        files.fetch()
+        tables = [files.file(number)[0].select(list(_STATE)) for number in range(files.count)]
+        lines = pa.concat_tables([pa.schema([FACTS_SCHEMA.field(name) for name in _STATE]).empty_table(), *tables])
+        number = np.repeat(np.arange(files.count), [len(table) for table in tables])
+        order = np.lexsort((number, lines["row"].to_numpy()))
+        self._lines = lines.take(pa.array(order)).combine_chunks()
+        self._row, self._number = self._lines["row"].to_numpy(), number[order]
 
     def rows_in(self, start: int, stop: int) -> list[int]:
         """Return the rows of ``[start, stop)`` that have a later state than the catalogue's, ascending."""
-        if len(self._states) < stop - start:
-            return sorted(row for row in self._states if start <= row < stop)
-        return [row for row in range(start, stop) if row in self._states]
+        first, last = np.searchsorted(self._row, (start, stop))
+        return np.unique(self._row[first:last]).tolist()
 
     def key(self, row: int, video_id: str) -> int:
         """Return the key of such a row's present state."""
-        return state_key(video_id, self._states[row][-1])
+        return state_key(video_id, self._states(row)[-1])
 
     def former_keys(self, row: int, video_id: str) -> list[int]:
         """Return the keys of the states it had before, the catalogue's first."""
-        earlier = [state_key(video_id, state) for state in self._states[row][:-1]]
+        earlier = [state_key(video_id, state) for state in self._states(row)[:-1]]
         return [state_key(video_id), *earlier]
+
+    def _states(self, row: int) -> list[str]:
+        first, last = np.searchsorted(self._row, (row, row + 1))
+        lines = self._lines.slice(first, last - first).to_pylist()
+        numbers = self._number[first:last].tolist()
+        return [
+            f"{number}\0{line['sha256']}\0{line['changed_at'].isoformat()}"
+            for number, line in zip(numbers, lines, strict=True)
+        ]
 
 
 def state_key(video_id: str, state: str | None = None) -> int:

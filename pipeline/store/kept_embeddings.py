@@ -43,7 +43,6 @@ def keep_embeddings(ds: Dataset, name: str) -> str | None:
     begun = [one for one in older if ds.embedding_info(one).fingerprint_id == info.fingerprint_id]
     kept = begun[-1] if begun else f"{name}@{info.version}"
     writer = ds.embedding_writer(kept, info.fingerprint, info.dim, str(info.dtype), attrs=info.attrs)
-    statuses = ds.embedding_status(name)
     ledger = ds.ledger(None, name)
     for shard in ledger.generations:
         entry = ledger.entry(shard)
@@ -51,7 +50,7 @@ def keep_embeddings(ds: Dataset, name: str) -> str | None:
             continue
         for task in writer.todo(shards=[shard]):
             block = ds.select(rows=task.rows).embeddings(name)
-            lines = statuses.take(task.rows).to_pylist()
+            lines = ds.status_of(None, name, task.rows).to_pylist()
             rows = [RowStatus(s["row"], s["status"], s["error"], s["attempts"], s["seconds"]) for s in lines]
             valid = np.asarray(block.valid, bool)
             values = np.where(valid[:, None], block.values, 0).astype(info.dtype)

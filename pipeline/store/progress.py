@@ -22,34 +22,6 @@ SetKey = tuple[str | None, str]
 """(crop set, feature set) or (None, embedding set)."""
 
 
-def status_table(by_row: pa.Table, ledger: Ledger, shard_rows: int, removed: np.ndarray) -> pa.Table:
-    """Return what became of every row: STATUS_SCHEMA, by row; `pending` where no ledger entry covers it."""
-    n = by_row.num_rows
-    columns: dict[str, Any] = {
-        "row": np.arange(n),
-        "video_id": by_row["video_id"],
-        "status": np.full(n, PENDING, object),
-        "error": np.full(n, "", object),
-        "attempts": np.zeros(n, np.int32),
-        "seconds": np.zeros(n),
-        "shard": np.arange(n) // shard_rows,
-    }
-    generations = np.full(n, -1)
-    for entry in ledger.entries():
-        covered = slice(entry.row_start, min(entry.row_stop, n))
-        size = max(0, covered.stop - covered.start)
-        for name in ("status", "error", "attempts", "seconds"):
-            columns[name][covered] = entry.table[name].to_numpy(zero_copy_only=False)[:size]
-        generations[covered] = entry.generation
-    columns["status"][removed], columns["error"][removed] = VideoStatus.REMOVED.value, ""
-    columns["generation"] = pa.array(generations, mask=generations < 0)
-    arrays = [
-        column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([pa.array(column, field.type)])
-        for field, column in ((f, columns[f.name]) for f in STATUS_SCHEMA)
-    ]
-    return pa.table(arrays, schema=STATUS_SCHEMA)
-
-
 def status_counts(ledger: Ledger, num_rows: int, removed: np.ndarray) -> Counter[str]:
     """Return how many rows have each status, `pending` included, without reading the entries that packs hold.
 
@@ -78,24 +50,34 @@ def status_counts(ledger: Ledger, num_rows: int, removed: np.ndarray) -> Counter
     return Counter({status: count for status, count in counts.items() if count})
 
 
-def undone_shards(ledger: Ledger, num_rows: int, shard_rows: int, removed: np.ndarray) -> list[int]:
-    """Return the shards with a row that every run does again, or that no entry covers; removed videos do not count."""
+def undone_shards(
+    ledger: Ledger, num_rows: int, shard_rows: int, removed: np.ndarray, again: Iterable[str] = ()
+) -> list[int]:
+    """Return the shards with a row to be done; removed videos do not count.
+
+    Parameters
+    ----------
+    again : iterable of str
+        Statuses that are to be tried again, besides those that every run does again and rows that no entry covers.
+    """
+    wanted = UNDONE.union(again)
     finished = {}
     for summary in ledger.summaries():
         whole = summary.row_stop >= min((summary.shard + 1) * shard_rows, num_rows)
-        finished[summary.shard] = whole and UNDONE.isdisjoint(summary.counts)
+        finished[summary.shard] = whole and wanted.isdisjoint(summary.counts)
     undone = [shard for shard in range(num_shards(num_rows, shard_rows)) if not finished.get(shard)]
     touched = set((removed // shard_rows).tolist())
     return [
-        shard for shard in undone if shard not in touched or _is_undone(ledger, shard, num_rows, shard_rows, removed)
+        shard
+        for shard in undone
+        if shard not in touched or _is_undone(ledger, shard, shard_range(shard, shard_rows, num_rows), removed, wanted)
     ]
 
 
-def _is_undone(ledger: Ledger, shard: int, num_rows: int, shard_rows: int, removed: np.ndarray) -> bool:
-    start, stop = shard_range(shard, shard_rows, num_rows)
+def _is_undone(ledger: Ledger, shard: int, rows: tuple[int, int], removed: np.ndarray, wanted: frozenset[str]) -> bool:
     entry = ledger.entry(shard)
     statuses = {} if entry is None else dict(zip(range(entry.row_start, entry.row_stop), entry.statuses, strict=True))
-    return any(statuses.get(row, PENDING) in UNDONE for row in np.setdiff1d(np.arange(start, stop), removed).tolist())
+    return any(statuses.get(row, PENDING) in wanted for row in np.setdiff1d(np.arange(*rows), removed).tolist())
 
 
 def failed_table(ledger: Ledger, lines_of: Callable[[np.ndarray], pa.Table], removed: np.ndarray) -> pa.Table:

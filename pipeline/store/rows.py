@@ -124,6 +124,14 @@ class SideState:
                 lines = lines.filter(pc.invert(removed))
             yield lines.select(names)
 
+    def ids(self, catalogue: Catalogue, max_kept: int = MAX_KEPT_ROWS) -> Iterator[pa.Table]:
+        """Yield `row` and `video_id` of every row in its place, tombstones too, a commit at a time."""
+        if catalogue.num_rows <= max_kept or (self._whole is not None and self._whole[0] is catalogue):
+            yield self.by_row(catalogue).select(["row", "video_id"])
+            return
+        for commit in catalogue.commits.stream(columns=["row", "video_id"]):
+            yield with_tombstones(commit.table.select(["row", "video_id"]), self.removed_rows)
+
     def laid_over(self, lines: pa.Table) -> pa.Table:
         """Return lines of the catalogue, of whichever rows, as they count now.
 

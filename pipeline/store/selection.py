@@ -52,7 +52,7 @@ class Selection:
 
     def with_status(self, crops: str, feature_set: str) -> pa.Table:
         """Return :attr:`videos` with the columns `status` and `error` of a feature set."""
-        found = self.dataset.status(crops, feature_set).take(pa.array(self.rows))
+        found = self.dataset.status_of(crops, feature_set, self.rows)
         videos = self.videos
         for name in ("status", "error"):
             videos = videos.append_column(name, found[name])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+
 from pipeline.errors import CorruptDataError
+from pipeline.sets.binding import video_keys
 from pipeline.storage import schema
 from pipeline.storage.locks import exclusive
 from pipeline.store.catalogue import Catalogue
@@ -17,28 +22,49 @@ def check_catalogue(findings: Findings, dataset: str) -> Catalogue | None:
     numbers = sorted({*commit_numbers(backend, dataset), *commit_numbers(backend, dataset, copies=True)})
     count = next((n for n, number in enumerate(numbers) if n != number), len(numbers))
     commits = Commits(backend, dataset, count)
-    right: list[Commit | None] = []
+    before: Commit | None = None
+    stop, is_whole = 0, True
+    bad: list[int] = []  # beyond the last commit that holds they are perhaps none of ours
     for number in range(count):
-        right.append(_right(commits, number, right[-1] if right else None))
-    while right and right[-1] is None:
-        right.pop()  # beyond the last commit that holds: perhaps none of ours
-    for number, commit in enumerate(right):
-        _check_commit(findings, dataset, number, commit)
-    stray = [number for number in numbers if number >= len(right)]
-    stop = right[-1].stop if right and right[-1] is not None else 0
+        before = _right(commits, number, before)
+        commits.forget(number - 2)
+        if before is None:
+            bad.append(number)
+            continue
+        for damaged in bad:
+            _check_commit(findings, dataset, damaged, None)
+        is_whole, bad = is_whole and not bad, []
+        _check_commit(findings, dataset, number, before)
+        stop = before.stop
+    stray = [number for number in numbers if number >= count - len(bad)]
     for number in stray:
         _check_stray(findings, dataset, number, stop)
-    if None in right or (stray and not findings.repair):
+    if not is_whole or (stray and not findings.repair):
         return None
     try:
         catalogue = Catalogue(backend, dataset)
-        ids = catalogue.videos["video_id"].to_pylist()
+        has_twins = _has_twins(catalogue)
     except CorruptDataError as err:
         findings.add("damaged catalogue", schema.catalogue_prefix(dataset), str(err))
         return None
-    if len(set(ids)) != len(ids):
+    if has_twins:
         findings.add("damaged catalogue", schema.catalogue_prefix(dataset), "a video id stands in two rows")
     return catalogue
+
+
+def _has_twins(catalogue: Catalogue) -> bool:
+    """Whether a video id stands in two rows; holds 8 bytes a row, and the ids of those whose keys are equal."""
+
+    def ids() -> Iterator[list[str]]:
+        for commit in catalogue.commits.stream(columns=["row", "video_id"]):
+            yield commit.table["video_id"].to_pylist()
+
+    keys = np.sort(np.concatenate([np.empty(0, np.uint64), *(video_keys(some) for some in ids())]))
+    twins = set(keys[1:][keys[1:] == keys[:-1]].tolist())
+    if not twins:
+        return False
+    found = [one for some in ids() for one, key in zip(some, video_keys(some).tolist(), strict=True) if key in twins]
+    return len(set(found)) < len(found)
 
 
 def _right(commits: Commits, number: int, before: Commit | None) -> Commit | None:

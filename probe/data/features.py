@@ -158,11 +158,11 @@ def read_features(ds: Dataset, split: SplitTable, crops: str, feature_set: str) 
         geometry[at] = block.geometry
         if values is not None:
             values[at] = safe
-    statuses = ds.status(crops, feature_set)
-    by_row = dict(zip(statuses.column("row").to_pylist(), statuses.column("status").to_pylist(), strict=True))
-    has_any = valid.sum(axis=1) > 0
-    reasons = tuple("" if ok else _reason(by_row.get(int(row))) for row, ok in zip(split.rows, has_any, strict=True))
-    return FeatureTable(crops, feature_set, pooled, reasons, info.num_crops, values, valid, geometry)
+    reasons = np.full(len(split), "", object)
+    without = np.flatnonzero(valid.sum(axis=1) == 0)
+    said = ds.status_of(crops, feature_set, split.rows[without])["status"].to_pylist()
+    reasons[without] = [_reason(status) for status in said]
+    return FeatureTable(crops, feature_set, pooled, tuple(reasons), info.num_crops, values, valid, geometry)
 
 
 def read_embeddings(ds: Dataset, split: SplitTable, name: str) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -308,7 +308,7 @@ def search_rows(
     unique, inverse = np.unique(rows, return_inverse=True)
     vectors, valid = index.source.read(ds, unique)
     if not valid[inverse].all():
-        video_id = ds.videos["video_id"][int(rows[~valid[inverse]][0])].as_py()
+        video_id = ds.lines_of(rows[~valid[inverse]][:1])["video_id"][0].as_py()
         raise NoDataError(
             f"expected features of video {video_id}, found none in {index.source.label}; see `scale status`"
         )

@@ -15,6 +15,7 @@ from pipeline.recipe import RandomPolicy
 from pipeline.sets.ledger import UNDONE
 from pipeline.store.compact import compact_store
 from pipeline.store.dataset import Dataset
+from pipeline.store.row_statuses import status_pieces
 
 V, D, SHARD_ROWS = 1, 2, 4
 STATUSES = ["ok"] * 4 + ["ok", "missing", "ok", "unreadable"] + ["interrupted", "ok", "ok", "ok"] + ["ok", "ok"]
@@ -51,6 +52,39 @@ def test_sums_are_those_of_the_rows_loose_and_packed(store: FeatureStore) -> Non
     assert store.dataset("d").undone_shards("c", "f") == [2, 3, 4]
     compact_store(store, min_loose=1)
     check(store.dataset("d"))
+
+
+@pytest.mark.parametrize("commits", [[19], [1] * 19, [3, 7, 9]], ids=str)
+@pytest.mark.parametrize("removed", [[], [0, 5, 18]], ids=str)
+def test_the_pieces_say_of_every_row_what_was_written(
+    store: FeatureStore, commits: list[int], removed: list[int]
+) -> None:
+    ds = store.dataset("d")
+    cuts = np.cumsum(commits)
+    ids = [ds.by_row.select(["row", "video_id"]).slice(stop - n, n) for stop, n in zip(cuts, commits, strict=True)]
+    pieces = list(status_pieces(ids, ds.ledger("c", "f"), SHARD_ROWS, np.array(removed, np.int64), piece_rows=2))
+    assert len(pieces) == len({19: [0], 1: range(10)}.get(commits[0], commits))
+    found = pa.concat_tables(pieces)
+    wanted = ["removed" if row in removed else status for row, status in enumerate([*STATUSES, *["pending"] * 5])]
+    assert found["status"].to_pylist() == wanted
+    assert found["row"].to_pylist() == list(range(19))
+    assert found["video_id"].to_pylist() == ds.by_row["video_id"].to_pylist()
+    assert found["error"].to_pylist() == ["" if s in ("ok", "removed", "pending") else "why" for s in wanted]
+    assert found["shard"].to_pylist() == [row // SHARD_ROWS for row in range(19)]
+    assert found["generation"].null_count == 5
+
+
+@pytest.mark.parametrize("rows", [[], [18], [7, 7, 0], [13, 14, 2, 3, 4, 12], list(range(19))], ids=str)
+def test_the_status_of_some_rows_is_that_of_the_whole(store: FeatureStore, rows: list[int]) -> None:
+    ds = store.dataset("d")
+    wanted = ds.status("c", "f").take(pa.array(rows, pa.int64()))
+    assert ds.status_of("c", "f", rows).to_pylist() == wanted.to_pylist()
+
+
+def test_shards_with_a_status_to_be_tried_again(store: FeatureStore) -> None:
+    ds = store.dataset("d")
+    assert ds.undone_shards("c", "f", again=["missing"]) == [1, 2, 3, 4]
+    assert ds.undone_shards("c", "f", again=["ok"]) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("removed", [[5], [8], [14, 15, 16, 17, 18], [0, 7, 8, 13, 14, 15]])
