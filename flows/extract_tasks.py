@@ -50,6 +50,7 @@ def load_networks(recipe: str, where: Where, options: ExtractOptions) -> Network
                 pick_device(settings.device),
                 expected_crops=plan.num_crops_of(name),
                 on_event=listener,
+                compile_as_before=plan.is_compiled.get(name),
             )
     return networks
 

@@ -57,7 +57,12 @@ class Optimisation:
 
 
 def optimise(
-    backbone: Backbone, example_shape: tuple[int, ...], num_crops_planned: int, on_event: OnEvent = ignore
+    backbone: Backbone,
+    example_shape: tuple[int, ...],
+    num_crops_planned: int,
+    on_event: OnEvent = ignore,
+    *,
+    as_before: bool | None = None,
 ) -> Optimisation:
     """Compile a backbone for crops of one size if the planned work pays for it.
 
@@ -74,21 +79,25 @@ def optimise(
         Crops of this size still to be seen.
     on_event : callable
         Gets one :class:`pipeline.events.Note`.
+    as_before : bool, optional
+        Whether it was compiled for what stands in the store already; then that decides, not the work.
 
     Returns
     -------
     Optimisation
     """
     backbone.check_input(example_shape)
-    result = _optimise(backbone, example_shape, num_crops_planned)
+    result = _optimise(backbone, example_shape, num_crops_planned, as_before)
     log.info("%s: %s", backbone.name, result.note)
     on_event(Note(stage="extract", text=f"{backbone.name}: {result.note}"))
     return result
 
 
-def _optimise(backbone: Backbone, shape: tuple[int, ...], num_crops: int) -> Optimisation:
+def _optimise(backbone: Backbone, shape: tuple[int, ...], num_crops: int, as_before: bool | None) -> Optimisation:
     if backbone.device.type != "cpu":
         return Optimisation(False, f"runs on {backbone.device} in {backbone.autocast or 'float32'}, not compiled")
+    if as_before is False:
+        return Optimisation(False, "runs uncompiled, as for the shards that are there")
     import torch
 
     from extract.backbones.tuning import relative_difference
@@ -99,7 +108,7 @@ def _optimise(backbone: Backbone, shape: tuple[int, ...], num_crops: int) -> Opt
         expected, uncompiled_s = _timed(backbone.network, clips)
         crop_s = uncompiled_s / num_timed
         saved_s = num_crops * crop_s * (1 - 1 / backbone.info.compile_gain)
-        if saved_s < COMPILE_S:
+        if saved_s < COMPILE_S and not as_before:
             return Optimisation(
                 False,
                 f"runs uncompiled: for {num_crops} crops at {1 / crop_s:.1f}/s compiling would save {saved_s:.0f} s "

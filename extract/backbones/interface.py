@@ -157,6 +157,11 @@ class Backbone:
         """Raise :class:`ShapeMismatchError` unless crops of this shape fit."""
         check_clip_shape(self.info, shape)
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether crops of any size are run by something that stands in for the network."""
+        return any(run is not self.network for run in self._runs.values())
+
     def use_for(self, shape: tuple[int, ...], run: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Let `run` stand in for the network for crops of the size in `shape` (B, 3, T, H, W)."""
         self._runs[tuple(shape[2:])] = run

@@ -48,6 +48,7 @@ def load_backbone(
     device: torch.device | str = "cpu",
     expected_crops: int | None = None,
     on_event: OnEvent = ignore,
+    compile_as_before: bool | None = None,
 ) -> Backbone:
     """Build a backbone, load its weights and make it fast for the device.
 
@@ -63,6 +64,9 @@ def load_backbone(
         crops repay it. None: never; see :func:`extract.backbones.optimise`.
     on_event : callable
         Gets a Note about what was done for speed.
+    compile_as_before : bool, optional
+        Whether the features that stand beside those to come were made by the compiled network: then the same is done
+        again, whatever this machine has to do meanwhile. None: there are none.
 
     Returns
     -------
@@ -92,13 +96,15 @@ def load_backbone(
         autocast=None if device.type == "cpu" or spec.precision == "float32" else spec.precision,
         before_size=None
         if expected_crops is None or info.sound is not None
-        else _compile_where_it_pays(expected_crops, on_event),
+        else _compile_where_it_pays(expected_crops, on_event, compile_as_before),
     )
 
 
-def _compile_where_it_pays(num_crops: int, on_event: OnEvent) -> Callable[[Backbone, tuple[int, ...]], object]:
+def _compile_where_it_pays(
+    num_crops: int, on_event: OnEvent, as_before: bool | None
+) -> Callable[[Backbone, tuple[int, ...]], object]:
     def compile_for(backbone: Backbone, shape: tuple[int, ...]) -> object:
-        return optimise(backbone, shape, num_crops, on_event)
+        return optimise(backbone, shape, num_crops, on_event, as_before=as_before)
 
     return compile_for
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from extract.decoding.versions import decoder_identity
+from extract.run.network_record import made_by_compiled
 from extract.targets import ResolvedTarget, is_waiting, resolve_targets, select_targets
 from pipeline.errors import FingerprintMismatchError, InvalidInputError, NotFoundError
 from pipeline.fingerprint import fingerprint
@@ -62,6 +63,8 @@ class ExtractPlan:
     is_catalogued: bool = True
     standings: tuple[Standing, ...] = ()
     """Of every feature set that is asked for."""
+    is_compiled: Mapping[str, bool] = field(default_factory=dict)
+    """Whether a backbone was compiled when it made the shards that are there; what comes beside them is made alike."""
 
     stage = "extract"
 
@@ -199,7 +202,10 @@ def plan_extract(
         if works:
             plans.append(ShardPlan(shard, int(is_to_decode.sum()), tuple(works)))
     num_done = len(wanted) * len(resolved) - num_works
-    return ExtractPlan(recipe, resolved, tuple(plans), num_done, again, standings=(*found, *later))
+    compiled = made_by_compiled(dataset, resolved)
+    return ExtractPlan(
+        recipe, resolved, tuple(plans), num_done, again, standings=(*found, *later), is_compiled=compiled
+    )
 
 
 def check_targets(recipe: Recipe, settings: Settings) -> None:

@@ -106,6 +106,7 @@ class ShardRunner:
                     self._device,
                     expected_crops=plan.num_crops_of(name),
                     on_event=self._events.put,
+                    compile_as_before=plan.is_compiled.get(name),
                 )
         self._writers = {t.label: self._open_writer(t) for t in plan.targets}
         self._handing_over: list[Any] = []
@@ -194,8 +195,8 @@ class ShardRunner:
                 continue
             self._handing_over.append(claim)
             target = next(t for t in self._plan.targets if t.label == label)
-            dim = self._backbones[target.target.backbone].dim
-            parts.append(TargetShard(target, writer, tasks[0], claim, dim))
+            backbone = self._backbones[target.target.backbone]
+            parts.append(TargetShard(target, writer, tasks[0], claim, backbone.dim, backbone))
         return parts, others
 
     def _open(self, shard: int, parts: Sequence[TargetShard]) -> OpenShard:

@@ -16,6 +16,7 @@ from extract.crops.draw import VideoCrops, draw_crops, facts_of
 from extract.decoding.container import check_readable
 from extract.decoding.frame_picking import END_S, START_S, STRIDE, RowPart
 from extract.places.elsewhere import Elsewhere, Place
+from extract.run.network_record import COMPILED, NETWORK, PLAIN
 from extract.run.video_job import CropRequest, PickedCrops, SoundRequest, VideoFrames, VideoJob, failed_video
 from extract.sound.spectrogram import SoundSpec
 from extract.targets import ResolvedTarget
@@ -23,6 +24,7 @@ from pipeline.errors import VideoError
 from pipeline.status import VideoStatus
 
 if TYPE_CHECKING:
+    from extract.backbones import Backbone
     from pipeline.sets.ledger import RowStatus
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -43,6 +45,8 @@ class TargetShard:
         Held until the shard is written or dropped.
     dim : int
         Channels of a feature.
+    backbone : Backbone, optional
+        What makes them.
     """
 
     target: ResolvedTarget
@@ -50,6 +54,7 @@ class TargetShard:
     task: Any
     claim: Any
     dim: int
+    backbone: Backbone | None = None
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
@@ -61,6 +66,12 @@ class TargetShard:
         self.place = {int(row): k for k, row in enumerate(self.task.rows)}
         self.remaining = n
         self.versions: dict[str, str] = {}
+
+    @property
+    def made_with(self) -> dict[str, str]:
+        """What the ledger says of how it was made: versions, and whether the network was compiled."""
+        how = {} if self.backbone is None else {NETWORK: COMPILED if self.backbone.is_compiled else PLAIN}
+        return self.versions | how
 
     @property
     def num_stored_bytes(self) -> int:

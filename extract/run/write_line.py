@@ -112,7 +112,7 @@ class WriteLine:
                     part.rows,
                     device=self._device,
                     seconds=seconds,
-                    versions=part.versions,
+                    versions=part.made_with,
                 )
             self.tally.shards_done += 1
             self.tally.crops += int(part.valid.sum())

@@ -44,6 +44,7 @@ class ShardRows:
         self._rows_per_piece = rows_per_piece
         self.num_bytes = num_bytes
         self.num_rows = sum(len(piece) for piece in pieces)
+        self.row_bytes = pieces[0][0].nbytes if self.num_rows else 0
 
     def memory(self) -> list[memoryview]:
         """Return the bytes of every piece, from its first row to the end of its last."""
@@ -71,9 +72,15 @@ class ShardRows:
         ):  # the checksum's library takes only what stays as it is
             return row_checksums([self.row(k) for k in local.tolist()])
         raw, (pieces, starts), checksum = self.raw(), self.locate(local), google_crc32c.value
-        size = self._pieces[0][0].nbytes if self.num_rows else 0
-        where = zip(pieces.tolist(), starts.tolist(), (starts + size).tolist(), strict=True)
+        where = zip(pieces.tolist(), starts.tolist(), (starts + self.row_bytes).tolist(), strict=True)
         return np.array([checksum(raw[piece][start:stop]) for piece, start, stop in where], np.uint32)
+
+    def run_checksum(self, start: int, stop: int) -> int | None:
+        """Return the crc32c of rows ``[start, stop)`` as one run of bytes, None where they do not lie together."""
+        view = self.view(start, stop)
+        if view is None or not view.flags.c_contiguous:
+            return None
+        return crc32c(view.tobytes() if view.flags.writeable else view.reshape(-1).view(np.uint8))
 
     def locate(self, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return where rows lie in :meth:`memory`: the piece of each, and its first byte therein."""

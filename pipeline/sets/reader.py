@@ -20,6 +20,7 @@ from pipeline.sets.ledger import Ledger, LedgerEntry, list_generations
 from pipeline.sets.mapped import ShardRows, open_shard, open_shard_file
 from pipeline.sets.set_files import ArraySpec, SetSpec, stored_layout
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.crc_runs import joined_crc32c
 from pipeline.storage.guard import ForkGuard
 from pipeline.storage.layout import ArrayLayout, split_by_shard
 from pipeline.storage.schema import previous_key
@@ -31,6 +32,8 @@ MAX_OPEN_SHARDS = 16_384
 """Mappings kept (the kernel allows 65,530 a process)."""
 MAX_CACHED_BYTES = 1 << 28
 """Bytes of fetched or decoded shards kept."""
+MIN_RUN = 16
+"""Neighbouring rows from which on one checksum over all of them costs less than one a row."""
 
 
 class _OpenShard:
@@ -292,6 +295,10 @@ class SetReader:
     def _mismatching(opened: _OpenShard, name: str, rows: ShardRows, local: np.ndarray) -> np.ndarray:
         if local.size and local[-1] >= rows.num_rows:
             return local[local >= rows.num_rows]
+        if len(local) >= MIN_RUN and local[-1] - local[0] == len(local) - 1:
+            run = rows.run_checksum(int(local[0]), int(local[-1]) + 1)
+            if run is not None and run == joined_crc32c(opened.entry.checksums(name)[local], rows.row_bytes):
+                return local[:0]
         return local[rows.checksums(local) != opened.entry.checksums(name)[local]]
 
     def _refusal(self, entry: LedgerEntry, found: str) -> Exception:

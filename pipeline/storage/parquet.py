@@ -14,6 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.storage.range_file import RangeFile
+
 
 def read_parquet(source: bytes | Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet file; its key-value metadata is the table schema's.
@@ -40,8 +42,8 @@ class ParquetPieces:
 
     Parameters
     ----------
-    source : file
-        Random access; kept open by whoever made it.
+    source : RangeFile
+        Kept open by whoever made it. A row group is fetched in one request, not one a column.
 
     Raises
     ------
@@ -49,7 +51,8 @@ class ParquetPieces:
         If it is no Parquet file, or damaged; also of :meth:`group`.
     """
 
-    def __init__(self, source: io.RawIOBase | io.BytesIO) -> None:
+    def __init__(self, source: RangeFile | io.BytesIO) -> None:
+        self._source = source
         opened = pa.PythonFile(source, mode="r")
         self._file = pq.ParquetFile(opened, pre_buffer=False, page_checksum_verification=True)
         footer = self._file.metadata
@@ -61,4 +64,10 @@ class ParquetPieces:
 
     def group(self, number: int) -> pa.Table:
         """Return one row group."""
+        footer = self._file.metadata.row_group(number)
+        columns = [footer.column(k) for k in range(footer.num_columns)]
+        starts = [min(c.data_page_offset, c.dictionary_page_offset or c.data_page_offset) for c in columns]
+        stops = [start + c.total_compressed_size for start, c in zip(starts, columns, strict=True)]
+        if isinstance(self._source, RangeFile):
+            self._source.hold(min(starts, default=0), max(stops, default=0))
         return self._file.read_row_group(number, use_threads=False)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pipeline.storage.backend import StorageBackend
 
 REMOVED = "removed"
+TOMBSTONE = "removed-"
+"""What the video id of an erased row begins with."""
 REMOVED_SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
@@ -30,4 +32,4 @@ def open_removals(backend: StorageBackend, dataset: str, count: int | None = Non
 
 def tombstone_id(row: int) -> str:
     """Return the video id that a removed row goes by."""
-    return f"removed-{row}"
+    return f"{TOMBSTONE}{row}"

@@ -9,7 +9,7 @@ from pipeline.sets.binding import NOBODY, video_keys
 from pipeline.storage.backend import StorageBackend
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.facts import FactStates, open_facts
-from pipeline.store.removals import open_removals, tombstone_id
+from pipeline.store.removals import TOMBSTONE, open_removals, tombstone_id
 
 
 class VideoRows:
@@ -46,7 +46,9 @@ class VideoRows:
         self.check_inside(stop, "a ledger entry")
         ids = self._catalogue.part(start, stop)["video_id"].to_pylist()
         keys = video_keys(ids).copy()
-        keys[[place for place, video_id in enumerate(ids) if video_id == tombstone_id(start + place)]] = NOBODY
+        for place, video_id in enumerate(ids):
+            if video_id.startswith(TOMBSTONE) and video_id == tombstone_id(start + place):
+                keys[place] = NOBODY
         for row in self._known_states.rows_in(start, stop):
             if keys[row - start] != NOBODY:
                 keys[row - start] = self._known_states.key(row, ids[row - start])

@@ -141,6 +141,15 @@ def _anything_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("extract.backbones.compiling.COMPILE_S", 0.0)
 
 
+def test_what_is_there_decides_not_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("extract.backbones.compiling.compiled", lambda network, fewest: asked.append(fewest) or network)
+    much = optimise(backbone(randomise(Misleading())), SHAPE, 10**9, as_before=False)
+    assert (much.compiled, asked, much.note) == (False, [], "runs uncompiled, as for the shards that are there")
+    optimise(backbone(randomise(Misleading())), SHAPE, 1, as_before=True)
+    assert len(asked) == 1
+
+
 @pytest.mark.usefixtures("_anything_pays")
 def test_no_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("extract.backbones.compiling.shutil.which", lambda _name: None)
