@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -184,8 +184,7 @@ def list_generations(backend: StorageBackend, ledger: str) -> dict[int, tuple[in
     return {shard: tuple(sorted(generations)) for shard, generations in sorted(found.items())}
 
 
-@dataclass(frozen=True, slots=True)
-class EntrySummary:
+class EntrySummary(NamedTuple):
     """What a ledger says about a shard at a glance; of a packed entry without reading it."""
 
     shard: int
@@ -195,6 +194,9 @@ class EntrySummary:
     content_id: str
     counts: Mapping[str, int]
     """Rows by status."""
+
+
+_NOTHING_MORE = (1 << 62, -1, 0, 0, "", {})
 
 
 class Ledger:
@@ -310,10 +312,7 @@ class Ledger:
         return self.packs is not None and self.packs.find(shard, self.generations[shard]) is not None
 
     def summary(self, shard: int) -> EntrySummary | None:
-        """Return what is in force of a shard at a glance, None where there is nothing; raises as :meth:`entry`.
-
-        A packed entry is neither read nor held to the catalogue.
-        """
+        """Return what is in force of a shard, or None; a packed entry is not read. Raises as :meth:`entry`."""
         if shard not in self.generations:
             return None
         generation = self.generations[shard]
@@ -326,19 +325,22 @@ class Ledger:
             assert entry is not None
             counts = Counter(entry.statuses)
             return EntrySummary(shard, generation, entry.row_start, entry.row_stop, entry.content_id, counts)
-        index, at = found
-        counts = Counter({status: int(column[at]) for status, column in index.counts.items() if column[at]})
-        content_id = index.content_id[at].decode()
-        return EntrySummary(shard, generation, int(index.row_start[at]), int(index.row_stop[at]), content_id, counts)
+        return EntrySummary(shard, generation, *found[0].glance(found[1]))
 
     def summaries(self) -> Iterator[EntrySummary]:
         """Yield what is in force at a glance, by shard."""
         shards = sorted(self.generations)
         self.fetch(shards)
+        packed = iter(()) if self.packs is None else self.packs.newest_at_a_glance()
+        found = EntrySummary(-1, -1, 0, 0, "", {})
         for shard in shards:
-            summary = self.summary(shard)
-            assert summary is not None
-            yield summary
+            while found.shard < shard:
+                found = EntrySummary(*next(packed, _NOTHING_MORE))
+            is_it = (found.shard, found.generation) == (shard, self.generations[shard])
+            if is_it and not (self.binding and self.binding.has_former(found.row_start, found.row_stop)):
+                yield found
+            elif (summary := self.summary(shard)) is not None:
+                yield summary
 
     def refreshed(self) -> Ledger:
         """Return the ledger as it stands now, keeping what was read."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.errors import CorruptDataError, NotFoundError
-from pipeline.sets.ledger_pack import Pack, PackIndex
+from pipeline.sets.ledger_pack import Glance, Pack, PackIndex
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.fetch import fetch_each
 from pipeline.storage.schema import NUMBER, packs_key
@@ -101,6 +101,16 @@ class Packs:
         """Return the highest generation of every shard."""
         last = np.flatnonzero(np.diff(self._shard, append=-1))
         return dict(zip(self._shard[last].tolist(), self._generation[last].tolist(), strict=True))
+
+    def newest_at_a_glance(self) -> Iterator[tuple[int, int, int, int, str, dict[str, int]]]:
+        """Yield shard, generation and what the footer says (:data:`Glance`) of every shard's newest entry, by shard."""
+        last = np.flatnonzero(np.diff(self._shard, append=-1))
+        said: dict[int, list[Glance]] = {}
+        columns = (self._shard, self._generation, self._number, self._place)
+        for shard, generation, number, place in zip(*(column[last].tolist() for column in columns), strict=True):
+            if number not in said:
+                said[number] = list(self.by_number[number].index.glances())
+            yield shard, generation, *said[number][place]
 
     def generations(self, shard: int) -> list[int]:
         """Return the generations of a shard, ascending."""

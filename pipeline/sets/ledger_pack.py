@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -71,6 +71,10 @@ class PackedEntry:
     content_id: str
 
 
+Glance: TypeAlias = tuple[int, int, str, dict[str, int]]
+"""First row of an entry, the row after its last, its content id, and its rows by status."""
+
+
 @dataclass(frozen=True)
 class PackIndex:
     """The footer of a pack; arrays have one place an entry, by shard and generation."""
@@ -90,6 +94,18 @@ class PackIndex:
 
     def __len__(self) -> int:
         return len(self.shard)
+
+    def glance(self, place: int) -> Glance:
+        """Return what stands here about one entry."""
+        return next(self.glances(slice(place, place + 1)))
+
+    def glances(self, part: slice = slice(None)) -> Iterator[Glance]:
+        """Yield what stands here about each entry."""
+        starts, stops = self.row_start[part].tolist(), self.row_stop[part].tolist()
+        counts = zip(*(column[part].tolist() for column in self.counts.values()), strict=True)
+        for start, stop, content_id, found in zip(starts, stops, self.content_id[part].tolist(), counts, strict=True):
+            by_status = {status: n for status, n in zip(self.counts, found, strict=True) if n}
+            yield start, stop, content_id.decode(), by_status
 
     @property
     def num_rows(self) -> int:
@@ -245,6 +261,9 @@ class Pack:
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as err:
             raise CorruptDataError(f"{what}: expected the index of a pack, found something else: {err}") from err
+        columns = (index.generation, index.row_start, index.row_stop, index.content_id, *counts.values())
+        if (len(index) and not counts) or any(len(column) != len(index) for column in columns):
+            raise CorruptDataError(f"{what}: expected one place an entry in every column of its index, found others")
         if index.num_rows != self._file.num_rows:
             raise CorruptDataError(f"{what}: expected {index.num_rows} lines, found {self._file.num_rows}")
         return index

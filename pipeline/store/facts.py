@@ -62,6 +62,8 @@ class FactStates:
 
     def rows_in(self, start: int, stop: int) -> list[int]:
         """Return the rows of ``[start, stop)`` that have a later state than the catalogue's, ascending."""
+        if not len(self._row):
+            return []
         first, last = np.searchsorted(self._row, (start, stop))
         return np.unique(self._row[first:last]).tolist()
 

@@ -34,14 +34,14 @@ def status_counts(ledger: Ledger, num_rows: int, removed: np.ndarray) -> Counter
     num_covered = num_removed = 0
     for summary in ledger.summaries():
         start, stop = summary.row_start, min(summary.row_stop, num_rows)
-        gone = removed[np.searchsorted(removed, start) : np.searchsorted(removed, stop)]
-        found = Counter(summary.counts)
+        gone = removed[slice(*np.searchsorted(removed, (start, stop)))] if len(removed) else removed
         if len(gone) or stop < summary.row_stop:
             entry = ledger.entry(summary.shard)
             assert entry is not None
             statuses = np.array(entry.statuses[: max(0, stop - start)], object)
-            found = Counter(np.delete(statuses, gone - start).tolist())
-        counts.update(found)
+            counts.update(Counter(np.delete(statuses, gone - start).tolist()))
+        else:
+            counts.update(summary.counts)
         num_covered += max(0, stop - start)
         num_removed += len(gone)
     others = int(np.searchsorted(removed, num_rows)) - num_removed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.catalog.known_videos import Places, known_videos
@@ -21,6 +21,7 @@ class Unlucky(str):
         return len(self) % 3
 
 
+@settings(deadline=None, max_examples=40)
 @given(ids=st.lists(st.text(max_size=3), max_size=30), asked=st.lists(st.text(max_size=3), max_size=30))
 def test_an_id_has_the_first_of_its_places(ids: list[str], asked: list[str]) -> None:
     asked = [*asked, *ids]

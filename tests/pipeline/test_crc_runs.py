@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.storage.crc_runs import joined_crc32c
 from pipeline.storage.shardfile import crc32c, row_checksums
 
 
+@settings(deadline=None, max_examples=40)
 @given(num_rows=st.integers(0, 300), row_bytes=st.integers(1, 700), seed=st.integers(0, 1000))
 def test_the_checksums_of_rows_are_joined_to_that_of_the_run(num_rows: int, row_bytes: int, seed: int) -> None:
     rows = np.random.default_rng(seed).integers(0, 256, (num_rows, row_bytes), np.uint8)
