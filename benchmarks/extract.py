@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks._plain_ways import rates as plain_ways
 from benchmarks._table import write_results
 
 NUM_CROPS = 16
@@ -135,7 +136,7 @@ def run_plain(folder: Path, store, num_videos: int, spec):
     import torch
 
     from extract.auditing import _target
-    from extract.backbones.load import _build, _describe
+    from extract.backbones.load import _describe, network_of
     from extract.crops.draw import draw_crops, facts_of
     from extract.decoding.frame_picking import pick_frames
     from extract.decoding.opening import open_reader
@@ -144,10 +145,10 @@ def run_plain(folder: Path, store, num_videos: int, spec):
 
     settings = Settings(data=folder)
     ((name, backbone),) = spec.backbones.items()
-    target = _target(spec, "train16", name, settings)
-    info, path = _describe(backbone, settings)
-    network = _build(backbone, info, path).eval()
     ds = store.dataset("bench")
+    target = _target(spec, "train16", name, settings, ds)
+    info, path = _describe(backbone, settings)
+    network = network_of(backbone, info, path).eval()
     videos = ds.videos.to_pylist()[:num_videos]
     features = []
     started = time.perf_counter()
@@ -242,9 +243,10 @@ def main() -> None:
         after = resource.getrusage(resource.RUSAGE_SELF)
         bare = bare_rate(kept[model], batch, shape, options.seconds)
         decoded, num_decoded = run_decoded(folder, store, spec, options.device, kept)
-        plain_rate = None
+        plain_rate, by_hand = None, {}
         if options.plain_videos:
             plain_s, plain = run_plain(folder, store, options.plain_videos, spec)
+            by_hand = plain_ways(folder, store, options.plain_videos, spec)
             plain_rate = plain.shape[0] * plain.shape[1] / plain_s
             stored = store.dataset("bench").select(rows=np.arange(len(plain))).features("train16", model)
             difference = float(np.abs(np.asarray(stored.values, np.float32) - plain).max() / np.abs(plain).max())
@@ -259,6 +261,7 @@ def main() -> None:
     units = {"decode": "frames", "preprocess": "crops", "forward": "crops", "write": "rows"}
     busy = report.details["rates"]["per_busy_second"]
     rows = [] if plain_rate is None else [row("plain way", plain_rate, "crops")]
+    rows += [row(f"by hand: {way}, eager, one video at a time", rate, "crops") for way, rate in by_hand.items()]
     rows += [
         row("extraction, decoding and writing included", report.did["crops"] / seconds, "crops"),
         row(f"extraction, frames already decoded ({num_decoded} videos)", decoded, "crops"),

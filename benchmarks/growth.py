@@ -258,13 +258,15 @@ def measure(verb: str, folder: Path, num_videos: int, *, requests: bool = False)
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def table(num_videos: int, folder: Path, verbs: list[str], runs: int) -> list[dict[str, object]]:
-    shutil.rmtree(folder, ignore_errors=True)
-    appended, written = build(folder, num_videos)
-    rows: list[dict[str, object]] = [
-        _row(num_videos, "append, in commits of 8,192", {"processor": appended}),
-        _row(num_videos, "extract: todo, claims and commits", {"processor": written}),
-    ]
+def table(
+    num_videos: int, folder: Path, verbs: list[str], runs: int, *, is_built: bool = False
+) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    if not is_built:
+        shutil.rmtree(folder, ignore_errors=True)
+        appended, written = build(folder, num_videos)
+        rows.append(_row(num_videos, "append, in commits of 8,192", {"processor": appended}))
+        rows.append(_row(num_videos, "extract: todo, claims and commits", {"processor": written}))
     for verb in verbs:
         local = [measure(verb, folder, num_videos) for _ in range(1 if verb in ("nightly", "verify") else runs)]
         remote = measure(verb, folder, num_videos, requests=True) if verb != "verify" else {}
@@ -297,6 +299,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where to put the stores (about 1 KB a video)")
     parser.add_argument("--keep", action="store_true", help="leave the stores there")
+    parser.add_argument("--built", type=Path, help="a store of one size that was left there, instead of making it")
     parser.add_argument("--child", nargs=3, metavar=("VERB", "FOLDER", "VIDEOS"), help=argparse.SUPPRESS)
     parser.add_argument("--requests", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -308,9 +311,11 @@ def main() -> None:
     kept = RESULTS / "growth.jsonl"
     try:
         for num_videos in options.videos:
-            rows = table(num_videos, place / str(num_videos), options.verbs, options.runs)
+            folder = options.built or place / str(num_videos)
+            rows = table(num_videos, folder, options.verbs, options.runs, is_built=options.built is not None)
             old = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-            old = [row for row in old if row["videos"] != f"{num_videos:,}"]
+            new = {(row["videos"], row["verb"]) for row in rows}
+            old = [row for row in old if (row["videos"], row["verb"]) not in new]
             merged = sorted(old + rows, key=lambda row: int(str(row["videos"]).replace(",", "")))
             kept.write_text("".join(json.dumps(row) + "\n" for row in merged))
         write_results(

@@ -96,6 +96,7 @@ def check_whole(url: str) -> None:
     assert verify_store(after).problems == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.soak), pytest.param(2, marks=pytest.mark.soak)])
 def test_workers_share_and_one_is_killed(place: tuple[str, dict[str, str]], seed: int) -> None:
     prepared(place[0])
