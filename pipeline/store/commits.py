@@ -320,8 +320,9 @@ class Commits:
         self._read.pop(number, None)
 
     def take_over(self, other: Commits) -> None:
-        """Keep what another handle of the same dataset has read."""
-        self._read.update({n: commit for n, commit in other._read.items() if n < self.count})
+        """Keep what another handle of the same dataset has read; of its commits the last few, which appends need."""
+        last = range(self.count - NUM_PASSED, self.count)
+        self._read.update({n: commit for n, commit in other._read.items() if n in last})
         self._spans.update({n: span for n, span in other._spans.items() if n < self.count})
 
     def _choose(self, number: int, candidates: list[Commit], reasons: list[str]) -> Commit:
