@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import numpy as np
@@ -178,7 +178,7 @@ def cut_recipe(whole: Recipe, vectors: Vectors, dataset: str, features: Sequence
 def data_folder(ds: Dataset) -> Path | None:
     """Return the folder that the catalogue's videos were found in, from the first address; None where it is gone."""
     parts = (part.slice(0, 1).to_pylist() for part in ds.parts(["video_id", "uri"]))
-    first = next((line for line in parts if line), [])
+    first: list[dict[str, Any]] = next((line for line in parts if line), [])
     if not first or not first[0]["uri"]:
         return None
     path = os.fsdecode(unquote_to_bytes(urlsplit(first[0]["uri"]).path))

@@ -196,7 +196,7 @@ class EntrySummary(NamedTuple):
     """Rows by status."""
 
 
-_NOTHING_MORE = (1 << 62, -1, 0, 0, "", {})
+_NOTHING_MORE: tuple[Any, ...] = (1 << 62, -1, 0, 0, "", {})
 
 
 class Ledger:

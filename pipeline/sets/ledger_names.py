@@ -56,6 +56,9 @@ class Packs:
         If a pack that must be there is not, or neither it nor its copy can be read.
     """
 
+    listed: list[int]
+    """All that are there, or their copies."""
+
     def __init__(self, backend: StorageBackend, ledger: str, known: Packs | None = None) -> None:
         have: dict[int, Pack] = {} if known is None else known.by_number
         for attempt in (1, 2, 3):
@@ -71,7 +74,6 @@ class Packs:
                 if attempt == 3:
                     raise
         self.listed = numbers
-        """All that are there, or their copies."""
         superseded = {number for pack in packs.values() for number in pack.index.supersedes}
         if packs:
             missing = sorted(packs[max(packs)].index.standing - superseded - set(packs))

@@ -80,7 +80,7 @@ class ShardRows:
         view = self.view(start, stop)
         if view is None or not view.flags.c_contiguous:
             return None
-        return crc32c(view.tobytes() if view.flags.writeable else view.reshape(-1).view(np.uint8))
+        return int(google_crc32c.value(view.tobytes() if view.flags.writeable else view.reshape(-1).view(np.uint8)))
 
     def locate(self, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return where rows lie in :meth:`memory`: the piece of each, and its first byte therein."""
