@@ -30,6 +30,7 @@ from scipy import stats
 from aggregate.pretraining.clip_model import ClipModel
 from aggregate.pretraining.neighbours import knn_accuracy
 from aggregate.pretraining.pretrainer import Pretrainer
+from aggregate.training.checkpoint import CheckpointFolder
 from extract.clips.supply import supply_clips
 from extract.movers import write_singles
 from flows.runner import run_recipe
@@ -44,8 +45,10 @@ RECORDS = RESULTS / "pretrain.jsonl"
 SEEDS = (0, 1, 2)
 
 
-def measure(store: FeatureStore, settings: Settings, name: str, seed: int, epochs: int | None) -> dict[str, Any]:
-    """Pretrain once; return the probe before and after, and what it cost."""
+def measure(
+    store: FeatureStore, settings: Settings, name: str, seed: int, epochs: int | None, folder: Path
+) -> dict[str, Any]:
+    """Pretrain once, from where it was stopped; return the probe before and after, and what it cost."""
     recipe = load_recipe(RECIPE)
     spec = recipe.pretrain[name].model_copy(update={"seed": seed} | ({} if epochs is None else {"epochs": epochs}))
     device = torch.device("cpu")
@@ -55,18 +58,21 @@ def measure(store: FeatureStore, settings: Settings, name: str, seed: int, epoch
     try:
         drawn = knn_accuracy(supply.source, ClipModel(encoder, dim, 8, 8), stream)
         started, cpu = time.perf_counter(), time.process_time()
-        trainer = Pretrainer(name, supply.source, supply.encoders, spec, device=device)
+        checkpoints = CheckpointFolder(folder, {"spec": spec.model_dump(mode="json")}, keep=1)
+        made = {"device": device, "checkpoints": checkpoints, "checkpoint_s": 10.0}
+        trainer = Pretrainer(name, supply.source, supply.encoders, spec, **made)
         result = trainer.fit()
+        part = (result.num_steps - result.resumed_from) / result.num_steps
         seconds, processor_s = time.perf_counter() - started, time.process_time() - cpu
         bare = bare_rate(trainer, supply.source)
+        supply.clear()
     finally:
         supply.source.close()
-        supply.clear()
     held_out = supply.source.held_out
     return {
         "system": name, "seed": seed, "epochs": spec.epochs, "steps": result.num_steps, "random": drawn,
         "learned": result.history[-1]["knn_top1"], "held_out": 0 if held_out is None else len(held_out.rows),
-        "seconds": round(seconds, 1), "processor_s": round(processor_s, 1),
+        "seconds": round(seconds / part, 1), "processor_s": round(processor_s / part, 1),
         "clips_per_s": round(result.num_clips / seconds, 1), "bare_clips_per_s": round(bare, 1),
         "loss": result.history[-1]["loss"], "commit": commit(), "date": datetime.now(UTC).date().isoformat(),
     }  # fmt: skip
@@ -139,7 +145,8 @@ def main() -> None:
                 known = any(r["system"] == name and r["seed"] == seed for r in kept)
                 if (known and not args.short) or (time.monotonic() - started) / 60 > args.minutes:
                     continue
-                found = measure(store, settings, name, seed, 2 if args.short else None)
+                kept_in = args.folder / "checkpoints" / f"{name}-{seed}"
+                found = measure(store, settings, name, seed, 2 if args.short else None, kept_in)
                 print(json.dumps(found), flush=True)
                 if not args.short:
                     kept.append(found)
