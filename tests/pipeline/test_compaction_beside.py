@@ -23,7 +23,9 @@ from tests.support.s3 import S3Server
 from tests.support.toy_stores import CROPS, FEATURES, check_features, extract, policy, videos
 
 ROOT = Path(__file__).parents[2]
-NUM_VIDEOS = 24
+NUM_VIDEOS = 16
+PAUSE_S = 0.1
+"""Between compactions: without it they take most of the processor."""
 _WORKER = """
 import sys
 from tests.support.faults import FaultPlan, FaultyBackend
@@ -60,6 +62,7 @@ def compacting(url: str) -> Iterator[None]:
                 raised.append(err)
                 return
             packed.extend([done] * done.num_packs)
+            stop.wait(PAUSE_S)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -115,7 +118,7 @@ def test_workers_share_and_one_is_killed(place: tuple[str, dict[str, str]], seed
 def test_writes_that_fail(place: tuple[str, dict[str, str]], action: str) -> None:
     prepared(place[0])
     with compacting(place[0]):
-        for at in range(1, 40, 6):
+        for at in range(1, 40, 9):
             backend = FaultyBackend(open_backend(place[0]), FaultPlan(at=at, action=action))
             with suppress(PipelineError):
                 dataset = FeatureStore.open(backend, mode="a").dataset("toy")  # type: ignore[arg-type]
@@ -133,7 +136,7 @@ def test_repairs(place: tuple[str, dict[str, str]]) -> None:
     store.dataset("toy").append_videos(videos(0, NUM_VIDEOS))
     with compacting(place[0]):
         extract(store.dataset("toy"))
-        for shard in (1, 4, 7):
+        for shard in (1, 6):
             key = next(key for key, _ in store.backend.list(f"toy/crops/{CROPS}/features/{FEATURES}/values")
                        if key.endswith(f"c.{shard}.0.0"))  # fmt: skip
             data = bytearray(store.backend.read(key))
