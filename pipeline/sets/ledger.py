@@ -176,14 +176,6 @@ _META = ("shard", "generation", "row_start", "row_stop", "fingerprint_id", "reas
          "versions", "differing", "written_at", "written_by")  # fmt: skip
 
 
-def list_generations(backend: StorageBackend, ledger: str) -> dict[int, tuple[int, ...]]:
-    """Return the generations of every shard that has an entry, ascending."""
-    found: dict[int, set[int]] = {s: set(g) for s, g in loose_generations(backend, ledger).items()}
-    for shard, generation in Packs(backend, ledger).everything():
-        found.setdefault(shard, set()).add(generation)
-    return {shard: tuple(sorted(generations)) for shard, generations in sorted(found.items())}
-
-
 class EntrySummary(NamedTuple):
     """What a ledger says about a shard at a glance; of a packed entry without reading it."""
 
@@ -196,7 +188,7 @@ class EntrySummary(NamedTuple):
     """Rows by status."""
 
 
-_NOTHING_MORE: tuple[Any, ...] = (1 << 62, -1, 0, 0, "", {})
+_NOTHING_MORE = EntrySummary(1 << 62, -1, 0, 0, "", {})
 
 
 class Ledger:
@@ -297,10 +289,11 @@ class Ledger:
 
     def fetch(self, shards: Iterable[int]) -> None:
         """Read the entries of some shards that lie in files of their own, many at once where that is faster."""
+        if self._backend.is_local:
+            return
         wanted = [s for s in shards if s in self.generations and s not in self._entries and not self._is_packed(s)]
-        if not self._backend.is_local:
-            found = zip(wanted, fetch_each(self._backend, wanted, self._read_good), strict=True)
-            self._entries.update({shard: entry for shard, entry in found if entry is not None})
+        found = zip(wanted, fetch_each(self._backend, wanted, self._read_good), strict=True)
+        self._entries.update({shard: entry for shard, entry in found if entry is not None})
 
     def _read_good(self, shard: int) -> LedgerEntry | None:
         try:
@@ -327,19 +320,22 @@ class Ledger:
             return EntrySummary(shard, generation, entry.row_start, entry.row_stop, entry.content_id, counts)
         return EntrySummary(shard, generation, *found[0].glance(found[1]))
 
+    def packed(self) -> Iterator[EntrySummary]:
+        """Yield what is in force at a glance of the shards whose entries lie in packs, by shard."""
+        for found in () if self.packs is None else self.packs.newest_at_a_glance():
+            is_it = self.generations.get(found[0]) == found[1]
+            if is_it and not (self.binding and self.binding.has_former(found[2], found[3])):
+                yield EntrySummary(*found)
+
     def summaries(self) -> Iterator[EntrySummary]:
         """Yield what is in force at a glance, by shard."""
         shards = sorted(self.generations)
         self.fetch(shards)
-        packed = iter(()) if self.packs is None else self.packs.newest_at_a_glance()
-        found = EntrySummary(-1, -1, 0, 0, "", {})
+        packed, found = self.packed(), EntrySummary(-1, -1, 0, 0, "", {})
         for shard in shards:
             while found.shard < shard:
-                found = EntrySummary(*next(packed, _NOTHING_MORE))
-            is_it = (found.shard, found.generation) == (shard, self.generations[shard])
-            if is_it and not (self.binding and self.binding.has_former(found.row_start, found.row_stop)):
-                yield found
-            elif (summary := self.summary(shard)) is not None:
+                found = next(packed, _NOTHING_MORE)
+            if (summary := found if found.shard == shard else self.summary(shard)) is not None:
                 yield summary
 
     def refreshed(self) -> Ledger:
@@ -391,8 +387,3 @@ def make_table(
 
 UNDONE = frozenset({PENDING, VideoStatus.INTERRUPTED.value})
 """Statuses of rows that every run does again."""
-
-
-def pending_rows(entry: LedgerEntry) -> np.ndarray:
-    """Return the rows of an entry that have still to be done."""
-    return entry.row_start + np.flatnonzero(np.array([s in UNDONE for s in entry.statuses], bool))

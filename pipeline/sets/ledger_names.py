@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -101,6 +102,10 @@ class Packs:
 
     def newest(self) -> dict[int, int]:
         """Return the highest generation of every shard."""
+        return dict(self._newest)
+
+    @cached_property
+    def _newest(self) -> dict[int, int]:
         last = np.flatnonzero(np.diff(self._shard, append=-1))
         return dict(zip(self._shard[last].tolist(), self._generation[last].tolist(), strict=True))
 
@@ -140,6 +145,14 @@ class Packs:
         return slice(
             int(np.searchsorted(self._shard, shard, "left")), int(np.searchsorted(self._shard, shard, "right"))
         )
+
+
+def list_generations(backend: StorageBackend, ledger: str) -> dict[int, tuple[int, ...]]:
+    """Return the generations of every shard that has an entry, ascending."""
+    found: dict[int, set[int]] = {s: set(g) for s, g in loose_generations(backend, ledger).items()}
+    for shard, generation in Packs(backend, ledger).everything():
+        found.setdefault(shard, set()).add(generation)
+    return {shard: tuple(sorted(generations)) for shard, generations in sorted(found.items())}
 
 
 def newest_generation(backend: StorageBackend, ledger: str, shard: int, packs: Packs, expected: int) -> int:

@@ -36,7 +36,7 @@ from pipeline.sets.arrays import write_array_metadata
 from pipeline.sets.binding import NOBODY, Binding
 from pipeline.sets.compaction import COMPACT_AFTER, compact_ledger
 from pipeline.sets.geometry import commit_geometry
-from pipeline.sets.ledger import UNDONE, Ledger, LedgerEntry, RowStatus, make_table, pending_rows
+from pipeline.sets.ledger import UNDONE, EntrySummary, Ledger, LedgerEntry, RowStatus, make_table
 from pipeline.sets.ledger_names import Packs, entry_key, newest_generation
 from pipeline.sets.reader import SetReader
 from pipeline.sets.set_files import SetSpec, stored_layout
@@ -119,40 +119,46 @@ class SetWriter:
         self._guard.check()
         again = {str(s) for s in retry}
         if unknown := again - _STATUSES:
-            raise InvalidInputError(
-                f"expected statuses of {', '.join(sorted(_STATUSES))}, found {', '.join(sorted(unknown))}"
-            )
+            known, found = (", ".join(sorted(names)) for names in (_STATUSES, unknown))
+            raise InvalidInputError(f"expected statuses of {known}, found {found}")
         self._ledger = self._ledger.refreshed()
         wanted = range(num_shards(self.num_rows, self.spec.shard_rows)) if shards is None else sorted(set(shards))
-        self._ledger.fetch(wanted)
-        tasks = (self._task(shard, again) for shard in wanted)
+        done = {s.shard for s in self._ledger.packed() if self._is_done(s, again)} if shards is None else set()
+        left = [shard for shard in wanted if shard not in done]
+        self._ledger.fetch(left)
+        tasks = (self._task(shard, again) for shard in left)
         return tuple(task for task in tasks if task is not None)
+
+    def _is_done(self, summary: EntrySummary, again: set[str]) -> bool:
+        stop = min((summary.shard + 1) * self.spec.shard_rows, self.num_rows)
+        return summary.row_stop >= stop and UNDONE.isdisjoint(summary.counts) and again.isdisjoint(summary.counts)
 
     def _task(self, shard: int, again: set[str]) -> ShardTask | None:
         start, stop = shard_range(shard, self.spec.shard_rows, self.num_rows)
         generation = self._ledger.generations.get(shard, -1) + 1
-        everything = np.setdiff1d(np.arange(start, stop), self._binding.removed_rows)
         try:
             summary = self._ledger.summary(shard)
-            if summary is not None and summary.row_stop >= stop and not {*UNDONE, *again} & summary.counts.keys():
+            if summary is not None and self._is_done(summary, again):
                 return None
             entry = self._ledger.entry(shard)
         except WrongVideoError:  # perhaps the catalogue is the damaged one: nothing is written over
             raise
         except CorruptDataError:  # nothing in this shard can be believed any more: do it again
-            return ShardTask(shard, everything, start, stop, generation, "retry")
+            return ShardTask(shard, self._present(start, stop), start, stop, generation, "retry")
         if entry is None:
+            everything = self._present(start, stop)
             return ShardTask(shard, everything, start, stop, generation, "new") if everything.size else None
         appended = np.arange(entry.row_stop, stop)
-        redo = pending_rows(entry)
-        if again:
-            picked = np.fromiter((s in again for s in entry.statuses), bool, len(entry.statuses))
-            redo = np.union1d(redo, entry.row_start + np.flatnonzero(picked))
+        redo = entry.row_start + np.flatnonzero([s in UNDONE or s in again for s in entry.statuses])
         rows = np.setdiff1d(np.concatenate([redo, appended]), self._binding.removed_rows).astype(np.int64)
         if not rows.size:
             return None
-        reason = "retry" if redo.size else "appended"
-        return ShardTask(shard, rows, start, max(stop, entry.row_stop), generation, reason)
+        return ShardTask(
+            shard, rows, start, max(stop, entry.row_stop), generation, "retry" if redo.size else "appended"
+        )
+
+    def _present(self, start: int, stop: int) -> np.ndarray:
+        return np.setdiff1d(np.arange(start, stop), self._binding.removed_rows)
 
     def wipe(self, shard: int) -> LedgerEntry | None:
         """Write a shard again without the rows whose videos were removed; None where it holds nothing of them.

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from pipeline.errors import ConflictError, CorruptDataError, NotFoundError
 from pipeline.events import Note, OnEvent, ignore
 from pipeline.sets.compaction import forget_history
-from pipeline.sets.ledger import Ledger, list_generations
+from pipeline.sets.ledger import Ledger
+from pipeline.sets.ledger_names import list_generations
 from pipeline.sets.set_files import SetSpec, open_embedding_set, open_feature_set
 from pipeline.sets.set_writer import SetWriter
 from pipeline.storage import schema

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import CorruptDataError, FormatError, NotFoundError, UnsafeNameError
 from pipeline.sets.arrays import read_layout
 from pipeline.sets.geometry import vouched_rows
-from pipeline.sets.ledger import list_generations
+from pipeline.sets.ledger_names import list_generations
 from pipeline.sets.mapped import chunks_hold
 from pipeline.sets.set_files import SetSpec
 from pipeline.storage import schema

@@ -13,8 +13,8 @@ import pytest
 from pipeline import FeatureStore, RowStatus
 from pipeline.errors import ConflictError, CorruptDataError, StorageError
 from pipeline.sets.compaction import COMPACT_AFTER, Compacted, compact_ledger, forget_history
-from pipeline.sets.ledger import Ledger, list_generations
-from pipeline.sets.ledger_names import Packs, loose_generations, newest_generation, pack_numbers
+from pipeline.sets.ledger import Ledger
+from pipeline.sets.ledger_names import Packs, list_generations, loose_generations, newest_generation, pack_numbers
 from pipeline.sets.ledger_pack import PACK_SIZE, PackSize
 from pipeline.store.compact import compact_store
 from pipeline.verify.verify_store import verify_store
