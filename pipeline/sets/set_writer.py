@@ -135,7 +135,7 @@ class SetWriter:
 
     def _task(self, shard: int, again: set[str]) -> ShardTask | None:
         start, stop = shard_range(shard, self.spec.shard_rows, self.num_rows)
-        generation = self._ledger.generations.get(shard, -1) + 1
+        generation, removed = self._ledger.generations.get(shard, -1) + 1, self._binding.removed_rows
         try:
             summary = self._ledger.summary(shard)
             if summary is not None and self._is_done(summary, again):
@@ -144,21 +144,17 @@ class SetWriter:
         except WrongVideoError:  # perhaps the catalogue is the damaged one: nothing is written over
             raise
         except CorruptDataError:  # nothing in this shard can be believed any more: do it again
-            return ShardTask(shard, self._present(start, stop), start, stop, generation, "retry")
+            return ShardTask(shard, np.setdiff1d(np.arange(start, stop), removed), start, stop, generation, "retry")
         if entry is None:
-            everything = self._present(start, stop)
+            everything = np.setdiff1d(np.arange(start, stop), removed)
             return ShardTask(shard, everything, start, stop, generation, "new") if everything.size else None
         appended = np.arange(entry.row_stop, stop)
         redo = entry.row_start + np.flatnonzero([s in UNDONE or s in again for s in entry.statuses])
-        rows = np.setdiff1d(np.concatenate([redo, appended]), self._binding.removed_rows).astype(np.int64)
+        rows = np.setdiff1d(np.concatenate([redo, appended]), removed).astype(np.int64)
         if not rows.size:
             return None
-        return ShardTask(
-            shard, rows, start, max(stop, entry.row_stop), generation, "retry" if redo.size else "appended"
-        )
-
-    def _present(self, start: int, stop: int) -> np.ndarray:
-        return np.setdiff1d(np.arange(start, stop), self._binding.removed_rows)
+        reason = "retry" if redo.size else "appended"
+        return ShardTask(shard, rows, start, max(stop, entry.row_stop), generation, reason)
 
     def wipe(self, shard: int) -> LedgerEntry | None:
         """Write a shard again without the rows whose videos were removed; None where it holds nothing of them.
