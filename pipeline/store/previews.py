@@ -130,13 +130,16 @@ class Previews:
             raise CorruptDataError(f"{key}: expected rows of shard {shard}, found {rows[0]} to {rows[-1]}; delete it")
         if len(rows) == 0:
             return table
-        keys = self._binding.keys(start, int(rows[-1]) + 1)[rows - start]
-        if (other := (keys != table["video_key"].to_numpy()) & (keys != NOBODY)).any():
+        whole = self._binding.keys(start, int(rows[-1]) + 1)
+        keys, found = whole[rows - start], whole.copy()
+        found[rows - start] = table["video_key"].to_numpy()
+        former = self._binding.former(found, start, int(rows[-1]) + 1)[rows - start]  # of a file that was replaced
+        if (other := (keys != table["video_key"].to_numpy()) & (keys != NOBODY) & ~former).any():
             raise WrongVideoError(
                 f"{key}: expected pictures of the videos that the catalogue has in its rows, found another video's in "
                 f"row {rows[other][0]}; delete it"
             )
-        return table.filter(pa.array(keys != NOBODY))
+        return table.filter(pa.array((keys != NOBODY) & ~former))
 
     def lines(self, strips: Mapping[int, Preview]) -> dict[int, pa.Table]:
         """Return strips as lines of files, by shard."""
