@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,14 +46,11 @@ def demo(
         return
     for line in story(report.probes, len(ARRANGEMENTS)):
         console.out.print(line, markup=False)
-    first = min(videos.rglob("*.mp4"))
-    console.out.print(
-        "Three things to look at:\n"
-        f"  {report.report_path}\n"
-        f"  scale search {settings.store} --video {first} --data {videos}\n"
-        f"  scale serve {settings.store} --data {videos}",
-        markup=False,
-    )
+    where, first = ["--data", str(videos)], min(videos.rglob("*.mp4"))
+    search = shlex.join(["scale", "search", settings.store, "--video", str(first), *where])
+    serve = shlex.join(["scale", "serve", settings.store, *where])
+    look = f"Three things to look at:\n  {report.report_path}\n  {search}\n  {serve}"
+    console.out.print(look, markup=False, soft_wrap=True)  # lines that are copied must not be broken
 
 
 def story(probes: Sequence[Mapping[str, Any]], num_classes: int) -> list[str]:

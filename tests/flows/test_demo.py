@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900)]
 
 
 def test_the_demo_shows_what_scale_adds_and_its_report_opens(tmp_path: Path, browser: Browser) -> None:
-    command = [str(SCALE), "demo", "--folder", str(tmp_path / "demo")]
+    command = [str(SCALE), "demo", "--folder", str(tmp_path / "a demo")]
     first = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "Traceback" not in first.stdout + first.stderr
     second = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
@@ -31,8 +31,8 @@ def test_the_demo_shows_what_scale_adds_and_its_report_opens(tmp_path: Path, bro
     assert look == said["report"]
     assert serve.startswith("scale serve ")
     found = subprocess.run([SCALE, *shlex.split(search)[1:], "--json"], capture_output=True, text=True, check=True)
-    neighbours = json.loads(found.stdout.strip().splitlines()[-1])
-    assert neighbours
+    hits = json.loads(found.stdout.strip().splitlines()[-1])["hits"]
+    assert hits[0]["uri"].endswith(Path(shlex.split(search)[4]).name)  # itself, seen as it was stored
     with browser.page() as page:
         page.open(Path(said["report"]))
         assert page.problems() == []
