@@ -89,26 +89,33 @@ def bare_rate(trainer: Pretrainer, source: ClipSource, steps: int = 8) -> float:
     return steps * batch.num_valid / (time.perf_counter() - started)
 
 
-def spread(values: Sequence[float], sign: str = "") -> str:
-    """Mean and 95 % t-interval over the seeds, in points."""
+def spread(values: Sequence[float], num_videos: int) -> str:
+    """Mean and 95 % t-interval over the seeds, in points; of one seed alone the Wilson interval over its videos."""
     x = 100 * np.asarray(values)
     if len(x) < 2:
-        return f"{x.mean():{sign}.1f}"
-    return f"{x.mean():{sign}.1f} ± {stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)):.1f}"
+        low, high = stats.binomtest(round(values[0] * num_videos), num_videos).proportion_ci(method="wilson")
+        return f"{x[0]:.1f} ({100 * low:.1f} - {100 * high:.1f})"
+    return f"{x.mean():.1f} ± {half_width(x):.1f}"
+
+
+def half_width(x: np.ndarray) -> float:
+    """Half of the 95 % t-interval of a mean."""
+    return float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
 
 
 def report(records: Sequence[dict[str, Any]]) -> None:
     rows = []
     for name in dict.fromkeys(r["system"] for r in records):
         own = [r for r in records if r["system"] == name]
-        gains = [r["learned"] - r["random"] for r in own]
+        gains = 100 * np.array([r["learned"] - r["random"] for r in own])
+        count = own[0]["held_out"]
         rows.append(
             {
                 "system": name,
                 "seeds": len(own),
-                "random weights, kNN %": spread([r["random"] for r in own]),
-                "pretrained, kNN %": spread([r["learned"] for r in own]),
-                "gain, points": spread(gains, "+"),
+                "random weights, kNN %": spread([r["random"] for r in own], count),
+                "pretrained, kNN %": spread([r["learned"] for r in own], count),
+                "gain, points": f"{gains.mean():+.1f}" + (f" ± {half_width(gains):.1f}" if len(gains) > 1 else ""),
                 "steps": own[0]["steps"],
                 "processor s": round(float(np.mean([r["processor_s"] for r in own]))),
                 "clips/s": round(float(np.mean([r["clips_per_s"] for r in own]))),
@@ -117,7 +124,8 @@ def report(records: Sequence[dict[str, Any]]) -> None:
         )
     notes = (
         f"{records[0]['held_out']} held-out videos, six motions (chance 16.7 %); flows/recipes/pretraining.yaml",
-        "95 % t-intervals over seeds; gain: paired by seed; clips/s beside other work on the same two cores",
+        "95 % intervals: t over seeds, or Wilson's over videos where there is one seed; gain: paired by seed",
+        "processor s: of this process, decoding not counted; clips/s: beside other work on the same two cores",
     )
     write_results("pretrain", "Pretraining against random weights", rows, packages=("torch",), notes=notes)
 
