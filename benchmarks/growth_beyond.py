@@ -16,7 +16,7 @@ from collections import defaultdict
 
 from benchmarks._table import RESULTS, write_results
 from benchmarks.growth import COMMIT_ROWS, NAMES_A_PAGE, SHARD_ROWS
-from pipeline.sets.ledger_pack import MAX_PACK_ROWS
+from pipeline.sets.ledger_pack import PackSize
 from pipeline.store.id_index import MAX_INDEX_ROWS, ROWS_PER_GROUP
 
 KINDS = ("GET", "HEAD", "LIST", "PUT", "DELETE")
@@ -65,7 +65,7 @@ def _row(verb: str, size: int, how: str, counts: dict[str, float]) -> dict[str, 
 def folders(num_videos: int) -> list[dict[str, object]]:
     """Return how many names each folder holds, and how many pages a listing of it takes."""
     commits, shards = -(-num_videos // COMMIT_ROWS), -(-num_videos // SHARD_ROWS)
-    packs, indexes = -(-num_videos // MAX_PACK_ROWS), -(-num_videos // MAX_INDEX_ROWS)
+    packs, indexes = -(-num_videos // PackSize().max_rows), -(-num_videos // MAX_INDEX_ROWS)
     names = [
         ("catalog/", commits, "one commit for 8,192 videos; as many copies; 100 videos a night add 365 a year"),
         ("catalog/packs/", indexes + 1, f"row index, {16 * num_videos / 1e9:,.1f} GB, and commit index"),
