@@ -62,9 +62,12 @@ def measure(
         made = {"device": device, "checkpoints": checkpoints, "checkpoint_s": 10.0}
         trainer = Pretrainer(name, supply.source, supply.encoders, spec, **made)
         result = trainer.fit()
-        part = (result.num_steps - result.resumed_from) / result.num_steps
         seconds, processor_s = time.perf_counter() - started, time.process_time() - cpu
-        bare = bare_rate(trainer, supply.source)
+        costs = {
+            "seconds": round(seconds, 1), "processor_s": round(processor_s, 1),
+            "clips_per_s": round(result.num_clips / seconds, 1),
+            "bare_clips_per_s": round(bare_rate(trainer, supply.source), 1),
+        }  # fmt: skip
         supply.clear()
     finally:
         supply.source.close()
@@ -72,10 +75,8 @@ def measure(
     return {
         "system": name, "seed": seed, "epochs": spec.epochs, "steps": result.num_steps, "random": drawn,
         "learned": result.history[-1]["knn_top1"], "held_out": 0 if held_out is None else len(held_out.rows),
-        "seconds": round(seconds / part, 1), "processor_s": round(processor_s / part, 1),
-        "clips_per_s": round(result.num_clips / seconds, 1), "bare_clips_per_s": round(bare, 1),
         "loss": result.history[-1]["loss"], "commit": commit(), "date": datetime.now(UTC).date().isoformat(),
-    }  # fmt: skip
+    } | (costs if result.resumed_from == 0 else {})  # fmt: skip
 
 
 def bare_rate(trainer: Pretrainer, source: ClipSource, steps: int = 8) -> float:
@@ -103,12 +104,18 @@ def half_width(x: np.ndarray) -> float:
     return float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
 
 
+def average(values: Sequence[float], digits: int) -> str:
+    """Mean as text; a dash where there is none."""
+    return f"{np.mean(values):.{digits}f}" if values else "-"
+
+
 def report(records: Sequence[dict[str, Any]]) -> None:
     rows = []
     for name in dict.fromkeys(r["system"] for r in records):
         own = [r for r in records if r["system"] == name]
         gains = 100 * np.array([r["learned"] - r["random"] for r in own])
         count = own[0]["held_out"]
+        whole = [r for r in own if "seconds" in r]  # one that was stopped and went on says nothing of what it costs
         rows.append(
             {
                 "system": name,
@@ -117,9 +124,9 @@ def report(records: Sequence[dict[str, Any]]) -> None:
                 "pretrained, kNN %": spread([r["learned"] for r in own], count),
                 "gain, points": f"{gains.mean():+.1f}" + (f" ± {half_width(gains):.1f}" if len(gains) > 1 else ""),
                 "steps": own[0]["steps"],
-                "processor s": round(float(np.mean([r["processor_s"] for r in own]))),
-                "clips/s": round(float(np.mean([r["clips_per_s"] for r in own]))),
-                "of the bare step": round(float(np.mean([r["clips_per_s"] / r["bare_clips_per_s"] for r in own])), 2),
+                "processor s": average([r["processor_s"] for r in whole], 0),
+                "clips/s": average([r["clips_per_s"] for r in whole], 0),
+                "of the bare step": average([r["clips_per_s"] / r["bare_clips_per_s"] for r in whole], 2),
             }
         )
     notes = (
