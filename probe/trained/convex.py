@@ -25,6 +25,8 @@ from probe.trained.training import MULTIPLICATIONS_PER_THREAD
 
 MAX_ROWS = 5000
 """Crops count one by one where they are learned from one by one."""
+TOLERANCE_BY_PENALTY, TOLERANCES = 0.03, (3e-6, 1e-4)
+"""Of a gradient; the smallest is what sums in float32 still tell."""
 MAX_DIRECTIONS = 2048
 """Up to here the directions are looked for: an eigenvalue problem of that size takes seconds."""
 _SMALLEST_DIRECTION = 1e-7
@@ -158,7 +160,9 @@ class _Problem:
             scale_LR = (self._curvatures + penalty_LR).rsqrt()
             loss = _Loss(rows, targets, weights, penalty_LR, scale_LR, self._is_multilabel)
             start = torch.zeros(len(some), num_unknowns * num_classes, device=rows.device)
-            found.append(loss.weights(minimise(loss, start)))
+            # A gradient tells weights apart down to its size by the penalty: weak ones want smaller ones.
+            tolerance = (TOLERANCE_BY_PENALTY * some).clamp(*TOLERANCES)
+            found.append(loss.weights(minimise(loss, start, tolerance)))
         return torch.cat(found)
 
     def heldout(self, weights_LRC: Tensor, heldout: Tensor) -> tuple[np.ndarray, np.ndarray]:

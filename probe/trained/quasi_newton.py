@@ -17,7 +17,7 @@ MAX_STEPS = 200
 MEMORY = 8
 """Steps that are remembered."""
 TOLERANCE = 1e-4
-"""A problem is done when no part of its gradient is larger."""
+"""By default a problem is done when no part of its gradient is larger."""
 _ENOUGH = 1e-4
 """Share of the promised decrease that a step must bring."""
 _ROUNDING = 1e-7
@@ -35,13 +35,15 @@ class Problems(Protocol):
         """Return some of the problems."""
 
 
-def minimise(problems: Problems, start_PX: Tensor) -> Tensor:
+def minimise(problems: Problems, start_PX: Tensor, tolerance_P: Tensor | None = None) -> Tensor:
     """Return where each loss is least.
 
     Parameters
     ----------
     problems : Problems
     start_PX : Tensor of shape (P, X), float32
+    tolerance_P : Tensor of shape (P,), optional
+        Instead of `TOLERANCE`, for each.
 
     Returns
     -------
@@ -52,15 +54,17 @@ def minimise(problems: Problems, start_PX: Tensor) -> Tensor:
     which = torch.arange(len(start_PX), device=start_PX.device)
     at = start_PX.clone()
     loss, gradient = problems(at)
+    tolerance = loss.new_full((len(at),), TOLERANCE) if tolerance_P is None else tolerance_P
     steps: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(MAX_STEPS):
-        is_active = (gradient.abs().amax(dim=1) > TOLERANCE) & loss.isfinite()
+        is_active = (gradient.abs().amax(dim=1) > tolerance) & loss.isfinite()
         if not is_active.all():
             result[which] = at
             if not is_active.any():
                 return result
             problems = problems.some(is_active)
             which, at, loss, gradient = which[is_active], at[is_active], loss[is_active], gradient[is_active]
+            tolerance = tolerance[is_active]
             steps = [(s[is_active], y[is_active], r[is_active]) for s, y, r in steps]
         direction = -_divided_by_curvature(gradient, steps)
         new_at, new_loss, new_gradient = _step(problems, at, loss, gradient, direction)

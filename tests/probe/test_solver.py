@@ -35,13 +35,14 @@ def standardised(train: Input, test: Input) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("num", "dim"), [(120, 20), (40, 90)], ids=["more rows", "more channels"])
-@pytest.mark.parametrize("penalty", [0.01, 1.0])
+@pytest.mark.parametrize("penalty", [0.0001, 0.01, 1.0])
 def test_one_penalty_gives_what_scikit_learn_finds(num: int, dim: int, penalty: float) -> None:
     (x, y), (x_test, _) = blobs(0, num, dim=dim), blobs(1, 60, dim=dim)
     found = solve_path(PathSpec((penalty,)), Input.of(x), one_hot(y), alone(num), Input.of(x_test))
     seen, seen_test = standardised(Input.of(x), Input.of(x_test))
     oracle = LogisticRegression(C=1 / (penalty * num), tol=1e-8, max_iter=10_000).fit(seen, y)
-    np.testing.assert_allclose(probabilities(found.scores_QC), oracle.predict_proba(seen_test), atol=2e-3)
+    atol = 2e-3 if penalty >= 0.01 else 2e-2  # where the penalty hardly says which of the separating planes it is
+    np.testing.assert_allclose(probabilities(found.scores_QC), oracle.predict_proba(seen_test), atol=atol)
 
 
 def test_without_directions_the_solution_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
