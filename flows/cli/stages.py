@@ -228,8 +228,8 @@ def execute(
         if report.probes:
             console.print_probes(report.probes)
         if report.report_path:
-            console.out.print(f"report   {report.report_path}", markup=False)
-        console.out.print(f"snapshot {report.report_snapshot or report.snapshot}", markup=False)
+            console.out.print(f"report   {report.report_path}", markup=False, soft_wrap=True)
+        console.out.print(f"snapshot {report.report_snapshot or report.snapshot}", markup=False, soft_wrap=True)
         console.out.print(_closing_line(report, whole=stages is None), markup=False)
     for stage in report.stages:
         if stage.undone:

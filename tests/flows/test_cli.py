@@ -203,6 +203,7 @@ def test_any_terminal_is_written_to_without_a_crash(job: Job, setting: dict[str,
     assert done.returncode == 0, done.stderr
     assert b"\x1b[31m" not in done.stderr + done.stdout
     assert b"Traceback" not in done.stderr
+    assert re.search(rb"^snapshot [0-9a-f]{64}$", done.stdout, re.M), "what is copied is never broken into lines"
 
 
 INTERRUPTED_WHILE_LOADING = """
