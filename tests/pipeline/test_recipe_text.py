@@ -97,7 +97,8 @@ def test_texts_that_stand_for_more_than_a_recipe(tmp_path: Path, text: str, said
         ("shard_rows: 3", "shard_rows: [1]", "line 7: dataset.shard_rows: expected a whole number, found [1]"),
         ("shard_rows: 3", "shard_rows: 0", "line 7: dataset.shard_rows: expected a number of at least 1, found 0"),
         ("kind: linear", "kind: linaer", "line 17: probes.1: expected `kind` out of knn, retrieval, linear, mlp, "
-         "attentive, zero_shot, order, overlap, speed, tau, phase, semi, found 'linaer'; did you mean linear?"),
+         "attentive, zero_shot, background, order, overlap, speed, tau, phase, semi, "
+         "found 'linaer'; did you mean linear?"),
         ("from: folder", "from: foldr", "expected `from` out of none, folder, column, regex, csv, found 'foldr'; did "
          "you mean folder?"),
         ("videos:", "vidoes:", "line 4: dataset.vidoes: unknown key; did you mean videos?"),
