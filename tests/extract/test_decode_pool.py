@@ -110,10 +110,10 @@ def test_bad_requests_are_errors_and_keep_the_worker(pool: DecodePool, video: Pa
     ("name", "reason"),
     [
         ("crash", "crashed (SIGSEGV), in each of 2 processes"),
-        ("open-crash", "crashed (SIGSEGV), in each of 2 processes"),
+        pytest.param("open-crash", "crashed (SIGSEGV), in each of 2 processes", marks=pytest.mark.slow),
         ("exit", "exit code 7"),
         ("hang", "no sign of life for 1.5 s"),
-        ("open-hang", "no sign of life for 1.5 s"),
+        pytest.param("open-hang", "no sign of life for 1.5 s", marks=pytest.mark.slow),
     ],
 )
 def test_what_kills_its_decoder_is_unreadable_and_others_go_on(named, name: str, reason: str) -> None:

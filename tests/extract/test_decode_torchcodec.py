@@ -116,6 +116,7 @@ def test_pyav_takes_over_where_torchcodec_breaks_off(tmp_path: Path, monkeypatch
         assert reader.decoder_name == "pyav"
 
 
+@pytest.mark.slow
 def test_torchcodec_works_in_a_pool(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", numbered_frames(20))
     with DecodePool(1, decoder="torchcodec") as pool, pool.open_reader(path) as reader:

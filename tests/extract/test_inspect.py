@@ -169,8 +169,9 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
         assert len(reader.read(np.arange(5)).frames) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
-@pytest.mark.parametrize("max_frames_read", [40, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("max_frames_read", [40, 10_000])
 def test_every_awkward_file_has_the_frames_it_is_known_to_have(shared_data: Path, max_frames_read: int) -> None:
     with open(shared_data / "files.csv", newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))

@@ -87,6 +87,7 @@ def prepared(tmp_path: Path, recipe, videos: Path) -> FeatureStore:
     return store
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_run_again_equals_an_uninterrupted_run(tmp_path, many, program):
     recipe = tiny_recipe(program, shard_rows=2)
     store = prepared(tmp_path, recipe, many)

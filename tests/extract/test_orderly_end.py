@@ -63,7 +63,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("how", "code"), [("interrupts", 130), ("the program ends", 0)])
+@pytest.mark.parametrize(
+    ("how", "code"), [("interrupts", 130), pytest.param("the program ends", 0, marks=pytest.mark.slow)]
+)
 def test_no_thread_is_in_torch_when_the_interpreter_ends(tmp_path, program, how, code):
     """`terminate called without an active exception`, and an abort, was what came of it."""
     videos = make_videos(tmp_path / "videos", [18, 19, 20, 21, 22, 23])

@@ -243,6 +243,7 @@ def test_the_precision_of_a_gpu_is_part_of_the_fingerprint_unless_it_is_the_usua
         plan_extract(tiny_recipe(program, precision="bfloat16"), store, settings)
 
 
+@pytest.mark.slow
 def test_another_decoder_gives_the_same_pixels_under_another_fingerprint(tmp_path, videos, program):
     try:
         import torchcodec  # noqa: F401

@@ -243,7 +243,9 @@ def test_deploying_to_no_server_says_how_to_get_one(capsys, monkeypatch, address
     assert "export PREFECT_API_URL=" in err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_and_kill_end_in_order_and_the_next_run_goes_on(
     capsys, job: Job, number: signal.Signals, code: int
 ) -> None:

@@ -57,6 +57,7 @@ def test_the_whole_pipeline_then_nothing_then_only_what_is_new(job: Job) -> None
     assert (later["catalog"]["videos_new"], later["extract"]["shards_done"]) == (2, 2)
 
 
+@pytest.mark.slow
 def test_single_shards_and_a_deleted_ledger_entry(job: Job) -> None:
     pipeline(str(job.recipe), where(job), stages=["catalog"])
     some = extract(str(job.recipe), where(job), ExtractOptions(shards=[1, 3]))
@@ -79,6 +80,7 @@ def test_single_shards_and_a_deleted_ledger_entry(job: Job) -> None:
     ]  # a stage alone is a run, too
 
 
+@pytest.mark.slow  # a Prefect run each; the pipeline above is the fast one
 def test_verify_fails_when_a_byte_flipped_and_repairs_when_told(job: Job) -> None:
     pipeline(str(job.recipe), where(job), stages=["catalog", "extract"])
     assert verify(where(job))["clean"]
