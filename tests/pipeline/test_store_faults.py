@@ -308,6 +308,7 @@ def test_killed_at_random_instants_two_hundred_times(start: Path, tmp_path: Path
     kill_rounds(start, tmp_path, 220, 1)
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_store(start: Path, tmp_path: Path) -> None:
     folder = tmp_path / "s"
     shutil.copytree(start, folder)
