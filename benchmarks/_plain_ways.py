@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,61 @@ import numpy as np
 
 Cut = Callable[[np.ndarray, np.ndarray, int], Any]
 """(frames, times of frames in s, number of the video) -> normalised crops."""
+
+
+@dataclass(frozen=True)
+class PlainCrops:
+    """The crops that extraction makes of some videos, for those who decode in ways of their own; goes to workers."""
+
+    videos: list[dict[str, Any]]
+    policy: Any
+    size_px: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def geometry(self, number: int) -> np.ndarray:
+        """Return the boxes and times of a video's crops."""
+        from extract.crops.draw import draw_crops, facts_of
+
+        video = self.videos[number]
+        return draw_crops(self.policy, video["video_id"], facts_of(video)).geometry
+
+    def cut(self, frames: np.ndarray, times_s: np.ndarray, number: int) -> Any:
+        """Return the normalised crops of a video of which every frame was decoded."""
+        import torch
+
+        from extract.decoding.frame_picking import pick_frames
+        from extract.pixels.preprocess import cut_crop
+
+        geometry = self.geometry(number)
+        picks = pick_frames(geometry, self.policy, times_s, self.videos[number]["duration_s"])
+        pixels = torch.from_numpy(frames)
+        clips = [cut_crop(pixels, pick, box, self.size_px) for pick, box in zip(picks, geometry, strict=True)]
+        return self.batch(clips)
+
+    def batch(self, clips: Sequence[Any]) -> Any:
+        """Return crops as the network takes them."""
+        import torch
+
+        from extract.pixels.preprocess import normalise
+
+        return normalise(torch.stack(list(clips)), self.mean, self.std).contiguous()
+
+
+def plain_job(folder: Path, store: Any, num_videos: int, spec: Any) -> tuple[PlainCrops, Any]:
+    """Return the crops of the first videos, and the eager network as it is built."""
+    from extract.auditing import _target
+    from extract.backbones.load import _describe, network_of
+    from pipeline.settings import Settings
+
+    settings = Settings(data=folder)
+    ((name, backbone),) = spec.backbones.items()
+    ds = store.dataset("bench")
+    target = _target(spec, "train16", name, settings, ds)
+    info, path = _describe(backbone, settings)
+    videos = ds.videos.to_pylist()[:num_videos]
+    crops = PlainCrops(videos, target.policy, target.size_px, info.mean, info.std)
+    return crops, network_of(backbone, info, path).eval()
 
 
 def with_cv2(paths: Sequence[Path], cut: Cut) -> Iterator[Any]:
@@ -32,7 +88,7 @@ def with_pyav_loader(paths: Sequence[Path], cut: Cut) -> Iterator[Any]:
     """PyAV in the two workers of a DataLoader."""
     from torch.utils.data import DataLoader
 
-    yield from DataLoader(_Decoded(paths, cut), batch_size=None, num_workers=2, multiprocessing_context="fork")
+    yield from DataLoader(_Decoded(paths, cut), batch_size=None, num_workers=2, multiprocessing_context="spawn")
 
 
 class _Decoded:
@@ -73,36 +129,15 @@ def rates(folder: Path, store: Any, num_videos: int, spec: Any) -> dict[str, flo
     """Return crops a second of every way whose package is there, decoding, cutting and the eager network included."""
     import torch
 
-    from extract.auditing import _target
-    from extract.backbones.load import _describe, network_of
-    from extract.crops.draw import draw_crops, facts_of
-    from extract.decoding.frame_picking import pick_frames
-    from extract.pixels.preprocess import cut_crop, normalise
-    from pipeline.settings import Settings
-
-    settings = Settings(data=folder)
-    ((name, backbone),) = spec.backbones.items()
-    ds = store.dataset("bench")
-    target = _target(spec, "train16", name, settings, ds)
-    info, path = _describe(backbone, settings)
-    network = network_of(backbone, info, path).eval()
-    videos = ds.videos.to_pylist()[:num_videos]
-
-    def cut(frames: np.ndarray, times_s: np.ndarray, number: int) -> torch.Tensor:
-        video = videos[number]
-        drawn = draw_crops(target.policy, video["video_id"], facts_of(video))
-        picks = pick_frames(drawn.geometry, target.policy, times_s, video["duration_s"])
-        pixels = torch.from_numpy(frames)
-        clips = [cut_crop(pixels, pick, box, target.size_px) for pick, box in zip(picks, drawn.geometry, strict=True)]
-        return normalise(torch.stack(clips), info.mean, info.std).contiguous()
-
+    crops, network = plain_job(folder, store, num_videos, spec)
+    paths = [folder / video["video_id"] for video in crops.videos]
     found = {}
     for label, (package, way) in WAYS.items():
         if find_spec(package) is None:
             continue
         num_crops, started = 0, time.perf_counter()
         with torch.inference_mode():
-            for batch in way([folder / video["video_id"] for video in videos], cut):
+            for batch in way(paths, crops.cut):
                 num_crops += len(network(batch))
         found[label] = num_crops / (time.perf_counter() - started)
     return found

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks._plain_ways import plain_job
 from benchmarks._plain_ways import rates as plain_ways
 from benchmarks._table import write_results
 
@@ -135,35 +136,23 @@ def run_plain(folder: Path, store, num_videos: int, spec):
     """Open and decode per crop, eager float32 as the zoo builds it, one video at a time."""
     import torch
 
-    from extract.auditing import _target
-    from extract.backbones.load import _describe, network_of
-    from extract.crops.draw import draw_crops, facts_of
     from extract.decoding.frame_picking import pick_frames
     from extract.decoding.opening import open_reader
-    from extract.pixels.preprocess import cut_crop, normalise
-    from pipeline.settings import Settings
+    from extract.pixels.preprocess import cut_crop
 
-    settings = Settings(data=folder)
-    ((name, backbone),) = spec.backbones.items()
-    ds = store.dataset("bench")
-    target = _target(spec, "train16", name, settings, ds)
-    info, path = _describe(backbone, settings)
-    network = network_of(backbone, info, path).eval()
-    videos = ds.videos.to_pylist()[:num_videos]
+    crops, network = plain_job(folder, store, num_videos, spec)
     features = []
     started = time.perf_counter()
     with torch.inference_mode():
-        for video in videos:
-            drawn = draw_crops(target.policy, video["video_id"], facts_of(video))
+        for number, video in enumerate(crops.videos):
             clips = []
-            for geometry in drawn.geometry:
+            for geometry in crops.geometry(number):
                 with open_reader(folder / video["video_id"]) as reader:
-                    picks = pick_frames(geometry[None], target.policy, reader.frame_times_s, video["duration_s"])[0]
+                    picks = pick_frames(geometry[None], crops.policy, reader.frame_times_s, video["duration_s"])[0]
                     wanted = np.unique(picks)
                     frames = torch.from_numpy(np.array(reader.read(wanted).frames))
-                clips.append(cut_crop(frames, np.searchsorted(wanted, picks), geometry, target.size_px))
-            batch = normalise(torch.stack(clips), info.mean, info.std).contiguous()
-            features.append(network(batch).numpy())
+                clips.append(cut_crop(frames, np.searchsorted(wanted, picks), geometry, crops.size_px))
+            features.append(network(crops.batch(clips)).numpy())
     seconds = time.perf_counter() - started
     return seconds, np.stack(features)
 

@@ -302,8 +302,7 @@ def _work(
     start, stop = shard_range(shard, dataset.shard_rows, dataset.num_rows)
     if is_new:
         return np.ones(stop - start, bool), "new feature set"
-    said = dataset.status_of(target.crops, target.feature_set, np.arange(start, stop))
-    statuses = np.asarray(said["status"].to_pylist(), dtype=object)
+    statuses = dataset.shard_statuses(target.crops, target.feature_set, shard)
     return np.isin(statuses, [*UNDONE, *again]), _reason(statuses, again)
 
 

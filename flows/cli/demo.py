@@ -65,4 +65,5 @@ def story(probes: Sequence[Mapping[str, Any]], num_classes: int) -> list[str]:
             top1 = found[readout]["top1"]
             lines.append(f"  {name:20} {100 * top1:5.1f} %   ({100 * low:.1f} - {100 * high:.1f})")
     gain = 100 * (found["cls"]["top1"] - found["mean"]["top1"])
-    return [*lines, f"  SCALE reads where and when: {gain:+.1f} points over the mean."]
+    what = "SCALE reads where and when" if gain > 0 else "SCALE did not learn where and when"
+    return [*lines, f"  {what}: {gain:+.1f} points over the mean."]

@@ -22,6 +22,8 @@ PROBE_VERSION = 1
 """Raised when the same inputs would give other numbers."""
 SCALING_VERSION = 2
 """Raised when trained probes would scale the channels of readouts without training in another way."""
+SOLVER_VERSION = 2
+"""Raised when the same solver would give other numbers."""
 REPORT_FILE = "report.json"
 
 
@@ -157,7 +159,7 @@ def _content(spec: ProbeSpec, recipe: Recipe) -> dict[str, Any]:
     if isinstance(spec, LinearProbe):
         content.pop("solver", None)
         if spec.may_be_solved:
-            content["solver"] = spec.solver
+            content |= {"solver": spec.solver, "solver_version": SOLVER_VERSION}
         if _scales_untrained(spec, recipe):
             content["scaling"] = SCALING_VERSION
     return content

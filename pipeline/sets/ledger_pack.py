@@ -308,16 +308,16 @@ def check_pack(backend: StorageBackend, ledger: str, number: int) -> dict[str, s
         except (CorruptDataError, NotFoundError) as err:
             problems[key] = str(err)
             continue
-        of, said = named_pack(data)
-        if (of, said) != (ledger, number):
-            problems[key] = f"expected pack {number} of {ledger}, found pack {said} of {of} under another name"
+        if (said := named_pack(data)) != f"pack {number} of {ledger}":
+            problems[key] = f"expected pack {number} of {ledger}, found {said} under another name"
     return problems
 
 
-def named_pack(data: bytes) -> tuple[str, int]:
-    """Return which pack a sealed file says that it is: its ledger and number; ``("", -1)`` where it is none."""
+def named_pack(data: bytes) -> str:
+    """Return which pack a sealed file says that it is, ``pack 3 of LEDGER``, or that it is none."""
     try:
         metadata = ParquetPieces(io.BytesIO(data)).metadata
-        return (metadata["ledger"], int(metadata["number"])) if metadata["kind"] == "ledger_pack" else ("", -1)
-    except (pa.ArrowException, OSError, KeyError, ValueError):
-        return "", -1
+    except (pa.ArrowException, OSError):
+        return "another file"
+    named = metadata.get("kind") == "ledger_pack"
+    return f"pack {metadata.get('number')} of {metadata.get('ledger')}" if named else "another file"

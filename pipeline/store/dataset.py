@@ -20,6 +20,7 @@ from pipeline.sets.set_files import (
     open_feature_set,
 )
 from pipeline.storage import schema
+from pipeline.storage.layout import shard_range
 from pipeline.storage.schema import STATUS_SCHEMA
 from pipeline.store import progress, set_writers
 from pipeline.store.appending import append_videos
@@ -229,6 +230,11 @@ class Dataset(Changing):
         """Return the shards of a set that have a video without a result, or with a status to be tried `again`."""
         ledger = self._ledger(crops, feature_set)
         return progress.undone_shards(ledger, self.num_rows, self.shard_rows, self._side.removed_rows, again)
+
+    def shard_statuses(self, crops: str, feature_set: str, shard: int) -> np.ndarray:
+        """Return the status of every row of a shard, object; the catalogue is not read."""
+        rows = shard_range(shard, self.shard_rows, self.num_rows)
+        return progress.shard_statuses(self._ledger(crops, feature_set), shard, rows, self._side.removed_rows)
 
     def embedding_status(self, name: str) -> pa.Table:
         """Return :meth:`status` of an embedding set."""

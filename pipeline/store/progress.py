@@ -70,14 +70,31 @@ def undone_shards(
     return [
         shard
         for shard in undone
-        if shard not in touched or _is_undone(ledger, shard, shard_range(shard, shard_rows, num_rows), removed, wanted)
+        if shard not in touched
+        or not wanted.isdisjoint(shard_statuses(ledger, shard, shard_range(shard, shard_rows, num_rows), removed))
     ]
 
 
-def _is_undone(ledger: Ledger, shard: int, rows: tuple[int, int], removed: np.ndarray, wanted: frozenset[str]) -> bool:
-    entry = ledger.entry(shard)
-    statuses = {} if entry is None else dict(zip(range(entry.row_start, entry.row_stop), entry.statuses, strict=True))
-    return any(statuses.get(row, PENDING) in wanted for row in np.setdiff1d(np.arange(*rows), removed).tolist())
+def shard_statuses(ledger: Ledger, shard: int, rows: tuple[int, int], removed: np.ndarray) -> np.ndarray:
+    """Return the status of every row of a shard, object, from its ledger entry alone.
+
+    Parameters
+    ----------
+    rows : tuple of int
+        First row of the shard, and the row after its last.
+    removed : ndarray of int64
+        Rows whose videos were removed, ascending.
+    """
+    start, stop = rows
+    statuses = np.full(stop - start, PENDING, object)
+    entry = ledger.passing(shard)
+    if entry is not None:
+        covered = slice(max(entry.row_start, start), min(entry.row_stop, stop))
+        found = entry.statuses[covered.start - entry.row_start : covered.stop - entry.row_start]
+        statuses[covered.start - start : covered.start - start + len(found)] = found
+    gone = removed[slice(*np.searchsorted(removed, rows))] if len(removed) else removed
+    statuses[gone - start] = VideoStatus.REMOVED.value
+    return statuses
 
 
 def failed_table(ledger: Ledger, lines_of: Callable[[np.ndarray], pa.Table], removed: np.ndarray) -> pa.Table:

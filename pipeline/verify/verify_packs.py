@@ -24,7 +24,6 @@ def check_packs(backend: StorageBackend, ledger: str, *, repair: bool) -> Iterat
         If the entries of a pack can be read from neither file: what its shards hold is not known, so nobody may call
         them orphans.
     """
-    yield from _check_strays(backend, ledger, repair=repair)
     for number in pack_numbers(backend, ledger):
         if not check_pack(backend, ledger, number):
             continue
@@ -34,7 +33,13 @@ def check_packs(backend: StorageBackend, ledger: str, *, repair: bool) -> Iterat
             if set(problems) == keys and number not in pack_numbers(backend, ledger):
                 continue  # merged into another meanwhile
             good = keys - set(problems)
+            strays = {} if good else {key: said for key in sorted(keys) if (said := _says(backend, key)) is not None}
+            for key, said in strays.items():  # whole files of another name, and nothing that is this number's is left
+                fixed = f"set aside as {set_aside(backend, key)}" if repair else ""
+                yield Problem(kind="damaged ledger", where=key, what=f"{said}, put under another name", repaired=fixed)
             for key, what in problems.items():
+                if key in strays or (strays and not backend.exists(key)):
+                    continue
                 fixed = ""
                 if good and repair:
                     kept = keep(backend, key)
@@ -45,24 +50,8 @@ def check_packs(backend: StorageBackend, ledger: str, *, repair: bool) -> Iterat
     Packs(backend, ledger)
 
 
-def _check_strays(backend: StorageBackend, ledger: str, *, repair: bool) -> Iterator[Problem]:
-    """Yield whole packs under a number that is not theirs, where nothing that is that number's is left."""
-    for number in pack_numbers(backend, ledger):
-        if not check_pack(backend, ledger, number):
-            continue
-        with exclusive(backend, ledger):
-            said = {key: named for key in (pack_key(ledger, number), pack_copy_key(ledger, number))
-                    if (named := _says(backend, key)) is not None}  # fmt: skip
-            if (ledger, number) in said.values():
-                continue
-            for key, (of, at) in said.items():
-                fixed = f"set aside as {set_aside(backend, key)}" if repair else ""
-                yield Problem(kind="damaged ledger", where=key, what=f"pack {at} of {of}, put under another name",
-                              repaired=fixed)  # fmt: skip
-
-
-def _says(backend: StorageBackend, key: str) -> tuple[str, int] | None:
-    """Return which pack a file is that is whole; None where there is none."""
+def _says(backend: StorageBackend, key: str) -> str | None:
+    """Return what a whole file says that it is; None where there is none."""
     try:
         data = backend.read(key)
         check_seal(data, what=key)

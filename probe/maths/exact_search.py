@@ -46,7 +46,9 @@ def unit_vectors(vectors_ND: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(vectors / np.where(norms > 0, norms, 1))
 
 
-def nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, k: int) -> Neighbours:
+def nearest(
+    queries_QD: np.ndarray, gallery_ND: np.ndarray, k: int, *, queries_per_scan: int = QUERIES_PER_SCAN
+) -> Neighbours:
     """Find the `k` gallery rows with the highest inner product, exactly.
 
     Parameters
@@ -55,6 +57,8 @@ def nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, k: int) -> Neighbour
         Rows of norm 1 (or 0), finite.
     k : int
         More than N gives N.
+    queries_per_scan : int
+        How many are searched at once: what memory it takes, and nothing else, depends on it.
 
     Returns
     -------
@@ -76,9 +80,9 @@ def nearest(queries_QD: np.ndarray, gallery_ND: np.ndarray, k: int) -> Neighbour
     faiss = load_faiss()
     # Rounding of a float32 sum over D products of unit vectors; generous.
     margin = 1e-5 + 4e-9 * gallery.shape[1]
-    rescore = _Rescoring(gallery, num_candidates)
-    for start in range(0, len(queries), QUERIES_PER_SCAN):
-        block = slice(start, min(start + QUERIES_PER_SCAN, len(queries)))
+    rescore = _Rescoring(gallery, num_candidates, min(QUERIES_PER_RESCORING, queries_per_scan))
+    for start in range(0, len(queries), queries_per_scan):
+        block = slice(start, min(start + queries_per_scan, len(queries)))
         coarse, candidates = faiss.knn(queries[block], gallery, num_candidates, metric=faiss.METRIC_INNER_PRODUCT)
         scores, ordered = best_first(rounded(rescore(queries[block], candidates)), candidates, k)
         similarity[block], index[block] = scores, ordered
@@ -116,15 +120,15 @@ class _Rescoring:
     The memory is kept: taken anew for every few queries it cost more, in page faults, than the arithmetic.
     """
 
-    def __init__(self, gallery_ND: np.ndarray, num_candidates: int) -> None:
-        self._gallery = gallery_ND
-        shape = (QUERIES_PER_RESCORING, num_candidates, gallery_ND.shape[1])
+    def __init__(self, gallery_ND: np.ndarray, num_candidates: int, at_once: int) -> None:
+        self._gallery, self._at_once = gallery_ND, at_once
+        shape = (at_once, num_candidates, gallery_ND.shape[1])
         self._taken, self._exact = np.empty(shape, np.float32), np.empty(shape)
 
     def __call__(self, queries_QD: np.ndarray, candidates_QK: np.ndarray) -> np.ndarray:
         scores, queries = np.empty(candidates_QK.shape), queries_QD.astype(np.float64)
-        for start in range(0, len(queries), QUERIES_PER_RESCORING):
-            part = slice(start, min(start + QUERIES_PER_RESCORING, len(queries)))
+        for start in range(0, len(queries), self._at_once):
+            part = slice(start, min(start + self._at_once, len(queries)))
             n = part.stop - start
             np.take(self._gallery, candidates_QK[part], axis=0, out=self._taken[:n], mode="clip")
             self._exact[:n] = self._taken[:n]

@@ -136,11 +136,6 @@ def test_little_work_is_not_compiled() -> None:
     assert [type(e) for e in events] == [Note]
 
 
-@pytest.fixture
-def _anything_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("extract.backbones.compiling.COMPILE_S", 0.0)
-
-
 def test_what_is_there_decides_not_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr("extract.backbones.compiling.compiled", lambda network, fewest: asked.append(fewest) or network)
@@ -150,19 +145,17 @@ def test_what_is_there_decides_not_the_work(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(asked) == 1
 
 
-@pytest.mark.usefixtures("_anything_pays")
 def test_no_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("extract.backbones.compiling.shutil.which", lambda _name: None)
     tiny = backbone(randomise(Misleading()))
     with caplog.at_level(logging.INFO):
-        result = optimise(tiny, SHAPE, 10**6)
+        result = optimise(tiny, SHAPE, 10**6, as_before=True)
     assert not result.compiled
     assert len(caplog.records) == 1
     assert "no C++ compiler (g++)" in caplog.text
     assert tiny(torch.randn(SHAPE)).shape == (3, 6)
 
 
-@pytest.mark.usefixtures("_anything_pays")
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
@@ -178,13 +171,12 @@ def test_a_compiler_that_fails_leaves_the_network_as_it_is(
     tiny = backbone(randomise(Misleading()))
     clips = torch.randn(SHAPE)
     before = tiny(clips)
-    result = optimise(tiny, SHAPE, 10**6)
+    result = optimise(tiny, SHAPE, 10**6, as_before=True)
     assert not result.compiled
     assert message in result.note
     assert torch.equal(tiny(clips), before)
 
 
-@pytest.mark.usefixtures("_anything_pays")
 def test_the_first_call_decides_for_its_size() -> None:
     asked: list[tuple[Backbone, tuple[int, ...]]] = []
     device = torch.device("cpu")

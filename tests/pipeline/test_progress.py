@@ -45,6 +45,8 @@ def check(ds: Dataset) -> None:
     lines = table.to_pylist()
     assert ds.failed("c", "f").to_pylist() == [x for x in lines if x["status"] not in ("ok", "pending", "removed")]
     assert ds.undone_shards("c", "f") == sorted({x["shard"] for x in lines if x["status"] in UNDONE})
+    for shard in range(5):
+        assert ds.shard_statuses("c", "f", shard).tolist() == [x["status"] for x in lines if x["shard"] == shard]
 
 
 def test_sums_are_those_of_the_rows_loose_and_packed(store: FeatureStore) -> None:

@@ -62,15 +62,14 @@ def test_open_queries_are_scored_against_the_whole_gallery(monkeypatch: pytest.M
     assert called
 
 
-def test_blocks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_do_not_change_the_answer() -> None:
     rng = np.random.default_rng(0)
     gallery, queries = (unit_vectors(rng.standard_normal((n, 12))) for n in (90, 50))
     whole = nearest(queries, gallery, 7)
-    monkeypatch.setattr(search, "QUERIES_PER_SCAN", 7)
-    monkeypatch.setattr(search, "QUERIES_PER_RESCORING", 3)
-    parts = nearest(queries, gallery, 7)
-    np.testing.assert_array_equal(whole.index_QK, parts.index_QK)
-    np.testing.assert_array_equal(whole.similarity_QK, parts.similarity_QK)
+    for at_once in (1, 3, 7, 13):  # one query, less and more than are rescored together, with a rest
+        parts = nearest(queries, gallery, 7, queries_per_scan=at_once)
+        np.testing.assert_array_equal(whole.index_QK, parts.index_QK)
+        np.testing.assert_array_equal(whole.similarity_QK, parts.similarity_QK)
 
 
 def test_more_neighbours_than_rows() -> None:

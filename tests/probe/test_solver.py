@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.errors import NoDataError, RecipeError
-from pipeline.products.report import report_products
+from pipeline.products.report import SOLVER_VERSION, report_products
 from pipeline.recipe import LinearProbe
 from pipeline.recipe.probes import trained as recipe_of_trained
 from probe.methods.trained import is_solved
@@ -157,7 +157,7 @@ def test_a_report_that_is_now_computed_otherwise_is_made_again_and_others_are_no
     before = content(solver="adamw")
     assert "solver" not in before
     assert "penalties" not in before
-    assert content() == before | {"solver": "auto"}
+    assert content() == before | {"solver": "auto", "solver_version": SOLVER_VERSION}
     assert content(epochs=5) == before | {"epochs": 5}
 
 
