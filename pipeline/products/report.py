@@ -22,6 +22,8 @@ PROBE_VERSION = 1
 """Raised when the same inputs would give other numbers."""
 SCALING_VERSION = 2
 """Raised when trained probes would scale the channels of readouts without training in another way."""
+EMBEDDING_SCALING_VERSION = 1
+"""As above, of embedding sets that a readout without training made."""
 SOLVER_VERSION = 2
 """Raised when the same solver would give other numbers."""
 REPORT_FILE = "report.json"
@@ -162,6 +164,8 @@ def _content(spec: ProbeSpec, recipe: Recipe) -> dict[str, Any]:
             content |= {"solver": spec.solver, "solver_version": SOLVER_VERSION}
         if _scales_untrained(spec, recipe):
             content["scaling"] = SCALING_VERSION
+        if _reads_untrained_embeddings(spec, recipe):
+            content["embedding_scaling"] = EMBEDDING_SCALING_VERSION
     return content
 
 
@@ -169,6 +173,15 @@ def _scales_untrained(spec: LinearProbe, recipe: Recipe) -> bool:
     """Whether a trained probe reads a readout without training that is not projected, whose channels it scales."""
     named = {name: readout.project == "none" for name, readout in recipe.readouts.items()}
     return any(name in UNTRAINED or named.get(name, False) for name in spec.reads)
+
+
+def _reads_untrained_embeddings(spec: LinearProbe, recipe: Recipe) -> bool:
+    """Whether a trained probe reads an embedding set that a readout without training made."""
+    if "cls" not in spec.reads:
+        return False
+    names = feature_sets_read(recipe, spec.crops, spec.feature_set)
+    read = (one for name in names for one in embeddings_read(recipe, spec.crops, name, spec.models))
+    return any(one.untrained is not None for one in read)
 
 
 def report_products(recipe: Recipe, name: str | None = None) -> tuple[Report, ...]:

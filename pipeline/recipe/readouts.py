@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat
@@ -52,6 +53,13 @@ class ReadoutSpec(Spec):
         fields: dict[str, Any] = self.model_dump(mode="json")
         is_chosen = self.project != "none" and self.strength == "auto"
         return fields | ({"choice": CHOICE_VERSION} if is_chosen else {})
+
+    @classmethod
+    def of_record(cls, decided: Any) -> ReadoutSpec | None:
+        """Build it from what :meth:`decides` left in a record; None where a model made it (the record is a word)."""
+        if not isinstance(decided, Mapping):
+            return None
+        return cls.model_validate({key: value for key, value in decided.items() if key != "choice"})
 
     @property
     def feature_sets(self) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.products import Measurement
 from pipeline.readouts.collapse import doubts_about_vectors
-from pipeline.readouts.fitting import FittedReadout, fit_readout, part_weights, read_parts
+from pipeline.readouts.fitting import FittedReadout, fit_readout, part_dims, part_weights, read_parts
 from pipeline.recipe import ReadoutSpec
 from pipeline.recipe.readout_words import OF_CROPS, OF_EMBEDDINGS
 from probe.data.features import FeatureTable, SplitTable, UsedRows, read_embeddings, read_features, used_rows
@@ -39,6 +39,8 @@ class ReadoutData:
     """What each part counts where vectors are joined; empty: all the same."""
     is_projected: bool = False
     """Whether directions were weighed on purpose (whitened, vicreg)."""
+    joined_dims: tuple[int, ...] = ()
+    """Channels of each part that an embedding set without a model joined; its vector is one part here."""
     also_reads: tuple[tuple[str, str], ...] = ()
     """(crops, feature set) beside its own."""
     notes: tuple[str, ...] = ()
@@ -154,9 +156,10 @@ class Reader:
                     continue
                 vectors, reasons = self.embeddings(split, found.name)
                 if readout == "cls":
-                    yield self._data(
+                    data = self._data(
                         rows, crops, feature_set, found.readout, found.name, (vectors,), reasons, None, drop
                     )
+                    yield self._as_made(data, found.name)
                 elif found.readout == "cls":
                     table = self.features(split, crops, feature_set)
                     both = tuple(a or b for a, b in zip(table.reasons, reasons, strict=True))
@@ -180,6 +183,16 @@ class Reader:
         name = readout if embedding is None else f"{readout}:{embedding}"
         used = used_rows(rows, reasons, crops=crops, feature_set=feature_set, readout=name)
         return ReadoutData(crops, feature_set, readout, embedding, used, parts, table)
+
+    def _as_made(self, data: ReadoutData, embedding: str) -> ReadoutData:
+        """Say of an embedding set what the readout itself would say of its channels, by the set's own record."""
+        spec = ReadoutSpec.of_record(self.ds.embedding_info(embedding).fingerprint.get("readout"))
+        if spec is None:
+            return data
+        if spec.project != "none":
+            return replace(data, is_projected=True)
+        dims = {pair: self.ds.feature_info(*pair).dim for pair in spec.feature_sets}
+        return replace(data, say=tuple(part_weights(spec)), joined_dims=part_dims(spec, dims))
 
     def _untrained(
         self,

@@ -97,12 +97,15 @@ def _inputs(data: ReadoutData) -> tuple[Input, Input]:
         sides = (data.used.train, data.used.test)
         train, test = (Input.of(data.table.values[side], data.table.valid[side]) for side in sides)
         return train, test
-    if data.readout in ("mean", "cls", "joined") or data.embedding is not None:
+    is_made_so = data.is_projected or bool(data.joined_dims)
+    if data.readout in ("mean", "cls", "joined") or (data.embedding is not None and not is_made_so):
         whole_train, whole_test = data.raw()
         return Input.of(whole_train), Input.of(whole_test)
-    whole_train, whole_test = data.equal_say("train")
+    # What `embed` joined is centred already, part by part.
+    whole_train, whole_test = data.raw() if data.joined_dims else data.equal_say("train")
     if not data.is_projected:  # else the channels have the say that the projection gave them
-        scale = channel_scale(whole_train, [part.shape[1] for part in data.parts], data.say)
+        dims = data.joined_dims or [part.shape[1] for part in data.parts]
+        scale = channel_scale(whole_train, dims, data.say)
         whole_train, whole_test = whole_train * scale, whole_test * scale
     return Input.of(whole_train, is_scaled=True), Input.of(whole_test, is_scaled=True)
 
