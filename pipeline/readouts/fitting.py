@@ -159,9 +159,10 @@ def fit_readout(
     chosen: Mapping[float | None, float] | None = None
     if spec.strength == "auto" and labels is not None and groups is not None:
         strength, chosen = _choose(spec, joined, parts, labels, groups, views)
-    if spec.project == "whitened":
+    by_part = spec.project == "whitened_parts"
+    if by_part or spec.project == "whitened":
         if strength is not None:
-            joined = fit_joined(parts, weights=part_weights(spec), strength=strength)
+            joined = fit_joined(parts, weights=part_weights(spec), strength=strength, by_part=by_part)
         return FittedReadout(spec, joined, None, strength, chosen)
     if views is None or not len(views[0][0]):
         raise NoDataError("expected training videos with two times or places for the readout vicreg, found none")
@@ -188,8 +189,9 @@ def _choose(
     for row, i in enumerate(known):
         targets[row, [classes[label] for label in labels[i]]] = True
     own = [groups[i] for i in known]
-    if spec.project == "whitened":
-        return choose_strength(joined.equal_say(parts)[known], targets, own)
+    if spec.project in ("whitened", "whitened_parts"):
+        dims = [len(c) for c in joined.centres] if spec.project == "whitened_parts" else ()
+        return choose_strength(joined.equal_say(parts)[known], targets, own, dims=dims)
     if views is None or len(views[0][0]) != len(labels):  # some videos have one view only
         return SAFE_STRENGTH, {}
     halves_of = (joined(views[0])[known], joined(views[1])[known])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import InvalidInputError, NoDataError, ShapeMismatchError
-from pipeline.readouts.whitening import ShrunkWhitening, fit_whitening
+from pipeline.readouts.whitening import ShrunkWhitening, fit_whitening, whiten_parts
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,15 @@ class Joined:
     weights : tuple of float
         What each part counts; equal unless the recipe says otherwise.
     whitening : ShrunkWhitening or None
+        Of the joined rows.
+    own : tuple of ShrunkWhitening
+        Of each part, before they are joined; empty: none.
     """
 
     centres: tuple[np.ndarray, ...]
     weights: tuple[float, ...]
     whitening: ShrunkWhitening | None = None
+    own: tuple[ShrunkWhitening, ...] = ()
 
     @property
     def dim(self) -> int:
@@ -51,12 +55,16 @@ class Joined:
     def __call__(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Return (N, D) float32 of length 1."""
         joined = self.equal_say(parts)
+        if self.own:
+            joined = whiten_parts(joined, self.own)
         return unit_rows(joined if self.whitening is None else self.whitening(joined))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what is needed to build it again."""
         content = {f"centre{i}": c for i, c in enumerate(self.centres)}
         content["weights"] = np.array(self.weights, np.float64)
+        for i, whitening in enumerate(self.own):
+            content |= {f"part{i}_{name}": array for name, array in whitening.arrays().items()}
         return content | ({} if self.whitening is None else self.whitening.arrays())
 
     @classmethod
@@ -64,11 +72,21 @@ class Joined:
         """Build it from :meth:`arrays`."""
         weights = tuple(float(w) for w in arrays["weights"])
         centres = tuple(np.asarray(arrays[f"centre{i}"]) for i in range(len(weights)))
-        return cls(centres, weights, ShrunkWhitening.of_arrays(arrays))
+        own = []
+        for i in range(len(weights)):
+            prefix = f"part{i}_"
+            one = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            if (whitening := ShrunkWhitening.of_arrays(one)) is not None:
+                own.append(whitening)
+        return cls(centres, weights, ShrunkWhitening.of_arrays(arrays), tuple(own))
 
 
 def fit_joined(
-    parts: Sequence[np.ndarray], *, weights: Sequence[float] | None = None, strength: float | None = None
+    parts: Sequence[np.ndarray],
+    *,
+    weights: Sequence[float] | None = None,
+    strength: float | None = None,
+    by_part: bool = False,
 ) -> Joined:
     """Fit a readout on the parts of training rows.
 
@@ -80,6 +98,8 @@ def fit_joined(
         None: every part has the same say.
     strength : float, optional
         Of the whitening, in mean variances; None: none.
+    by_part : bool, default False
+        Whiten every part by itself.
 
     Raises
     ------
@@ -96,7 +116,12 @@ def fit_joined(
     plain = Joined(tuple(p.mean(0, dtype=np.float64).astype(np.float32) for p in parts), say)
     if strength is None:
         return plain
-    return Joined(plain.centres, say, fit_whitening(plain.equal_say(parts), strength))
+    joined = plain.equal_say(parts)
+    if by_part:
+        edges = np.cumsum([len(centre) for centre in plain.centres])[:-1]
+        own = tuple(fit_whitening(part, strength) for part in np.split(joined, edges, axis=1))
+        return Joined(plain.centres, say, own=own)
+    return Joined(plain.centres, say, fit_whitening(joined, strength))
 
 
 def unit_rows(values_ND: np.ndarray) -> np.ndarray:

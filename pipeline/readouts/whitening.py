@@ -123,11 +123,24 @@ def _damped(found: tuple[np.ndarray, np.ndarray, np.ndarray, float], strength: f
     )
 
 
+def whiten_parts(values_ND: np.ndarray, own: Sequence[ShrunkWhitening]) -> np.ndarray:
+    """Whiten each part of joined rows by itself, (N, D) float32; its length, which is its say, stays."""
+    done = []
+    for part, whiten in zip(np.split(values_ND, np.cumsum([len(w.mean) for w in own])[:-1], axis=1), own, strict=True):
+        turned = whiten(part)
+        lengths = (np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True) for x in (part, turned))
+        before, after = lengths
+        done.append((turned * (before / np.where(after > 0, after, 1))).astype(np.float32))
+    return np.concatenate(done, axis=1)
+
+
 def choose_strength(
     values_ND: np.ndarray,
     targets_NC: np.ndarray,
     groups: Sequence[str],
     strengths: Sequence[float] = STRENGTHS,
+    *,
+    dims: Sequence[int] = (),
 ) -> tuple[float | None, dict[float | None, float]]:
     """Choose a strength (None: no whitening) by kNN accuracy on training groups held out.
 
@@ -139,6 +152,8 @@ def choose_strength(
     groups : sequence of str
         Rows of one group are held out together.
     strengths : sequence of float
+    dims : sequence of int, optional
+        Channels of each part: they are whitened one by one.
 
     Returns
     -------
@@ -155,12 +170,13 @@ def choose_strength(
     hits: dict[float | None, list[np.ndarray]] = {s: [] for s in (*strengths, None)}
     for fold in range(num_folds):
         inside, outside = fold_of != fold, fold_of == fold
-        found = spectrum(values_ND[inside])
+        parts = np.split(values_ND[inside], np.cumsum(dims)[:-1], axis=1) if dims else [values_ND[inside]]
+        found = [spectrum(part) for part in parts]
         for strength, kept in hits.items():
             train, test = values_ND[inside], values_ND[outside]
             if strength is not None:
-                whiten = _damped(found, strength)
-                train, test = whiten(train), whiten(test)
+                own = [_damped(one, strength) for one in found]
+                train, test = ((whiten_parts(x, own) if dims else own[0](x)) for x in (train, test))
             kept.append(knn_hits(train, targets_NC[inside], test, targets_NC[outside]))
     accuracy = {s: float(np.concatenate(h).mean()) for s, h in hits.items()}
     return max(accuracy, key=lambda s: (accuracy[s], np.inf if s is None else s)), accuracy

@@ -39,9 +39,10 @@ class ReadoutSpec(Spec):
     of: tuple[ReadoutPart, ...] = Field(min_length=1)
     cosines: int = Field(2, ge=1, le=32)
     """How many DCT coefficients `cosines` stands for."""
-    project: Literal["none", "whitened", "vicreg"] = "none"
-    """whitened: directions in which training rows vary most are damped. vicreg: those on which two halves of a video
-    agree, the linear solution of VICReg and Barlow Twins in closed form."""
+    project: Literal["none", "whitened", "whitened_parts", "vicreg"] = "none"
+    """whitened: directions in which training rows vary most are damped. whitened_parts: those of each part by itself,
+    and the say of parts stays. vicreg: those on which two halves of a video agree, the linear solution of VICReg and
+    Barlow Twins in closed form."""
     strength: PositiveFloat | Literal["auto"] = "auto"
     """Shrinkage of the projection, in mean variances. auto: chosen on training groups with their labels (kNN); 10 where
     there are none."""

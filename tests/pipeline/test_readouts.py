@@ -184,6 +184,19 @@ def test_whitening_equals_the_matrix_root(shape, strength):
     np.testing.assert_allclose(found, (x - x.mean(0)) @ root, atol=2e-4)
 
 
+def test_parts_are_whitened_one_by_one_and_keep_their_say():
+    parts = [RNG.normal(size=(40, d)) @ np.diag(np.linspace(0.1, 3, d)) + 5 for d in (12, 50)]
+    found = fit_joined(parts, weights=[1.0, 3.0], strength=2.0, by_part=True)(parts)
+    expected = []
+    for part, weight in zip(parts, (1.0, 3.0), strict=True):
+        x = unit_rows(part - part.mean(0)).astype(np.float64)
+        covariance = np.cov(x.T)
+        added = 2.0 * np.trace(covariance) / len(covariance)
+        root = scipy.linalg.fractional_matrix_power(covariance + added * np.eye(len(covariance)), -0.5)
+        expected.append(weight * unit_rows((x - x.mean(0)) @ root))
+    np.testing.assert_allclose(found, np.concatenate(expected, 1) / np.sqrt(10), atol=1e-4)
+
+
 def test_strong_shrinkage_changes_nothing():
     x = RNG.normal(size=(30, 8)).astype(np.float32)
     np.testing.assert_allclose(fit_whitening(x, 1e9)(x), x - x.mean(0), atol=1e-5)
@@ -204,6 +217,12 @@ def test_strength_is_chosen_where_a_nuisance_decides():
     assert strength is not None
     assert accuracy[strength] > accuracy[None] + 0.2
     assert choose_strength(x, targets, ["one"] * 60) == (10.0, {})
+    alone = choose_strength(x, targets, [str(i) for i in range(60)], dims=[10])
+    assert alone == (strength, accuracy)  # one part alone is the whole
+    twice, noise = np.concatenate([x, x], 1), RNG.normal(size=(60, 10))
+    assert choose_strength(twice, targets, [str(i) for i in range(60)], dims=[10, 10])[1] == pytest.approx(accuracy)
+    both = choose_strength(np.concatenate([x, noise], 1), targets, [str(i) for i in range(60)], dims=[10, 10])
+    assert both[0] is not None
 
 
 def test_folds_keep_groups_together():
@@ -290,7 +309,7 @@ def test_halves_take_every_other_time():
     assert first.sum() == second.sum() == 2
 
 
-@pytest.mark.parametrize("project", ["none", "whitened", "vicreg"])
+@pytest.mark.parametrize("project", ["none", "whitened", "whitened_parts", "vicreg"])
 def test_a_fitted_readout_is_kept_and_read_again(project):
     spec = ReadoutSpec.model_validate(
         {"of": [{"crops": "c", "backbone": "b", "take": ["mean", "std"]}], "project": project, "outputs": 4}

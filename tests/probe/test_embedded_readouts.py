@@ -23,6 +23,7 @@ HEAVIER = {"of": [BOTH["of"][0], {**BOTH["of"][1], "weight": 3}]}
 READOUTS: dict[str, dict[str, Any]] = {
     "heavier": HEAVIER,
     "white": {**BOTH, "project": "whitened", "strength": 3},
+    "white_parts": {**HEAVIER, "project": "whitened_parts", "strength": 3},
     "agree": {"of": [{"crops": "c", "backbone": RGB}], "project": "vicreg", "outputs": 8, "strength": 3},
 }
 EMBED = [{"name": f"{name}_set", "crops": "c", "backbone": RGB, "readout": name} for name in ("moments", *READOUTS)]
