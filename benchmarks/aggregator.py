@@ -11,7 +11,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,86 +18,24 @@ sys.path.append(str(Path(__file__).resolve().parent))
 
 import numpy as np
 import torch
+from _aggregator_late import LATE
+from _aggregator_videos import Fitted, Videos, joined
 from _intervals import accuracy, difference
 from _probing import knn_hits
 from _table import RESULTS, commit, write_results
-from systems import MOTION, RGB, SPLITS, Side, side_of, write_between_markers
+from systems import SPLITS, Side, side_of, write_between_markers
 from torch import nn
 from torch.nn import functional
 
-from pipeline import FeatureStore
 from pipeline.readouts.joining import fit_joined
-from pipeline.readouts.moments import moments
 from pipeline.readouts.whitening import group_folds, spectrum
 from probe.semi.softmax import fit_softmax, probabilities
 
-CHOICES = RESULTS / "aggregator_choices.json"
+CHOICES = RESULTS / "aggregator_chosen.json"
 RECORDS = RESULTS / "aggregator_jhmdb12.jsonl"
 STRENGTHS = (1e-5, 1e-4, 1e-3)
 """Of the linear probe's penalty; chosen on training groups for every row of the table alike."""
 COMPONENTS = 96
-PARTS = ("mean", "cos1", "cos2", "std")
-
-
-class Videos:
-    """Every video's frames and moments; rows say which of them are looked at."""
-
-    def __init__(self, store: str) -> None:
-        self.ds = FeatureStore.open(store).dataset("jhmdb12")
-        rgb, motion = (self.ds.select(rows=np.arange(len(self.ds.videos))).features(*pair) for pair in (RGB, MOTION))
-        self.frames, self.valid = np.array(rgb.values, np.float32), np.array(rgb.valid, bool)
-        self.geometry = np.array(rgb.geometry)
-        self.parts = self.moments(self.valid)
-        moved = moments(np.array(motion.values), np.array(motion.valid, bool), np.array(motion.geometry))
-        self.motion = moved["mean"]
-        self._within: dict[bytes, tuple[np.ndarray, np.ndarray, float]] = {}
-
-    def moments(self, valid: np.ndarray, frames: np.ndarray | None = None) -> list[np.ndarray]:
-        """Return mean, two cosines and deviation of the frames that count."""
-        found = moments(self.frames if frames is None else frames, valid, self.geometry)
-        return [found[name] for name in PARTS]
-
-    @cached_property
-    def views(self) -> list[list[np.ndarray]]:
-        """Moments of each video's odd times, and of its even ones."""
-        return [self.moments(valid) for valid in self.every_other()]
-
-    @cached_property
-    def scrambled(self) -> list[np.ndarray]:
-        """Moments of each video's frames in an order drawn anew."""
-        rng = np.random.default_rng(0)
-        shuffled = self.frames.copy()
-        times = shuffled.shape[1] // 3
-        for n in range(len(shuffled)):
-            order = (rng.permutation(times)[:, None] * 3 + np.arange(3)).ravel()
-            shuffled[n, : 3 * times] = self.frames[n, order]
-        return self.moments(self.valid, shuffled)
-
-    def within(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Directions in which frames of these videos differ from their video's mean, variances, and their mean."""
-        key = rows.tobytes()
-        if key not in self._within:
-            x, valid = self.frames[rows], self.valid[rows]
-            own = x - (x * valid[..., None]).sum(1, keepdims=True) / np.maximum(valid.sum(1), 1)[:, None, None]
-            _, directions, variances, mean_variance = spectrum(own[valid])
-            self._within[key] = (directions.astype(np.float32), variances, mean_variance)
-        return self._within[key]
-
-    def every_other(self) -> tuple[np.ndarray, np.ndarray]:
-        """Split the times of each video into odd and even ones."""
-        middle = self.geometry[..., 0] + self.geometry[..., 1]
-        rank = np.argsort(np.argsort(np.where(self.valid, middle, np.inf), axis=1, kind="stable"), axis=1)
-        odd = (rank // 3) % 2 == 1  # three places a time
-        return self.valid & odd, self.valid & ~odd
-
-
-Fitted = Callable[[np.ndarray], np.ndarray]
-"""Rows -> vectors."""
-
-
-def joined(videos: Videos, parts: list[np.ndarray], rows: np.ndarray) -> Fitted:
-    fitted = fit_joined([p[rows] for p in parts])
-    return lambda wanted: fitted([p[wanted] for p in parts])
 
 
 def base(videos: Videos, rows: np.ndarray) -> Fitted:
@@ -184,11 +121,9 @@ def residual(videos: Videos, rows: np.ndarray, steps: int, negatives: str) -> Fi
 
 def few_frames(videos: Videos, rows: np.ndarray, ridge: float | None) -> Fitted:
     """Two times of each video instead of all: their mean (None), or distilled: what they say of the whole base."""
-    middle = videos.geometry[..., 0] + videos.geometry[..., 1]
-    rank = np.argsort(np.argsort(np.where(videos.valid, middle, np.inf), axis=1, kind="stable"), axis=1) // 3
-    times = np.maximum(videos.valid.sum(1) // 3, 1)[:, None]
-    halves = [videos.valid & (rank == np.minimum(t, times - 1)) for t in (times // 4, (3 * times) // 4)]
-    first, second = ((videos.frames * h[..., None]).sum(1) / np.maximum(h.sum(1), 1)[:, None] for h in halves)
+    times = videos.num_times
+    at = [np.minimum(t, times - 1) for t in (times // 4, (3 * times) // 4)]
+    first, second = (videos.pooled(videos.rank == time) for time in at)
     student = joined(videos, [(first + second) / 2], rows)
     if ridge is None:
         return student
@@ -214,6 +149,7 @@ METHODS: dict[str, tuple[Callable[..., Fitted], list[dict[str, Any]]]] = {
     ),
     "two times of a video: mean": (few_frames, [{"ridge": None}]),
     "two times of a video, distilled": (few_frames, [{"ridge": r} for r in (1e-3, 1e-2, 1e-1)]),
+    **LATE,
 }  # fmt: skip
 
 
