@@ -65,6 +65,11 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "ConST-CL (local weight 1)": {"objective": {"kind": "const_cl", "local_weight": 1.0}},
     "STC-Mix": {"objective": {"kind": "stc_mix"}},
     "STC-Mix, across streams": {"objective": {"kind": "stc_mix", "across": True}},
+    "order contrast": {"objective": {"kind": "order_contrast"}},
+    "order contrast, own orders": {"objective": {"kind": "order_contrast", "negatives": "own"}},
+    "SCALE + order contrast": {
+        "objective": {"kind": "sum", "parts": [{"kind": "scale"}, {"kind": "order_contrast"}], "weights": [1, 1]}
+    },
 }
 
 
