@@ -5,9 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Annotated
-
-from pydantic import AfterValidator
 
 from pipeline.errors import UnsafeNameError
 
@@ -58,10 +55,6 @@ def check_set_name(name: str) -> str:
         raise UnsafeNameError(f"expected a name, or NAME@2 for an older version, found {name!r}")
     check_name(base)
     return name
-
-
-Name = Annotated[str, AfterValidator(check_name)]
-"""A pydantic string type that :func:`check_name` accepts."""
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

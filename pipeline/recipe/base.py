@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+from pipeline.names import check_name
+
+Name = Annotated[str, AfterValidator(check_name)]
+"""A word that may be a folder of the store; see :func:`pipeline.names.check_name`."""
 
 
 class Later:

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.names import Name
-from pipeline.recipe.base import LATER, Spec
+from pipeline.recipe.base import LATER, Name, Spec
 
 
 class NoLabels(Spec):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from pipeline.names import Name
+from pipeline.recipe.base import Name
 
 ProbedReadout = Literal["mean", "cls", "joined", "moments", "sqrt", "std"] | Name
 """What kNN, retrieval and indexes read."""

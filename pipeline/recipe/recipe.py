@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.errors import RecipeError
-from pipeline.names import Name, did_you_mean
+from pipeline.names import did_you_mean
 from pipeline.recipe.backbones import BackboneSpec, Stream, feature_set_name
 from pipeline.recipe.backbones.text import TextTower
-from pipeline.recipe.base import LATER, Spec
+from pipeline.recipe.base import LATER, Name, Spec
 from pipeline.recipe.crops import CropPolicy
 from pipeline.recipe.datasets import AnyDataset
 from pipeline.recipe.mistakes import explain

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.names import Name
-from pipeline.recipe.base import LATER, Spec
+from pipeline.recipe.base import LATER, Name, Spec
 from pipeline.recipe.objectives import ObjectiveSpec, ScaleObjective
 from pipeline.recipe.readout_words import OF_MODELS, EmbeddedReadout
 

@@ -25,6 +25,7 @@ from pipeline.sets.ledger_names import Packs, entry_key, loose_generations
 from pipeline.sets.ledger_pack import Pack, PackedEntry
 from pipeline.status import VideoStatus
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.columns import values_of
 from pipeline.storage.fetch import fetch_each
 from pipeline.storage.schema import LEDGER_SCHEMA, PENDING, SCHEMA_VERSION
 from pipeline.storage.sealed import seal, unseal
@@ -76,7 +77,7 @@ class LedgerEntry:
     @cached_property
     def num_valid(self) -> np.ndarray:
         """Valid crops of each row."""
-        return self.table["num_valid"].to_numpy()
+        return values_of(self.table["num_valid"])
 
     @cached_property
     def statuses(self) -> list[str]:
@@ -87,18 +88,18 @@ class LedgerEntry:
     def video_keys(self) -> np.ndarray | None:
         """Key of each row's video; None where schema 1 wrote the entry."""
         column = self.table["video_key"]
-        return None if column.null_count else column.to_numpy()
+        return None if column.null_count else values_of(column)
 
     def checksums(self, array: str) -> np.ndarray:
         """Return the crc32c of each row's bytes in an array (values, valid or geometry), uint32."""
-        return self.table[f"{array}_crc32c"].to_numpy()
+        return values_of(self.table[f"{array}_crc32c"])
 
     @cached_property
     def content_id(self) -> str:
         """What the rows hold, as one hash: equal for equal results, however long they took and whoever wrote them."""
         digest = hashlib.sha256(f"{self.row_start}:{self.row_stop}:{self.fingerprint_id}".encode())
         for name in ("num_valid", "values_crc32c", "valid_crc32c", "geometry_crc32c"):
-            digest.update(self.table[name].to_numpy().tobytes())
+            digest.update(values_of(self.table[name]).tobytes())
         digest.update("\n".join(self.statuses).encode())
         return digest.hexdigest()
 
@@ -156,10 +157,10 @@ class LedgerEntry:
         try:
             meta = json.loads(about)
             entry = cls(table=table, ledger=str(meta.get("ledger", "")), **{name: meta[name] for name in _META})
-            rows = table["row"].to_numpy()
+            rows = values_of(table["row"])
             if not np.array_equal(rows, np.arange(entry.row_start, entry.row_stop)):
                 raise ValueError("its rows are not those it says")
-            if len(rows) and table["num_valid"].to_numpy().min() < 0:
+            if len(rows) and values_of(table["num_valid"]).min() < 0:
                 raise ValueError("a row with fewer than no valid crops")
             if unknown := set(entry.statuses) - _STATUSES:
                 raise ValueError(f"unknown statuses {', '.join(sorted(unknown))}")

@@ -21,6 +21,7 @@ import pyarrow as pa
 from pipeline.errors import CorruptDataError, NotFoundError, SchemaVersionError
 from pipeline.fingerprint import canonical_json
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.columns import values_of
 from pipeline.storage.parquet import ParquetPieces
 from pipeline.storage.range_file import RangeFile
 from pipeline.storage.schema import LEDGER_SCHEMA, SCHEMA_VERSION, pack_copy_key, pack_key
@@ -288,7 +289,7 @@ class Pack:
         try:
             metas = part["entry"].unique().to_pylist()
             table = part.select(LEDGER_SCHEMA.names).cast(LEDGER_SCHEMA).combine_chunks()
-            if len(metas) != 1 or not (part["shard"].to_numpy() == index.shard[place]).all():
+            if len(metas) != 1 or not (values_of(part["shard"]) == index.shard[place]).all():
                 raise ValueError("its lines are another entry's")
         except (pa.ArrowException, KeyError, ValueError) as err:
             raise CorruptDataError(f"{self.key}: expected an entry where its index says, found: {err}") from err

@@ -25,6 +25,7 @@ from pipeline.errors import (
     VideoChangedError,
 )
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.columns import texts_of, values_of
 from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import (
     CATALOGUE_SCHEMA,
@@ -121,15 +122,13 @@ class Catalogue:
             If no video has one of the ids.
         """
         place = {video_id: k for k, video_id in enumerate(dict.fromkeys(video_ids))}
-        try:
-            wanted = pa.array(list(place), pa.string())
-        except (pa.ArrowException, UnicodeError):  # no texts, or texts that no file can hold
-            bad = (v for v in place if not isinstance(v, str) or not v.isprintable())
-            raise self.unknown(next(bad, None)) from None
+        for video_id in place:
+            if not _is_text(video_id):
+                raise self.unknown(video_id)
         if "videos" in self.__dict__:
-            found = pc.index_in(self.videos["video_id"], value_set=wanted)
+            found = pc.index_in(self.videos["video_id"], value_set=texts_of(list(place)))
             rows = np.full(len(place), -1, np.int64)
-            rows[found.drop_null().to_numpy()] = np.flatnonzero(found.is_valid().to_numpy())
+            rows[values_of(found.drop_null())] = values_of(pc.indices_nonzero(found.is_valid()))
         else:
             rows = self.ids.rows_of(list(place))
         if (rows < 0).any():
@@ -211,6 +210,14 @@ class Catalogue:
                 f"({len(changed)} such video(s)); give a changed video a new path, or start a new dataset"
             )
         return offered.take(pa.array(keep, pa.int64())), num_known
+
+
+def _is_text(video_id: object) -> bool:
+    """Return whether it is a text that a file can hold."""
+    try:
+        return isinstance(video_id, str) and video_id.encode() is not None
+    except UnicodeError:
+        return False
 
 
 def _conform(table: pa.Table) -> pa.Table:

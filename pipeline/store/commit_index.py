@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline.errors import AlreadyExistsError, CorruptDataError, NotFoundError
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.columns import values_of
 from pipeline.storage.schema import NUMBER, SCHEMA_VERSION, catalogue_packs_key, commit_index_key
 from pipeline.storage.sealed import seal, unseal
 
@@ -66,7 +67,7 @@ def open_commit_index(backend: StorageBackend, dataset: str) -> CommitIndex:
             table, metadata = unseal(backend.read(key), COMMIT_INDEX_SCHEMA, what=key)
         except (CorruptDataError, NotFoundError):
             continue  # a cache: without it the commits are read
-        stops = table["stop"].to_numpy()
+        stops = values_of(table["stop"])
         if metadata.get("dataset") == dataset and (np.diff(stops, prepend=0) > 0).all():
             return CommitIndex(stops, table["sha256"].to_pylist())
     return CommitIndex(np.empty(0, np.int64), [])

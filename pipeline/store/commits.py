@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pipeline.errors import CorruptDataError, NotFoundError, PipelineError, SchemaVersionError, UnsafeNameError
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.columns import column_of, no_lines, values_of
 from pipeline.storage.schema import CATALOGUE_SCHEMA, NUMBER, catalogue_copy_key, catalogue_key, catalogue_prefix
 from pipeline.storage.sealed import unseal
 from pipeline.store.commit_index import MIN_COMMITS, CommitIndex, open_commit_index
@@ -139,7 +140,7 @@ def parse_commit(data: bytes, dataset: str, number: int, *, what: str, schema: p
         first = int(metadata.get("first_row", "-1"))
     except ValueError:
         first = -1
-    rows = table["row"].to_numpy()
+    rows = values_of(table["row"])
     if first < 0 or not np.array_equal(rows, np.arange(first, first + len(rows))):
         raise CorruptDataError(f"{what}: expected rows from {first} on without gaps, found others")
     said = (metadata.get("dataset", dataset), metadata.get("number", str(number)))
@@ -227,7 +228,7 @@ class Commits:
             return self[number]
         if (number, whole) in self._passed:
             return self._passed[number, whole]
-        commit = None if whole else self._brief(number)
+        commit = self._indexed(number, CATALOGUE_SCHEMA if whole else BRIEF)
         if commit is None:
             commit = self[number]
             del self._read[number]
@@ -236,12 +237,14 @@ class Commits:
             del self._passed[next(iter(self._passed))]
         return commit
 
-    def _brief(self, number: int) -> Commit | None:
-        """Return a commit with the columns of BRIEF if its file is the one that the index names."""
-        if number >= len(self.index):
-            return None
-        commit = self._decoded(number, BRIEF)
-        return commit if commit is not None and commit.digest == self.index.sha256s[number] else None
+    def _indexed(self, number: int, schema: pa.Schema) -> Commit | None:
+        """Return a commit with some columns if its file is the one that the index names; its copy is not needed."""
+        commit = self._decoded(number, schema) if number < len(self.index) else None
+        return commit if commit is not None and self._is_indexed(number, commit) else None
+
+    def _is_indexed(self, number: int, commit: Commit) -> bool:
+        """Whether the index names this very file: then it is in its place, and no neighbour is read to say so."""
+        return number < len(self.index) and commit.digest == self.index.sha256s[number]
 
     def holding(self, row: int) -> int:
         """Return the number of the commit that holds a row, looking at as few as possible; `count` beyond the last.
@@ -286,23 +289,24 @@ class Commits:
         number, row = self.holding(start), start
         while row < stop and number < self.count:
             commit = self.passing(number)
-            if number + 1 < self.count and not self.passing(number + 1).follows(commit):
+            is_vouched = number + 1 == self.count or self._is_indexed(number, commit)
+            if not is_vouched and not self.passing(number + 1).follows(commit):
                 return pa.concat_tables([c.table.select(BRIEF.names) for c in self.chain()]).slice(start, stop - start)
             pieces.append(commit.table.select(BRIEF.names).slice(row - commit.first_row, stop - row))
             row, number = commit.stop, number + 1
-        return pa.concat_tables(pieces) if pieces else BRIEF.empty_table()
+        return pa.concat_tables(pieces) if pieces else no_lines(BRIEF)
 
     def lines(self, rows: np.ndarray) -> pa.Table:
         """Return the lines of ascending rows, reading the commits that hold them and keeping the last few."""
-        pieces = [CATALOGUE_SCHEMA.empty_table()]
+        pieces = [no_lines(CATALOGUE_SCHEMA)]
         at = 0
         while at < len(rows):
             number = self.holding(int(rows[at]))
             commit = self.passing(number, whole=True)
-            if number and not commit.follows(self.passing(number - 1)):
+            if number and not self._is_indexed(number, commit) and not commit.follows(self.passing(number - 1)):
                 commit = self.chain_to(number)
             stop = int(np.searchsorted(rows, commit.stop))
-            pieces.append(commit.table.take(pa.array(rows[at:stop] - commit.first_row)))
+            pieces.append(commit.table.take(column_of(rows[at:stop] - commit.first_row)))
             at = stop
         return pa.concat_tables(pieces)
 

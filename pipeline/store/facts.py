@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import InvalidInputError
+from pipeline.storage.columns import column_of, no_lines, values_of
 from pipeline.storage.schema import CATALOGUE_SCHEMA
 from pipeline.store.side_files import KEY_FIELDS, SideFiles
 
@@ -54,11 +55,11 @@ class FactStates:
         self.count = files.count
         files.fetch()
         tables = [files.file(number)[0].select(list(_STATE)) for number in range(files.count)]
-        lines = pa.concat_tables([pa.schema([FACTS_SCHEMA.field(name) for name in _STATE]).empty_table(), *tables])
+        lines = pa.concat_tables([no_lines(pa.schema([FACTS_SCHEMA.field(name) for name in _STATE])), *tables])
         number = np.repeat(np.arange(files.count), [len(table) for table in tables])
-        order = np.lexsort((number, lines["row"].to_numpy()))
-        self._lines = lines.take(pa.array(order)).combine_chunks()
-        self._row, self._number = self._lines["row"].to_numpy(), number[order]
+        order = np.lexsort((number, values_of(lines["row"])))
+        self._lines = lines.take(column_of(order)).combine_chunks()
+        self._row, self._number = values_of(self._lines["row"]), number[order]
 
     def rows_in(self, start: int, stop: int) -> list[int]:
         """Return the rows of ``[start, stop)`` that have a later state than the catalogue's, ascending."""

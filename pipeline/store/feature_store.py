@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +28,9 @@ StoreMode = Literal["r", "a"]
 
 def project_version() -> str:
     """Return this project's version, for what it writes."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed_version  # reads mail headers, and imports what reads them
+
     try:
         return installed_version("scale-pipeline")
     except PackageNotFoundError:
@@ -53,7 +55,6 @@ class FeatureStore:
     def __init__(self, backend: StorageBackend, mode: StoreMode) -> None:
         self.backend = backend
         self.mode = mode
-        self.version = project_version()
         self._guard = ForkGuard()
 
     def __reduce__(self) -> tuple[type[FeatureStore], tuple[StorageBackend, StoreMode]]:
@@ -130,6 +131,11 @@ class FeatureStore:
                 return cls.create(url)
             except AlreadyExistsError:  # another process was faster
                 return cls.open(url, mode="a")
+
+    @cached_property
+    def version(self) -> str:
+        """Version of this project, for what it writes."""
+        return project_version()
 
     @property
     def url(self) -> str:

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pipeline.errors import AlreadyExistsError, CorruptDataError, NotFoundError, PipelineError
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.columns import values_of
 from pipeline.storage.parquet import ParquetPieces
 from pipeline.storage.range_file import RangeFile
 from pipeline.storage.schema import NUMBER, SCHEMA_VERSION, catalogue_packs_key, id_index_key
@@ -116,7 +117,7 @@ class IndexFile:
     def _run(self, group: int) -> Run:
         try:
             table = self._file.group(group)
-            return Run(table["video_key"].to_numpy(), table["row"].to_numpy())
+            return Run(values_of(table["video_key"]), values_of(table["row"]))
         except (pa.ArrowException, OSError, KeyError) as err:
             raise CorruptDataError(f"{self.key}: expected a row group, found: {err}") from err
 

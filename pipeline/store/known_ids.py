@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from pipeline.errors import CorruptDataError, NotFoundError
 from pipeline.sets.binding import video_keys
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.columns import column_of, texts_of, values_of
 from pipeline.store.id_index import IndexFile, Run, open_index
 
 if TYPE_CHECKING:
@@ -71,11 +72,11 @@ class KnownIds:
             self._forget(0)
         left = np.flatnonzero(rows < 0)
         if left.size:
-            wanted = pa.array([ids[k] for k in left.tolist()], pa.string())
+            wanted = texts_of([ids[k] for k in left.tolist()])
             for first, column in self._tail_ids():
                 at = pc.index_in(column, value_set=wanted)
-                held = np.flatnonzero(at.is_valid().to_numpy())
-                rows[left[at.drop_null().to_numpy()]] = first + held
+                held = values_of(pc.indices_nonzero(at.is_valid())).astype(np.int64)
+                rows[left[values_of(at.drop_null())]] = first + held
         return rows
 
     def known(self, ids: Sequence[str]) -> tuple[np.ndarray, list[str | None]]:
@@ -151,7 +152,7 @@ class KnownIds:
         while at < len(rows):
             commit = self._commits.passing(self._commits.holding(int(rows[at])))
             stop = int(np.searchsorted(rows, commit.stop, "left"))
-            local = pa.array(rows[at:stop] - commit.first_row)
+            local = column_of(rows[at:stop] - commit.first_row)
             lines += commit.table.select(columns).take(local).to_pylist()
             at = stop
         return lines

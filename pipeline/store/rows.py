@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.storage.columns import values_of
 from pipeline.storage.schema import CATALOGUE_SCHEMA
 from pipeline.store.erase_tables import with_tombstones
 from pipeline.store.facts import FACT_COLUMNS, FACTS, FactStates, open_facts
@@ -71,7 +72,7 @@ class SideState:
     @cached_property
     def removed_rows(self) -> np.ndarray:
         """Rows that are in no answer any more, ascending, int64."""
-        return self.removals.state["row"].to_numpy().astype(np.int64)
+        return values_of(self.removals.state["row"]).astype(np.int64)
 
     def digests(self, *, with_labels: bool = True) -> list[str]:
         """Return a line for every file, for snapshots; none where there is no file."""

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from pipeline.errors import AlreadyExistsError, ConflictError, CorruptDataError, NotFoundError, SchemaVersionError
 from pipeline.sets.binding import video_keys
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.columns import no_lines, values_of
 from pipeline.storage.fetch import fetch_each
 from pipeline.storage.schema import NUMBER, SCHEMA_VERSION, catalogue_prefix
 from pipeline.storage.sealed import seal, unseal
@@ -145,10 +146,10 @@ class SideFiles:
     def state(self) -> pa.Table:
         """What counts of every row that is named, ascending by row."""
         if not self.count:
-            return self._schema.empty_table()
+            return no_lines(self._schema)
         self.fetch()
         whole = pa.concat_tables([self.file(number)[0] for number in range(self.count)])
-        rows = whole["row"].to_numpy()
+        rows = values_of(whole["row"])
         _, last = np.unique(rows[::-1], return_index=True)
         return whole.take(pa.array(len(rows) - 1 - last))
 

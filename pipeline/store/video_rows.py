@@ -7,6 +7,7 @@ import numpy as np
 from pipeline.errors import WrongVideoError
 from pipeline.sets.binding import NOBODY, video_keys
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.columns import values_of
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.facts import FactStates, open_facts
 from pipeline.store.removals import TOMBSTONE, open_removals, tombstone_id
@@ -38,7 +39,7 @@ class VideoRows:
         """Rows whose videos were removed, ascending: they are nobody's."""
         if self._removed is None:
             state = open_removals(self._backend, self._dataset).state
-            self._removed = state["row"].to_numpy().astype(np.int64)
+            self._removed = values_of(state["row"]).astype(np.int64)
         return self._removed
 
     def keys(self, start: int, stop: int) -> np.ndarray:

@@ -6,11 +6,15 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipeline import FeatureStore
+from pipeline.errors import CorruptDataError
 from pipeline.storage.backend_local import LocalBackend
+from pipeline.storage.schema import CATALOGUE_SCHEMA
+from pipeline.storage.sealed import seal, unseal
 from pipeline.store.commit_index import commit_index_numbers, drop_commit_index, open_commit_index
 from pipeline.store.dataset import Dataset
 from pipeline.store.indexing import COMMITS_BETWEEN, index_commits
@@ -90,6 +94,32 @@ def test_an_index_serves_beside_later_commits_and_for_handles_that_see_fewer(fol
     index_commits(LocalBackend(folder), "d", min_commits=1)
     again = pickle.loads(pickle.dumps(indexed))
     assert answers(again) == wanted
+
+
+def test_one_row_reads_one_commit_beside_the_last_and_another_commit_in_its_place_is_seen(folder: Path) -> None:
+    wanted = FeatureStore.open(folder).dataset("d").by_row["video_id"].to_pylist()
+    index_commits(LocalBackend(folder), "d")
+    backend = Counted(folder)
+    ds = FeatureStore.open(backend).dataset("d")
+    assert ds.num_rows == len(wanted)
+    assert backend.num_commits_read == 1
+    assert ds._pinned.part(30, 31)["video_id"].to_pylist() == wanted[30:31]
+    assert backend.num_commits_read == 1
+    assert ds._pinned.commits.lines(np.array([50]))["video_id"].to_pylist() == wanted[50:51]
+    assert backend.num_commits_read == 1
+    number = ds._pinned.commits.holding(20)
+    files = [folder / f"d/catalog/videos-{number}.parquet", folder / f"d/catalog/_copies/videos-{number}.parquet"]
+    table, metadata = unseal(files[0].read_bytes(), CATALOGUE_SCHEMA, what="a commit")
+    ids = pa.array([f"other {k}" for k in range(len(table))])
+    other = seal(table.set_column(1, CATALOGUE_SCHEMA.field("video_id"), ids), metadata)
+    files[0].write_bytes(other)  # whole, numbered and sealed as the right one is
+    ds = FeatureStore.open(folder).dataset("d")
+    assert ds._pinned.part(20, 21)["video_id"].to_pylist() == wanted[20:21]  # from the copy
+    assert ds._pinned.commits.lines(np.array([20]))["video_id"].to_pylist() == wanted[20:21]
+    files[1].write_bytes(other)
+    for look in (lambda d: d._pinned.part(20, 21), lambda d: d._pinned.commits.lines(np.array([20, 21]))):
+        with pytest.raises(CorruptDataError, match="commit"):
+            look(FeatureStore.open(folder).dataset("d"))
 
 
 @pytest.mark.parametrize("harm", ["flip", "another catalogue's", "older catalogue"])

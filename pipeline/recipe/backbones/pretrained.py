@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pipeline.names import Name
 from pipeline.recipe.backbones.base import BackboneBase, NamedWeights, WeightsFile
+from pipeline.recipe.base import Name
 
 
 class PretrainedBackbone(BackboneBase):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pipeline.names import Name
-from pipeline.recipe.base import Spec
+from pipeline.recipe.base import Name, Spec
 from pipeline.recipe.readout_words import ProbedReadout
 from pipeline.recipe.training import ModelNames
 
