@@ -56,7 +56,9 @@ class ParquetPieces:
         opened = pa.PythonFile(source, mode="r")
         self._file = pq.ParquetFile(opened, pre_buffer=False, page_checksum_verification=True)
         footer = self._file.metadata
-        self.metadata = {k.decode(): v.decode(errors="replace") for k, v in (footer.metadata or {}).items()}
+        self.metadata = {
+            k.decode(errors="replace"): v.decode(errors="replace") for k, v in (footer.metadata or {}).items()
+        }
         """Key-value metadata of the file."""
         self.num_rows = int(footer.num_rows)
         self.group_rows = [int(footer.row_group(i).num_rows) for i in range(footer.num_row_groups)]

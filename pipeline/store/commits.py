@@ -303,7 +303,10 @@ class Commits:
         while at < len(rows):
             number = self.holding(int(rows[at]))
             commit = self.passing(number, whole=True)
-            if number and not self._is_indexed(number, commit) and not commit.follows(self.passing(number - 1)):
+            if number < len(self.index):
+                if not self._is_indexed(number, commit):  # nor its copy: the chain says what is wrong
+                    commit = self.chain()[number]
+            elif number and not commit.follows(self.passing(number - 1)):
                 commit = self.chain_to(number)
             stop = int(np.searchsorted(rows, commit.stop))
             pieces.append(commit.table.take(column_of(rows[at:stop] - commit.first_row)))

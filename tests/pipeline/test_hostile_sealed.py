@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
@@ -13,6 +16,7 @@ from pipeline import FeatureStore
 from pipeline.errors import FormatError
 from pipeline.sets.ledger import Ledger, LedgerEntry
 from pipeline.storage.backend_local import LocalBackend
+from pipeline.storage.parquet import ParquetPieces
 from pipeline.storage.sealed import check_seal, resealed
 from pipeline.store.commits import parse_commit
 from pipeline.store.compact import compact_store
@@ -82,3 +86,15 @@ def test_any_bytes_under_a_seal_that_holds_are_read_or_damage(
     except FormatError as error:
         outcome = str(error)
     assert outcome
+
+
+def test_words_of_a_footer_that_are_no_text_are_read_as_such() -> None:
+    sink = io.BytesIO()
+    table = pa.table({"a": [1]})
+    with pq.ParquetWriter(sink, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({b"\x80kind": b"\xff"})
+    assert (
+        ParquetPieces(io.BytesIO(sink.getvalue())).metadata["\N{REPLACEMENT CHARACTER}kind"]
+        == "\N{REPLACEMENT CHARACTER}"
+    )
