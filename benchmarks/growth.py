@@ -146,6 +146,16 @@ def verb_open(store: FeatureStore, n: int) -> Callable[[], object]:
     return lambda: store.dataset("d").num_rows
 
 
+def verb_start(store: FeatureStore, n: int) -> Callable[[], object]:
+    """Open from nothing: the interpreter, every import, the store, the data set."""
+    code = "import sys\nfrom pipeline import FeatureStore\nFeatureStore.open(sys.argv[1]).dataset('d').num_rows"
+
+    def start() -> None:
+        subprocess.run([sys.executable, "-c", code, str(store.backend.local_path(""))], check=True)
+
+    return start
+
+
 def verb_by_id(store: FeatureStore, n: int) -> Callable[[], object]:
     return lambda: one_video(store.dataset("d"), n // 2)
 

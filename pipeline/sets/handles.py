@@ -24,7 +24,10 @@ class StoreHandle(Protocol):
 
     backend: StorageBackend
     mode: Any
-    version: str
+
+    @property
+    def version(self) -> str:
+        """Version of this project, for what it writes."""
 
     @property
     def url(self) -> str:
