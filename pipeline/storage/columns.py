@@ -7,11 +7,12 @@ be installed, for data that might be of pandas: a third of a second for a proces
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-_DTYPES = {
+_DTYPES: dict[pa.DataType, np.dtype[Any]] = {
     pa.int32(): np.dtype("<i4"),
     pa.int64(): np.dtype("<i8"),
     pa.uint32(): np.dtype("<u4"),
