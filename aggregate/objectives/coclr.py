@@ -122,16 +122,17 @@ class Coclr(Objective):
             return ObjectiveResult(nothing, {"coclr_loss": nothing.detach()})
         group = learns.batch.group_ids[both]
         video = learns.batch.video_ids[both]
+        top_k = self.spec.top_k if inputs.progress >= self.spec.mine_from else 0
         siblings = group[:, None] == group[None]
         same = video[:, None] == video[None]
         with torch.no_grad():
             keys = unit(unit(mines.model.set_head(mines.set_tokens[both, :2])).sum(1))
         with torch.autocast(z.device.type, enabled=False):
             if self.bank is None:
-                mined = mine(keys, siblings | same, self.spec.top_k)
+                mined = mine(keys, siblings | same, top_k)
                 more = None
             else:
-                slots = self.bank.nearest(1 - turn, keys, group, self.spec.top_k)
+                slots = self.bank.nearest(1 - turn, keys, group, top_k)
                 mined, more = self._positives(self.bank, slots, video, group, turn)
                 own = unit(z.detach().sum(1))
                 self.bank.remember(video, group, torch.stack((own, keys) if turn == 0 else (keys, own)))

@@ -79,7 +79,8 @@ class Vicc(Objective):
         streams = [inputs.main] if self.num_streams == 1 else list(inputs.pair)
         both = with_both_sets(streams[0])
         z: list[Tensor] = []
-        for number in (turn, *(i for i in range(len(streams)) if i != turn)):
+        others = [i for i in range(len(streams)) if i != turn] if inputs.progress >= self.spec.cross_from else []
+        for number in (turn, *others):
             projected = unit(streams[number].model.set_head(streams[number].set_tokens[both, :2]))
             z += [projected[:, k] if number == turn else projected[:, k].detach() for k in (0, 1)]
         if not len(both):

@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aggregate.data.sets import Splitter, global_local_sets, long_short_sets
 from aggregate.network.model import ScaleModel
@@ -95,10 +95,14 @@ class Svt(Objective):
         super().__init__()
         self.spec = spec
         self.centre: Tensor
+        self.outputs: nn.Parameter | None = None
 
     def bind(self, models: Mapping[str, ScaleModel]) -> None:
-        """Make the centre."""
-        self.register_buffer("centre", torch.zeros(next(iter(models.values())).spec.projection_dim))
+        """Make the outputs, and the centre."""
+        width = next(iter(models.values())).spec.projection_dim
+        if self.spec.outputs is not None:
+            self.outputs = nn.Parameter(unit(torch.randn(self.spec.outputs, width)))
+        self.register_buffer("centre", torch.zeros(self.spec.outputs or width))
 
     def splitter(self, set_size: int) -> Splitter | None:
         """Return global sets over the video and local ones of half the size inside windows."""
@@ -109,8 +113,8 @@ class Svt(Objective):
     def forward(self, inputs: ObjectiveInput) -> ObjectiveResult:
         """Score every pair of a global set and another one."""
         student, teacher = inputs.main, inputs.teacher[MAIN_STREAM]
-        scores = student.model.set_head(student.set_tokens).float() / self.spec.student_temperature
-        targets = teacher.model.set_head(teacher.set_tokens[:, : self.spec.num_global]).float().detach()
+        scores = self._told(student.model.set_head(student.set_tokens)) / self.spec.student_temperature
+        targets = self._told(teacher.model.set_head(teacher.set_tokens[:, : self.spec.num_global])).detach()
         there = student.batch.set_valid
         q = ((targets - self.centre) / self.spec.teacher_temperature).softmax(-1)
         cross = -torch.einsum("bup,bvp->buv", q, scores.log_softmax(-1))
@@ -125,6 +129,12 @@ class Svt(Objective):
                 self.centre.lerp_(mean, 1 - self.spec.centre_momentum)
         logs = {"svt_loss": loss.detach(), "svt_entropy": entropy.detach()}
         return ObjectiveResult(loss, logs, math.log(scores.shape[-1]))
+
+    def _told(self, projected: Tensor) -> Tensor:
+        if self.outputs is None:
+            return projected.float()
+        with torch.autocast(projected.device.type, enabled=False):
+            return unit(projected.float()) @ unit(self.outputs).mT
 
 
 build_objective.register(TegObjective, Teg)

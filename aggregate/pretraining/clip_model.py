@@ -10,12 +10,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from aggregate.data.batch import CropBatch, SetBatch, in_stream, make_set_batch
 from aggregate.data.sets import SetIndex, Splitter
 from aggregate.network.model import ScaleModel
 from aggregate.objectives import EncodedSets
 from pipeline.compute.clips import ClipBatch
+from pipeline.recipe.pretraining import HeadSpec
 
 NUM_COLUMNS = 7
 """Of the geometry that set transformers see; a backbone sees none of it."""
@@ -38,18 +40,17 @@ class ClipModel(nn.Module):
         (N, 3, T, S, S) float -> (N, D).
     dim : int
         D.
-    hidden_dim, projection_dim : int
-        Of the heads.
+    head : HeadSpec
     """
 
-    def __init__(self, encoder: nn.Module, dim: int, hidden_dim: int, projection_dim: int) -> None:
+    def __init__(self, encoder: nn.Module, dim: int, head: HeadSpec) -> None:
         super().__init__()
         self.encoder = encoder
         self.dim = self.input_dim = dim
-        self.spec = ClipModelSizes(projection_dim)
-        self.set_head = _head(dim, hidden_dim, projection_dim)
-        self.dense_pred_head = _head(dim, hidden_dim, projection_dim)
-        self.dense_target_head = _head(dim, hidden_dim, projection_dim)
+        self.spec = ClipModelSizes(head.projection_dim)
+        self.set_head = _head(dim, head)
+        self.dense_pred_head = _head(dim, head)
+        self.dense_target_head = _head(dim, head)
 
     def targets(self, features: Tensor) -> Tensor:
         """Return what hidden crops are predicted as."""
@@ -90,8 +91,24 @@ def as_set_model(model: ClipModel) -> ScaleModel:
     return cast(ScaleModel, model)
 
 
-def _head(dim: int, hidden_dim: int, projection_dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, projection_dim))
+class RowNorm(nn.BatchNorm1d):
+    """Batch norm over all but the last axis; of fewer than two rows by what it knows from earlier ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the same shape."""
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) < 2:
+            return functional.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias).view(
+                x.shape
+            )
+        return super().forward(rows).view(x.shape)
+
+
+def _head(dim: int, spec: HeadSpec) -> nn.Sequential:
+    first, last = nn.Linear(dim, spec.hidden_dim), nn.Linear(spec.hidden_dim, spec.projection_dim)
+    if spec.norm == "none":
+        return nn.Sequential(first, nn.ReLU(), last)
+    return nn.Sequential(first, RowNorm(spec.hidden_dim), nn.ReLU(), last, RowNorm(spec.projection_dim, affine=False))
 
 
 def deal_clips(features: Tensor, batch: ClipBatch, splitter: Splitter, generator: torch.Generator) -> SetBatch:

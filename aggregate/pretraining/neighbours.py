@@ -41,6 +41,15 @@ class HeldOutLook(Hook):
 def knn_accuracy(source: ClipSource, encode: nn.Module, stream: str) -> float | None:
     """Return the share of held-out videos whose class a weighted vote of their neighbours names.
 
+    Parameters and None as :func:`neighbour_hits`.
+    """
+    hits = neighbour_hits(source, encode, stream)
+    return None if hits is None else float(hits.mean())
+
+
+def neighbour_hits(source: ClipSource, encode: nn.Module, stream: str) -> np.ndarray | None:
+    """Return of every held-out video whether a weighted vote of its neighbours names its class.
+
     Parameters
     ----------
     source : ClipSource
@@ -51,8 +60,9 @@ def knn_accuracy(source: ClipSource, encode: nn.Module, stream: str) -> float | 
 
     Returns
     -------
-    float or None
-        None where nothing is held out, or too little has a label.
+    ndarray of shape (n,), bool, or None
+        In the order of the held-out rows that have a valid clip; None where nothing is held out, or too little has a
+        label.
     """
     if source.held_out is None or source.gallery is None:
         return None
@@ -66,8 +76,7 @@ def knn_accuracy(source: ClipSource, encode: nn.Module, stream: str) -> float | 
         return None
     classes = np.arange(int(max(known.max(), truth.max())) + 1)
     centre = keys.mean(axis=0)
-    hits = knn_hits(keys - centre, known[:, None] == classes, queries - centre, truth[:, None] == classes)
-    return float(hits.mean())
+    return knn_hits(keys - centre, known[:, None] == classes, queries - centre, truth[:, None] == classes)
 
 
 def _thinned(rows: LabelledRows) -> LabelledRows:

@@ -143,10 +143,7 @@ class ClipFeed:
         drawn = draw_augmentation(spec.augment, draws, num_videos, views)
         begin, end = (len(positions) * k // self._num_processes for k in (self._rank, self._rank + 1))
         mine = slice(0, num_videos) if spec.augment.foreground is not None else slice(begin, end)
-        arrays = cache.read(positions[mine], lambda at: self._decode(members[np.asarray(at)], drawing))
-        views_of = chosen[mine]
-        at = np.arange(len(views_of))[:, None]
-        taken = {name: array[at, views_of] for name, array in arrays.items()}
+        taken = cache.read(positions[mine], lambda at: self._decode(members[np.asarray(at)], drawing), chosen[mine])
         backgrounds = None
         if spec.augment.foreground is not None:
             backgrounds = self._to_device(taken["current"])
@@ -185,7 +182,7 @@ class ClipFeed:
         seen: dict[str, Tensor] = {}
         for stream in self._spec.streams:
             pixels = apply_stream(stream, clips[0], clips[1] if len(clips) > 1 else None)
-            normed = normalise(pixels, encoder.mean, encoder.std).contiguous()
+            normed = normalise(pixels, encoder.mean, encoder.std).contiguous(memory_format=torch.channels_last_3d)
             seen[stream] = normed.unflatten(0, valid.shape)
         groups = self._rows.groups_of(rows)
         return ClipBatch(seen, *(torch.from_numpy(np.ascontiguousarray(x)) for x in (geometry, valid, rows, groups)))

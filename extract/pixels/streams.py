@@ -55,7 +55,7 @@ def apply_stream(stream: Stream, current: torch.Tensor, previous: torch.Tensor |
         return current
     assert previous is not None
     if stream == "tgrad":
-        return (previous.float() - current.float() + 255.0) / 2.0
+        return (previous.float() - current.float()).add_(255.0).mul_(0.5)
     if stream == "foreground":
         return _foreground(previous, current)
     return _flow(previous, current)

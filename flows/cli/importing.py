@@ -151,4 +151,6 @@ def _write_recipe(held: Dataset, crops: str, feature_set: str, file: Path) -> No
     }
     parse_recipe(content, source=str(file))
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    console.out.print(f"wrote {file}: measure with `scale run {file} --store {held.backend.url}`", markup=False)
+    console.out.print(
+        f"wrote {file}: measure with `scale run {file} --store {held.backend.url}`", markup=False, soft_wrap=True
+    )

@@ -57,7 +57,7 @@ def init(
         console.out.print(f"missing  {line}", markup=False)
     if with_estimate:
         console.out.print(f"run      {describe(estimate(look, proposal, recipe, settings))}", markup=False)
-    console.out.print(f"wrote    {target}", markup=False)
+    console.out.print(f"wrote    {target}", markup=False, soft_wrap=True)
     console.out.print(
         f"Next: scale run {shlex.quote(str(target))} --data {shlex.quote(str(folder))} --store store", markup=False
     )

@@ -133,7 +133,7 @@ def search(
         kind, recall = "compared one by one", ""
     console.out.print(f"{what} ({kind}, {recall or 'exact'}), {num_videos} videos; {seconds:.1f} s", markup=False)
     if html is not None:
-        console.out.print(f"page  {html}", markup=False)
+        console.out.print(f"page  {html}", markup=False, soft_wrap=True)
 
 
 def _page(found: SearchResult, ds: Dataset, settings: Settings) -> str:

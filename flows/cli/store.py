@@ -156,10 +156,12 @@ def export(
         if out.suffix != ".pt2":
             raise InvalidInputError(f"expected a name that ends in .pt2 for a program, found {out}")
         section = export_program(held, program, out)
-        console.out.print(f"wrote the backbone {program} to {out}; in a recipe, under backbones:", markup=False)
+        console.out.print(
+            f"wrote the backbone {program} to {out}; in a recipe, under backbones:", markup=False, soft_wrap=True
+        )
         console.print_json({program: section})
         return
     crops, feature_set = pick_features(held, features)
     selection = held.select(where)
     selection.to_hdf5(out, crops, feature_set)
-    console.out.print(f"wrote {describe_written(selection, crops, feature_set)} to {out}", markup=False)
+    console.out.print(f"wrote {describe_written(selection, crops, feature_set)} to {out}", markup=False, soft_wrap=True)

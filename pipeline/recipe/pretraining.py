@@ -61,6 +61,9 @@ class HeadSpec(Spec):
 
     hidden_dim: int = Field(256, ge=8)
     projection_dim: int = Field(64, ge=2)
+    norm: Annotated[Literal["none", "batch"], LATER] = "none"
+    """batch: after both layers, so that what all clips have in common is taken out. Prototypes want it: without, every
+    clip is nearly as near to each of them, and assignments say next to nothing."""
 
 
 class PretrainSpec(Spec):

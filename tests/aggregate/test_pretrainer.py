@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
+from aggregate.pretraining.clip_model import ClipModel
 from aggregate.pretraining.pretrainer import Pretrainer, PretrainResult
 from aggregate.training.checkpoint import CheckpointFolder
+from pipeline.compute.seeds import seeded
 from pipeline.errors import InvalidInputError, TrainingError
 from pipeline.recipe import PretrainSpec
+from pipeline.recipe.pretraining import HeadSpec
 from tests.support.clip_source import ToySource, toy_encoder
 
 CLIPS = {"policy": "random", "num_crops": 4, "num_frames": 2, "size_px": 16}
@@ -76,6 +81,18 @@ def test_a_resumed_pretraining_equals_an_uninterrupted_one(tmp_path: Path, field
     assert resumed.history == whole.history
     for name, tensor in whole.encoder.state_dict().items():
         assert torch.equal(tensor, resumed.encoder.state_dict()[name])
+
+
+def test_a_head_with_norms_takes_out_what_all_clips_have_in_common() -> None:
+    common = 5.0 + torch.randn((6, 2, 8), generator=seeded(0)) / 10
+    for norm, nearest in (("none", 0.9), ("batch", 0.5)):
+        torch.manual_seed(0)
+        head = ClipModel(nn.Identity(), 8, HeadSpec(hidden_dim=16, norm=norm)).set_head  # type: ignore[arg-type]
+        told = functional.normalize(head(common).flatten(0, 1), dim=-1)
+        alike = (told @ told.T)[~torch.eye(12, dtype=torch.bool)].mean()
+        assert (alike > nearest) if norm == "none" else (alike.abs() < nearest)
+        assert head(common[:0]).shape == (0, 2, 64)
+        assert head(common[:1, :1]).isfinite().all()
 
 
 def test_a_loss_that_is_no_number_stops_and_says_what_to_do() -> None:

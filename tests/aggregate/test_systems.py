@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from aggregate import ScaleModel, train
-from aggregate.objectives import WeightedSum, build_objective
+from aggregate.objectives import ObjectiveInput, WeightedSum, build_objective
 from aggregate.objectives.pairs_in_time import pair_weights
 from aggregate.objectives.relations import box_overlap, overlap_bin, time_overlap
 from aggregate.objectives.vicc import sinkhorn
@@ -28,8 +28,10 @@ from tests.support.slow_systems import (
     TWO,
     World,
     log_softmax,
+    nt_xent,
     slow_sinkhorn,
     slow_stc_mix,
+    slow_svt,
     slow_vicc,
 )
 
@@ -50,6 +52,35 @@ def test_vicc_across_streams_in_turn():
         world.objective(world.inputs).loss.backward()
         learns = [any(p.grad is not None for p in m.parameters()) for m in world.models.values()]
         assert learns == [turn == 0, turn == 1]
+
+
+def test_before_its_share_of_the_training_vicc_looks_at_no_other_stream():
+    world = World("vicc", stage="cross", progress=0.3, queue=0, cross_from=0.4)
+    alone = World("vicc", queue=0, prototypes=7)
+    alone.online = {"main": world.online["stream1"]}
+    alone.inputs = ObjectiveInput(alone.online, {}, 3, 0.3)
+    with torch.no_grad():
+        alone.objective.prototypes[0].copy_(world.objective.prototypes[1])
+    assert world.loss() == pytest.approx(alone.loss(), abs=1e-6)
+    later = World("vicc", stage="cross", progress=0.6, queue=0, cross_from=0.4)
+    assert later.loss() == pytest.approx(slow_vicc(later), abs=1e-5)
+
+
+@pytest.mark.parametrize("among", ["batch", "store"])
+def test_before_its_share_of_the_training_coclr_mines_nobody(among):
+    world = World("coclr", mine=among, mine_from=0.2)
+    usable = world.z()[world.usable()]
+    assert world.loss() == pytest.approx(nt_xent(usable[:, :2], 0.07), abs=1e-5)
+    same = [World("coclr", mine=among, mine_from=share, progress=0.3).loss() for share in (0.0, 0.2)]
+    assert same[0] == same[1]
+
+
+def test_svt_may_tell_apart_by_outputs_of_its_own():
+    world = World("svt", outputs=11)
+    assert world.loss() == pytest.approx(slow_svt(world), abs=1e-5)
+    assert float(world.objective.outputs.norm(dim=1).sub(1).abs().max()) < 1e-5
+    world.objective(world.inputs).loss.backward()
+    assert world.objective.outputs.grad.abs().max() > 0
 
 
 def test_stretches_are_pasted_from_the_other_stream():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from extract.backbones import Backbone, BackboneInfo, load_backbone, optimise
 from extract.backbones.compiling import compiled
 from extract.backbones.layers import ChannelsLast, LimitedBatch, MeanOverFrames, MeanOverSpaceTime
+from extract.backbones.load import _compile_where_it_pays
 from extract.backbones.tuning import fold_batch_norms, tuned, use_python_ints
 from pipeline.events import Event, Note
 from pipeline.recipe import PytorchVideoBackbone
@@ -133,6 +134,14 @@ def test_little_work_is_not_compiled() -> None:
     result = optimise(backbone(randomise(Misleading())), SHAPE, 10, events.append)
     assert not result.compiled
     assert "would save 0 s" in result.note
+    assert [type(e) for e in events] == [Note]
+
+
+def test_that_nothing_is_compiled_is_said_once_not_for_every_size() -> None:
+    events: list[Event] = []
+    compile_for = _compile_where_it_pays(10, events.append, None)
+    for size_px in (SHAPE[-1], SHAPE[-1] + 2):
+        compile_for(backbone(randomise(Misleading())), (*SHAPE[:3], size_px, size_px))
     assert [type(e) for e in events] == [Note]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 
 from extract.clips.augment import PLAIN, augment, draw_augmentation, foreground_mask
 from extract.clips.cache import SHARD_VIDEOS, ClipCache
@@ -73,6 +74,26 @@ def test_a_damaged_cache_is_decoded_again(tmp_path: Path, harm: str) -> None:
     assert (found["current"][:, 0, 0, 0, 0, 0] == np.arange(count)).all()
     assert (found["previous"][:, 0, 0, 0, 0, 0] == np.arange(count) + 1).all()
     assert again == list(range(SHARD_VIDEOS))
+
+
+def test_a_step_reads_the_crops_it_sees_and_plain_zarr_reads_them_too(tmp_path: Path) -> None:
+    clips = [clips_of(k) for k in range(SHARD_VIDEOS + 3)]
+    for k, one in enumerate(clips):
+        one.current[1] = 100 + k
+    cache = ClipCache(tmp_path, len(clips), clips_of(0))
+    for shard in cache.missing:
+        cache.write(shard, [clips[k] for k in cache.positions(shard)])
+    file = tmp_path / "current" / "c" / "1" / "0" / "0" / "0" / "0"
+    data = bytearray(file.read_bytes())
+    data[5] ^= 0xFF  # the first crop of video 16
+    file.write_bytes(data)
+    positions = np.array([SHARD_VIDEOS, 2, SHARD_VIDEOS + 2])
+    found = cache.read(positions, lambda at: [], np.array([[1], [0], [1]]))
+    assert found["current"].shape == (3, 1, 3, 4, 4, 3)
+    assert found["current"][:, 0, 0, 0, 0, 0].tolist() == [116, 2, 118]
+    assert found["geometry"][:, 0, 0].tolist() == positions.tolist()
+    plain = zarr.open_array(tmp_path / "current", mode="r")
+    assert plain[2 * np.arange(SHARD_VIDEOS) + 1, 0, 0, 0, 0].tolist() == [100 + k for k in range(SHARD_VIDEOS)]
 
 
 def test_a_cache_of_other_shapes_is_begun_anew(tmp_path: Path) -> None:

@@ -308,6 +308,9 @@ def slow_teg(w: World) -> float:
 def slow_svt(w: World) -> float:
     encoded = w.online["main"]
     out = encoded.model.set_head(encoded.set_tokens).detach().double()
+    if w.objective.outputs is not None:
+        named = [row / row.norm() for row in w.objective.outputs.detach().double()]
+        out = torch.stack([(out * row).sum(-1) / out.norm(dim=-1) for row in named], dim=-1)
     there = w.batch.set_valid
     losses = []
     for b in range(6):

@@ -24,6 +24,9 @@ class CoclrObjective(ObjectiveBase):
     """Videos of the same group are positives, too."""
     mine: Annotated[Literal["batch", "store"], LATER] = "batch"
     """Among whom: the videos of the step, or all that are trained on, each by its newest key."""
+    mine_from: Annotated[float, Field(ge=0, le=1), LATER] = 0.0
+    """Share of the training after which neighbours count. Before, each stream learns from its own pairs alone, as the
+    paper's first stage: neighbours in a network that has learned nothing are chance."""
 
 
 class MaclrObjective(ObjectiveBase):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.recipe.base import LATER
 from pipeline.recipe.objectives.base import ObjectiveBase
 
 
@@ -18,6 +19,9 @@ class ViccObjective(ObjectiveBase):
     """single: two sets of one stream. cross: two sets of both streams, one stream learning at a time."""
     cycles: int = Field(2, ge=1)
     """cross: how often each stream gets its turn while the other stands still."""
+    cross_from: Annotated[float, Field(ge=0, le=1), LATER] = 0.0
+    """cross: share of the training after which streams look at each other. Before, each learns from its own two views,
+    as the paper's first stage: a stream that has learned nothing has nothing to predict."""
     prototypes: int = Field(300, ge=2)
     temperature: float = Field(0.1, gt=0)
     epsilon: float = Field(0.05, gt=0)

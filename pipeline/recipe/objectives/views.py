@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.recipe.base import LATER
 from pipeline.recipe.objectives.base import ObjectiveBase
 
 
@@ -31,3 +32,6 @@ class SvtObjective(ObjectiveBase):
     student_temperature: float = Field(0.1, gt=0)
     teacher_temperature: float = Field(0.04, gt=0)
     centre_momentum: float = Field(0.9, ge=0, lt=1)
+    outputs: Annotated[int | None, Field(ge=2), LATER] = None
+    """What is told apart: so many unit vectors that unit projections are compared with, as DINO's last layer; student
+    and teacher share them. None: the channels of the projection as they are, whose differences are small at first."""
