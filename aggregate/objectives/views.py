@@ -113,8 +113,11 @@ class Svt(Objective):
     def forward(self, inputs: ObjectiveInput) -> ObjectiveResult:
         """Score every pair of a global set and another one."""
         student, teacher = inputs.main, inputs.teacher[MAIN_STREAM]
-        scores = self._told(student.model.set_head(student.set_tokens)) / self.spec.student_temperature
-        targets = self._told(teacher.model.set_head(teacher.set_tokens[:, : self.spec.num_global])).detach()
+        outputs = self.outputs
+        if outputs is not None and inputs.progress < self.spec.frozen_until:
+            outputs = outputs.detach()
+        scores = told(student.model.set_head(student.set_tokens), outputs) / self.spec.student_temperature
+        targets = told(teacher.model.set_head(teacher.set_tokens[:, : self.spec.num_global]), outputs).detach()
         there = student.batch.set_valid
         q = ((targets - self.centre) / self.spec.teacher_temperature).softmax(-1)
         cross = -torch.einsum("bup,bvp->buv", q, scores.log_softmax(-1))
@@ -130,11 +133,13 @@ class Svt(Objective):
         logs = {"svt_loss": loss.detach(), "svt_entropy": entropy.detach()}
         return ObjectiveResult(loss, logs, math.log(scores.shape[-1]))
 
-    def _told(self, projected: Tensor) -> Tensor:
-        if self.outputs is None:
-            return projected.float()
-        with torch.autocast(projected.device.type, enabled=False):
-            return unit(projected.float()) @ unit(self.outputs).mT
+
+def told(projected: Tensor, outputs: Tensor | None) -> Tensor:
+    """Return how near unit projections are to each output; the projections as they are where there are none."""
+    if outputs is None:
+        return projected.float()
+    with torch.autocast(projected.device.type, enabled=False):
+        return unit(projected.float()) @ unit(outputs).mT
 
 
 build_objective.register(TegObjective, Teg)
