@@ -6,7 +6,7 @@
     python -m benchmarks.pretrain --report
 
 Recipes: flows/recipes/pretraining.yaml. The figure is the kNN probe (k = 20) on the half of the videos that is held
-out, six motions, one clip over the whole video for every system alike, before the first step and after the last; three
+out, six motions, two clips of each for every system alike, before the first step and after the last; three
 seeds of weights, order, augmentation and of which videos are held out. Nothing is chosen by it. Each run is a line of
 benchmarks/results/pretrain.jsonl.
 """

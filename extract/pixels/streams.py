@@ -88,14 +88,20 @@ def _import_cv2():  # type: ignore[no-untyped-def]
     return cv2
 
 
+def _grey_levels(clips: torch.Tensor) -> torch.Tensor:
+    """Return uint8: what augmentation leaves is float32, which OpenCV's flow refuses."""
+    import torch
+
+    return clips if clips.dtype == torch.uint8 else clips.round().clamp(0, 255).to(torch.uint8)
+
+
 def _flow(previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
     import torch
 
     cv2 = _import_cv2()
     engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     shape = current.shape
-    before = previous.reshape(-1, *shape[2:]).cpu().numpy()
-    after = current.reshape(-1, *shape[2:]).cpu().numpy()
+    before, after = (_grey_levels(x).reshape(-1, *shape[2:]).cpu().numpy() for x in (previous, current))
     out = np.empty(after.shape, np.float32)
     for k in range(len(after)):
         a, b = (cv2.cvtColor(np.ascontiguousarray(x[k]), cv2.COLOR_RGB2GRAY) for x in (before, after))

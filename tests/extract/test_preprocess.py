@@ -11,6 +11,7 @@ from extract.pixels.colour import ColourDraw, augment_colours, draw_colours
 from extract.pixels.preprocess import _slice, cut_crop, normalise
 from extract.pixels.streams import apply_stream
 from pipeline.compute.frame_uploader import FrameUploader
+from pipeline.compute.seeds import seeded
 from pipeline.recipe import CropPolicy
 
 RNG = np.random.default_rng(0)
@@ -80,6 +81,12 @@ def test_foreground_is_the_half_that_moves():
     moves = np.array(mean) > np.sort(np.ravel(mean))[64 * 64 // 2 - 1]
     np.testing.assert_array_equal((found[0] != 127).any(3).any(0).numpy() & ~moves, False)
     np.testing.assert_array_equal(found[0, 0][torch.from_numpy(moves)], now[0, 0][torch.from_numpy(moves)])
+
+
+def test_flow_takes_what_augmentation_leaves():
+    pytest.importorskip("cv2")
+    now, before = (torch.randint(0, 256, (1, 2, 32, 32, 3), dtype=torch.uint8, generator=seeded(k)) for k in (0, 1))
+    assert torch.equal(apply_stream("flow", now.float() + 0.3, before.float()), apply_stream("flow", now, before))
 
 
 def test_flow_finds_a_shift():
