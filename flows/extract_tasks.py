@@ -35,7 +35,7 @@ def plan_shards(recipe: str, where: Where, options: ExtractOptions) -> list[int]
 @task(name="load-backbones")
 def load_networks(recipe: str, where: Where, options: ExtractOptions) -> Networks:
     """Load the backbones once for all tasks; whether compiling repays is decided by the work of the whole run."""
-    from extract.backbones import load_backbone
+    from extract.backbones import load_backbone, say_uncompiled_once
     from extract.run.plan import plan_extract
     from pipeline.compute.devices import pick_device
 
@@ -43,13 +43,14 @@ def load_networks(recipe: str, where: Where, options: ExtractOptions) -> Network
     plan = plan_extract(loaded, store, settings, shards=options.shards or None, retry=tuple(options.retry_statuses))
     networks = Networks()
     with RunListener(f"backbones of {loaded.name}") as listener:
+        tell = say_uncompiled_once(listener)
         for name, spec in {target.target.backbone: target.spec for target in plan.targets}.items():
             networks.by_name[name] = load_backbone(
                 spec,
                 settings,
                 pick_device(settings.device),
                 expected_crops=plan.num_crops_of(name),
-                on_event=listener,
+                on_event=tell,
                 compile_as_before=plan.is_compiled.get(name),
             )
     return networks

@@ -8,7 +8,7 @@
 2048
 """
 
-from extract.backbones.compiling import Optimisation, optimise
+from extract.backbones.compiling import Optimisation, optimise, say_uncompiled_once
 from extract.backbones.interface import Backbone, BackboneInfo, check_clip_shape, spread_frames
 from extract.backbones.kinds import info_of, network_of
 from extract.backbones.load import describe_backbone, load_backbone
@@ -23,5 +23,6 @@ __all__ = [
     "load_backbone",
     "network_of",
     "optimise",
+    "say_uncompiled_once",
     "spread_frames",
 ]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compute.seeds import seeded
-from pipeline.events import Note, OnEvent, ignore
+from pipeline.events import Event, Note, OnEvent, ignore
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+UNCOMPILED = "runs uncompiled"
+"""What is said of a network that stays as it is begins so."""
 COMPILE_S = 40.0
 """What compiling and checking is taken to cost; 10-60 s on 2 cores, by the network."""
 TOLERANCE = 1e-4
@@ -54,6 +56,21 @@ class Optimisation:
     compiled: bool
     note: str
     speedup: float = 1.0
+
+
+def say_uncompiled_once(on_event: OnEvent) -> OnEvent:
+    """Pass everything on, but that a network runs uncompiled only once: not for each, and each of its sizes."""
+    was_said = False
+
+    def tell(event: Event) -> None:
+        nonlocal was_said
+        if isinstance(event, Note) and f": {UNCOMPILED}" in event.text:
+            if was_said:
+                return
+            was_said = True
+        on_event(event)
+
+    return tell
 
 
 def optimise(
@@ -97,7 +114,7 @@ def _optimise(backbone: Backbone, shape: tuple[int, ...], num_crops: int, as_bef
     if backbone.device.type != "cpu":
         return Optimisation(False, f"runs on {backbone.device} in {backbone.autocast or 'float32'}, not compiled")
     if as_before is False:
-        return Optimisation(False, "runs uncompiled, as for the shards that are there")
+        return Optimisation(False, f"{UNCOMPILED}, as for the shards that are there")
     import torch
 
     from extract.backbones.tuning import relative_difference
@@ -111,25 +128,25 @@ def _optimise(backbone: Backbone, shape: tuple[int, ...], num_crops: int, as_bef
         if saved_s < COMPILE_S and not as_before:
             return Optimisation(
                 False,
-                f"runs uncompiled: for {num_crops} crops at {1 / crop_s:.1f}/s compiling would save {saved_s:.0f} s "
+                f"{UNCOMPILED}: for {num_crops} crops at {1 / crop_s:.1f}/s compiling would save {saved_s:.0f} s "
                 f"and cost about {COMPILE_S:.0f} s",
             )
         if shutil.which("g++") is None and shutil.which("clang++") is None:
-            return Optimisation(False, "runs uncompiled: no C++ compiler (g++) on this machine")
+            return Optimisation(False, f"{UNCOMPILED}: no C++ compiler (g++) on this machine")
         started = time.perf_counter()
         try:
             run = compiled(backbone.network, fewest=num_timed)
             found = run(clips)
         except Exception as err:  # whatever a compiler backend raises; the uncompiled network is right and ready
             reason = (str(err).strip() or type(err).__name__).splitlines()[0]
-            return Optimisation(False, f"runs uncompiled: compiling failed with {type(err).__name__}: {reason[:200]}")
+            return Optimisation(False, f"{UNCOMPILED}: compiling failed with {type(err).__name__}: {reason[:200]}")
         spent_s = time.perf_counter() - started
         difference = relative_difference(found, expected)
         if not difference <= TOLERANCE:
-            return Optimisation(False, f"runs uncompiled: compiling changed the features by {difference:.1e}")
+            return Optimisation(False, f"{UNCOMPILED}: compiling changed the features by {difference:.1e}")
         speedup = _speedup(backbone.network, run, clips)
     if speedup < WORTH_KEEPING:
-        return Optimisation(False, f"runs uncompiled: compiling took {spent_s:.0f} s without gain ({speedup:.2f}x)")
+        return Optimisation(False, f"{UNCOMPILED}: compiling took {spent_s:.0f} s without gain ({speedup:.2f}x)")
     backbone.use_for(shape, run)
     note = f"compiled in {spent_s:.0f} s, {speedup:.2f}x as fast, features equal to {difference:.0e}"
     return Optimisation(True, note, speedup)

@@ -12,7 +12,7 @@ from extract.backbones.interface import Backbone, BackboneInfo
 from extract.backbones.kinds import info_of, network_of
 from extract.backbones.weights import resolve_weights
 from pipeline.errors import NotFoundError, ShapeMismatchError
-from pipeline.events import Note, OnEvent, ignore
+from pipeline.events import OnEvent, ignore
 from pipeline.recipe import BackboneSpec, NamedWeights, RandomWeights, WeightsFile
 from pipeline.settings import Settings
 
@@ -103,17 +103,8 @@ def load_backbone(
 def _compile_where_it_pays(
     num_crops: int, on_event: OnEvent, as_before: bool | None
 ) -> Callable[[Backbone, tuple[int, ...]], object]:
-    was_said = False
-
     def compile_for(backbone: Backbone, shape: tuple[int, ...]) -> object:
-        """Say once that nothing was compiled, not for every size of crops; what was compiled is always said."""
-        nonlocal was_said
-        told = ignore if was_said else on_event
-        found = optimise(backbone, shape, num_crops, told, as_before=as_before)
-        if found.compiled and was_said:
-            on_event(Note("extract", f"{backbone.name}: {found.note}"))
-        was_said = was_said or not found.compiled
-        return found
+        return optimise(backbone, shape, num_crops, on_event, as_before=as_before)
 
     return compile_for
 

@@ -86,7 +86,7 @@ class ShardRunner:
     ) -> None:
         import torch
 
-        from extract.backbones import load_backbone
+        from extract.backbones import load_backbone, say_uncompiled_once
         from pipeline.compute.devices import pick_device
 
         self._plan = plan
@@ -98,6 +98,7 @@ class ShardRunner:
         self._num_threads = max(1, torch.get_num_threads()) if self._device.type == "cpu" else 1
         self._dataset = store.dataset(plan.recipe.dataset.name)
         self._backbones = backbones if backbones is not None else {}
+        tell = say_uncompiled_once(self._events.put)
         for name, spec in {t.target.backbone: t.spec for t in plan.targets}.items():
             if name not in self._backbones:
                 self._backbones[name] = load_backbone(
@@ -105,7 +106,7 @@ class ShardRunner:
                     settings,
                     self._device,
                     expected_crops=plan.num_crops_of(name),
-                    on_event=self._events.put,
+                    on_event=tell,
                     compile_as_before=plan.is_compiled.get(name),
                 )
         self._writers = {t.label: self._open_writer(t) for t in plan.targets}

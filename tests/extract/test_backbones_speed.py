@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from extract.backbones import Backbone, BackboneInfo, load_backbone, optimise
-from extract.backbones.compiling import compiled
+from extract.backbones.compiling import compiled, say_uncompiled_once
 from extract.backbones.layers import ChannelsLast, LimitedBatch, MeanOverFrames, MeanOverSpaceTime
-from extract.backbones.load import _compile_where_it_pays
 from extract.backbones.tuning import fold_batch_norms, tuned, use_python_ints
 from pipeline.events import Event, Note
 from pipeline.recipe import PytorchVideoBackbone
@@ -137,12 +136,16 @@ def test_little_work_is_not_compiled() -> None:
     assert [type(e) for e in events] == [Note]
 
 
-def test_that_nothing_is_compiled_is_said_once_not_for_every_size() -> None:
+def test_that_nothing_is_compiled_is_said_once_a_run_not_for_every_network_and_size() -> None:
     events: list[Event] = []
-    compile_for = _compile_where_it_pays(10, events.append, None)
+    tell = say_uncompiled_once(events.append)
     for size_px in (SHAPE[-1], SHAPE[-1] + 2):
-        compile_for(backbone(randomise(Misleading())), (*SHAPE[:3], size_px, size_px))
-    assert [type(e) for e in events] == [Note]
+        optimise(backbone(randomise(Misleading())), (*SHAPE[:3], size_px, size_px), 10, tell)
+    tell(Note("extract", "shard 3: its worker died"))
+    assert [e.text.split(":")[1][:16] for e in events if isinstance(e, Note)] == [
+        " runs uncompiled",
+        " its worker died",
+    ]
 
 
 def test_what_is_there_decides_not_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
