@@ -177,10 +177,10 @@ def choose(videos: Videos) -> None:
     """Cross-validate each candidate on the training groups of all splits, method by method; test rows are not read."""
     found: dict[str, Any] = json.loads(CHOICES.read_text()) if CHOICES.is_file() else {}
     for name, (fit, grid) in METHODS.items():
-        if name in found:
-            continue
-        tried = []
+        tried: list[dict[str, Any]] = found.get(name, {"tried": []})["tried"]
         for options in grid:
+            if any(one["options"] == options for one in tried):
+                continue
             hits: dict[str, list[np.ndarray]] = {}
             for split in SPLITS:
                 side = side_of(videos.ds, split, "train")
