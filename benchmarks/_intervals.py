@@ -23,7 +23,7 @@ def accuracy(records: Records, figure: str) -> str:
     """Return mean accuracy in per cent, with its interval."""
     if "split" in records[0]:
         scores, groups = _per_video(records, figure)
-        return _bootstrapped(scores, groups, sign=False)
+        return bootstrapped(scores, groups, sign=False)
     return _over_runs([record[figure] for record in records], sign=False)
 
 
@@ -33,7 +33,7 @@ def difference(records: Records, others: Records, figure: str) -> str:
         shared = {record["split"] for record in records}
         scores, groups = _per_video(records, figure)
         base, _ = _per_video([record for record in others if record["split"] in shared], figure)
-        return _bootstrapped(scores - base, groups, sign=True)
+        return bootstrapped(scores - base, groups, sign=True)
     base_of = {record["world"]: record[figure] for record in others}
     return _over_runs([r[figure] - base_of[r["world"]] for r in records if r["world"] in base_of], sign=True)
 
@@ -62,11 +62,11 @@ def _per_video(records: Records, figure: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(scores), np.concatenate(groups)
 
 
-def _bootstrapped(scores: np.ndarray, groups: np.ndarray, *, sign: bool) -> str:
-    """Mean and 95 % bootstrap interval over source groups: clips of one source rise and fall together."""
+def bootstrapped(scores: np.ndarray, groups: Sequence[str] | np.ndarray, *, sign: bool, level: float = 0.95) -> str:
+    """Return mean and bootstrap interval over source groups: clips of one source rise and fall together."""
     _, of = np.unique(groups, return_inverse=True)
     totals, counts = np.bincount(of, scores), np.bincount(of)
     draws = np.random.default_rng(0).multinomial(len(totals), np.full(len(totals), 1 / len(totals)), size=NUM_DRAWS)
-    low, high = np.quantile((draws @ totals) / (draws @ counts), (0.025, 0.975))
+    low, high = np.quantile((draws @ totals) / (draws @ counts), ((1 - level) / 2, (1 + level) / 2))
     form = "+.1f" if sign else ".1f"
     return f"{100 * scores.mean():{form}} ({100 * low:{form}} to {100 * high:{form}})"
