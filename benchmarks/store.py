@@ -6,6 +6,7 @@ python benchmarks/store.py [--rows 32768] [--folder DIR] [--short]
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,30 @@ def batch_rates(actions: dict[str, Callable[[], Iterator[object]]], rounds: int)
                 batch = following
             del batch
     return {name: BATCH / float(np.quantile(times, 0.25)) for name, times in seconds.items()}
+
+
+def first_epochs(folder: Path, num_rows: int, rounds: int = 7) -> list[dict[str, object]]:
+    """Compare the first shuffled epoch of fresh processes, in turns; the middle one of each way."""
+    ways = {
+        "memmap": "np.memmap[sorted rows] of values, valid and geometry",
+        "take": "np.take(memmap, out=buffer) of the same",
+        "batches": "batches(out=buffer), every row held to its checksum",
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way in ways:
+            command = [sys.executable, "-m", "benchmarks._first_epoch", str(folder), str(num_rows), way]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            seconds[way].append(json.loads(done.stdout)["seconds"])
+    middle = {way: sorted(times)[len(times) // 2] for way, times in seconds.items()}
+    return [
+        {
+            "what": f"first epoch of a process: {what}",
+            "rows/s": f"{num_rows / middle[way]:,.0f}",
+            "ratio": "1" if way == "memmap" else f"{middle['memmap'] / middle[way]:.2f} x memmap",
+        }
+        for way, what in ways.items()
+    ]
 
 
 def latency(code: str) -> float:
@@ -260,23 +285,28 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=250_000)
     parser.add_argument("--short", action="store_true", help="an eighth of the sizes")
     parser.add_argument("--folder", type=Path, help="where to put the data (1.7 GB)")
+    parser.add_argument("--only", choices=["speed", "latency"], help="one of the two tables")
     args = parser.parse_args()
     rows, videos = (args.rows // 8, args.videos // 8) if args.short else (args.rows, args.videos)
     folder = Path(tempfile.mkdtemp(prefix="bench-store-", dir=args.folder))
     packages = ("numpy", "zarr", "pyarrow", "google-crc32c")
     try:
-        (folder / "speed").mkdir()
-        speed = build(folder / "speed", rows)
-        notes = [
-            f"({rows}, {V}, {D}) float16 in shards of 256 rows, local, page cache warm; minibatches: lower quartile of "
-            f"{15 * NUM_BATCHES} taken in turns; others: best of several runs",
-            f"writing: {speed / 1e6:,.0f} MB/s of values, checksums, digests and fsync included",
-        ]
-        write_results("store", "Reading the store", minibatches(folder / "speed", rows), packages=packages, notes=notes)
-        (folder / "many").mkdir()
-        notes = [f"{videos:,} videos in 1,000 shards; a fresh process each, best of 3"]
-        table = latencies(folder / "many", videos)
-        write_results("store_latency", "Opening and looking up", table, packages=packages, notes=notes)
+        if args.only != "latency":
+            (folder / "speed").mkdir()
+            speed = build(folder / "speed", rows)
+            notes = [
+                f"({rows}, {V}, {D}) float16 in shards of 256 rows, local, page cache warm; minibatches: lower "
+                f"quartile of {15 * NUM_BATCHES} taken in turns; others: best of several runs; "
+                "first epochs: the middle of 7 fresh processes each",
+                f"writing: {speed / 1e6:,.0f} MB/s of values, checksums, digests and fsync included",
+            ]
+            table = minibatches(folder / "speed", rows) + first_epochs(folder / "speed", rows)
+            write_results("store", "Reading the store", table, packages=packages, notes=notes)
+        if args.only != "speed":
+            (folder / "many").mkdir()
+            notes = [f"{videos:,} videos in 1,000 shards; a fresh process each, best of 3"]
+            table = latencies(folder / "many", videos)
+            write_results("store_latency", "Opening and looking up", table, packages=packages, notes=notes)
     finally:
         shutil.rmtree(folder)
 

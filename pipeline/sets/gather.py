@@ -114,7 +114,9 @@ class HostGather:
 
     def _locate_shards(self, places: np.ndarray) -> None:
         """Note where all rows of the shards lie that are touched for the first time; check what is small of them."""
-        for number in np.unique(self._part_of[places]).tolist():
+        parts = self._part_of[places]
+        first = np.flatnonzero(np.diff(parts, prepend=-1))  # np.unique would import numpy.ma: as much as four shards
+        for number in parts[first].tolist():
             if self._is_located[number]:
                 continue
             part = self._parts[number]
