@@ -49,6 +49,12 @@ def test_an_embedding_set_is_scaled_as_the_readout_that_it_is(store: FeatureStor
         every = np.arange(len(ours))
         a, b = (side.take(torch.from_numpy(every))[0].numpy() for side in (ours, theirs))
         np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(a).max())
+
+
+@pytest.mark.parametrize("name", ["heavier", "white"])
+def test_both_paths_give_the_same_accuracy(store: FeatureStore, name: str) -> None:
+    embed = [one for one in EMBED if one["readout"] == name]
+    wanted = recipe({**LINEAR, "readouts": [name, "cls"]}, embed=embed, readouts=READOUTS)
     found = [r.top1 for r in measure(store, wanted).results if r.protocol == "selected"]
     assert len(found) == 2
     assert found[0] == found[1]
