@@ -87,7 +87,8 @@ class Vicc(Objective):
             nothing = sum((x.sum() * 0.0 for x in z), start=z[0].sum() * 0.0)
             return ObjectiveResult(nothing, {"vicc_loss": nothing.detach(), "vicc_used": nothing.detach()})
         with torch.autocast(z[0].device.type, enabled=False):
-            prototypes = unit(self.prototypes[turn])
+            drawn = self.prototypes[turn]
+            prototypes = unit(drawn.detach() if inputs.progress < self.spec.frozen_until else drawn)
             scores = [x @ prototypes.mT for x in z]
             assignments = [self._assign(s, prototypes, turn, v, inputs.progress) for v, s in enumerate(scores)]
             loss = swapped_loss(scores, assignments, self.spec.temperature)

@@ -113,9 +113,12 @@ class Svt(Objective):
     def forward(self, inputs: ObjectiveInput) -> ObjectiveResult:
         """Score every pair of a global set and another one."""
         student, teacher = inputs.main, inputs.teacher[MAIN_STREAM]
-        scores = told(student.model.set_head(student.set_tokens), self.outputs) / self.spec.student_temperature
+        outputs = self.outputs
+        if outputs is not None and inputs.progress < self.spec.frozen_until:
+            outputs = outputs.detach()
+        scores = told(student.model.set_head(student.set_tokens), outputs) / self.spec.student_temperature
         globals_told = teacher.model.set_head(teacher.set_tokens[:, : self.spec.num_global])
-        targets = told(globals_told, self.outputs).detach()
+        targets = told(globals_told, outputs).detach()
         there = student.batch.set_valid
         q = ((targets - self.centre) / self.spec.teacher_temperature).softmax(-1)
         cross = -torch.einsum("bup,bvp->buv", q, scores.log_softmax(-1))

@@ -78,8 +78,19 @@ def test_before_its_share_of_the_training_coclr_mines_nobody(among):
 def test_svt_may_tell_apart_by_outputs_of_its_own():
     world = World("svt", outputs=11)
     assert world.loss() == pytest.approx(slow_svt(world), abs=1e-5)
-    world.objective(world.inputs).loss.backward()
-    assert world.objective.outputs.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", ["vicc", "svt"])
+def test_prototypes_stay_as_drawn_up_to_their_share_of_the_training(kind):
+    more = {"outputs": 11} if kind == "svt" else {"queue": 0}
+    for progress, moves in ((0.1, False), (0.3, True)):
+        world = World(kind, progress=progress, frozen_until=0.2, **more)
+        free = World(kind, progress=progress, **more)
+        assert world.loss() == free.loss()
+        world.objective(world.inputs).loss.backward()
+        drawn = world.objective.outputs if kind == "svt" else world.objective.prototypes[0]
+        assert (drawn.grad is not None) == moves
+        assert world.models["main"].input_projection.weight.grad.abs().max() > 0
 
 
 def test_stretches_are_pasted_from_the_other_stream():

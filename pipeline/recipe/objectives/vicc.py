@@ -23,6 +23,9 @@ class ViccObjective(ObjectiveBase):
     """cross: share of the training after which streams look at each other. Before, each learns from its own two views,
     as the paper's first stage: a stream that has learned nothing has nothing to predict."""
     prototypes: int = Field(300, ge=2)
+    frozen_until: Annotated[float, Field(ge=0, le=1), LATER] = 0.0
+    """Share of the training in which prototypes stay as they are drawn (the paper: a fifth): before projections differ,
+    prototypes that move make every prediction the same."""
     temperature: float = Field(0.1, gt=0)
     epsilon: float = Field(0.05, gt=0)
     """Of Sinkhorn: smaller assigns more sharply."""

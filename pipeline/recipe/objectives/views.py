@@ -35,3 +35,5 @@ class SvtObjective(ObjectiveBase):
     outputs: Annotated[int | None, Field(ge=2), LATER] = None
     """What is told apart: so many unit vectors that unit projections are compared with, as DINO's last layer; student
     and teacher share them. None: the channels of the projection as they are, whose differences are small at first."""
+    frozen_until: Annotated[float, Field(ge=0, le=1), LATER] = 0.0
+    """Share of the training in which `outputs` stay as they are drawn (DINO: the first epoch)."""
