@@ -113,7 +113,7 @@ class Svt(Objective):
     def forward(self, inputs: ObjectiveInput) -> ObjectiveResult:
         """Score every pair of a global set and another one."""
         student, teacher = inputs.main, inputs.teacher[MAIN_STREAM]
-        outputs = self.outputs
+        outputs: Tensor | None = self.outputs
         if outputs is not None and inputs.progress < self.spec.frozen_until:
             outputs = outputs.detach()
         scores = told(student.model.set_head(student.set_tokens), outputs) / self.spec.student_temperature
