@@ -92,7 +92,7 @@ class Catalogue:
         return {video_id: row for row, video_id in enumerate(self.videos["video_id"].to_pylist())}
 
     def part(self, start: int, stop: int) -> pa.Table:
-        """Return the ids and hashes of rows ``[start, stop)``, without reading the others."""
+        """Return (at least) the ids of rows ``[start, stop)``, without reading the others."""
         if "videos" in self.__dict__:
             return self.videos.slice(start, stop - start)
         return self.commits.part(start, stop)

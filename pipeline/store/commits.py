@@ -28,8 +28,10 @@ _FILE = re.compile(rf"(?:\A|/)videos-{NUMBER}\.parquet\Z")
 
 NUM_PASSED = 4
 """Commits that are kept when they are read in passing: shards follow one another, and many lie in one commit."""
-BRIEF = pa.schema([CATALOGUE_SCHEMA.field(name) for name in ("row", "video_id", "sha256")])
+BRIEF = pa.schema([CATALOGUE_SCHEMA.field(name) for name in ("row", "video_id")])
 """What says whose rows they are."""
+HASHED = BRIEF.append(CATALOGUE_SCHEMA.field("sha256"))
+"""And of which files."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class Commits:
         self.count = count
         self._read: dict[int, Commit] = {}
         self._spans: dict[int, tuple[int, int]] = {}
-        self._passed: dict[tuple[int, bool], Commit] = {}
+        self._passed: dict[tuple[int, int], Commit] = {}
 
     @cached_property
     def index(self) -> CommitIndex:
@@ -216,23 +218,24 @@ class Commits:
             self._read[number] = commit
         return commit
 
-    def passing(self, number: int, *, whole: bool = False) -> Commit:
+    def passing(self, number: int, schema: pa.Schema = BRIEF) -> Commit:
         """Return one commit; of those that are read in passing the last few are kept in memory.
 
         Parameters
         ----------
-        whole : bool
-            With all columns; else perhaps with those of BRIEF alone, which takes a third of the time.
+        schema : pyarrow.Schema
+            Columns that its table has at least: decoding fewer takes less time.
         """
         if number in self._read or number == self.count - 1:
             return self[number]
-        if (number, whole) in self._passed:
-            return self._passed[number, whole]
-        commit = self._indexed(number, CATALOGUE_SCHEMA if whole else BRIEF)
+        what = (number, len(schema))
+        if what in self._passed:
+            return self._passed[what]
+        commit = self._indexed(number, schema)
         if commit is None:
             commit = self[number]
             del self._read[number]
-        self._passed[number, whole] = commit
+        self._passed[what] = commit
         while len(self._passed) > NUM_PASSED:
             del self._passed[next(iter(self._passed))]
         return commit
@@ -302,7 +305,7 @@ class Commits:
         at = 0
         while at < len(rows):
             number = self.holding(int(rows[at]))
-            commit = self.passing(number, whole=True)
+            commit = self.passing(number, CATALOGUE_SCHEMA)
             if number < len(self.index):
                 if not self._is_indexed(number, commit):  # nor its copy: the chain says what is wrong
                     commit = self.chain()[number]

@@ -7,7 +7,6 @@ bytes a video. What an index or a key says is held to the catalogue's own line.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +16,8 @@ from pipeline.errors import CorruptDataError, NotFoundError
 from pipeline.sets.binding import video_keys
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.columns import column_of, texts_of, values_of
+from pipeline.store.commits import BRIEF, HASHED, Commits
 from pipeline.store.id_index import IndexFile, Run, open_index
-
-if TYPE_CHECKING:
-    from pipeline.store.commits import Commits
 
 FEW = 1024
 """Ids up to this number are looked for in the row groups that may hold them; for more the index is read whole."""
@@ -147,10 +144,11 @@ class KnownIds:
 
     def lines(self, rows: np.ndarray, columns: list[str]) -> list[dict[str, str | None]]:
         """Return some columns of ascending rows, reading the commits that hold them and keeping none."""
+        schema = HASHED if "sha256" in columns else BRIEF
         lines: list[dict[str, str | None]] = []
         at = 0
         while at < len(rows):
-            commit = self._commits.passing(self._commits.holding(int(rows[at])))
+            commit = self._commits.passing(self._commits.holding(int(rows[at])), schema)
             stop = int(np.searchsorted(rows, commit.stop, "left"))
             local = column_of(rows[at:stop] - commit.first_row)
             lines += commit.table.select(columns).take(local).to_pylist()
