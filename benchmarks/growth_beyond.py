@@ -27,7 +27,7 @@ def measured() -> dict[str, dict[int, dict[str, float]]]:
     found: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
     for line in (RESULTS / "growth.jsonl").read_text().splitlines():
         row = json.loads(line)
-        if not row["MB fetched"]:
+        if not row["requests"]:
             continue
         counts = dict.fromkeys(KINDS, 0.0)
         for part in row["requests"].split(", "):
