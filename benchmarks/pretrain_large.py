@@ -110,9 +110,10 @@ def main() -> None:
         {"part": "training step", "processor ms a clip": f"{1e3 * step_s / clips:.0f}"},
         {"part": "  of it as much as a forward pass alone", "processor ms a clip": f"{1e3 * forward_s / clips:.0f}"},
     ]
+    whole, bare = clips / (feed_s + step_s), clips / step_s
     notes = (
-        f"{clips} clips a step, float32; {clips / (feed_s + step_s):.3f} clips a processor second with reading and augmenting, "
-        f"{clips / step_s:.3f} of the bare step: {step_s / (feed_s + step_s):.3f}",
+        f"{clips} clips a step, float32; {whole:.3f} clips a processor second with reading and augmenting, {bare:.3f} of "
+        f"the bare step: {whole / bare:.3f}",
     )
     write_results("pretrain_large", "slow_r50 on 16 frames of 224 px", rows, packages=("torch",), notes=notes)
 
