@@ -112,8 +112,8 @@ def main() -> None:
     ]
     whole, bare = clips / (feed_s + step_s), clips / step_s
     notes = (
-        f"{clips} clips a step, float32; {whole:.3f} clips a processor second with reading and augmenting, {bare:.3f} of "
-        f"the bare step: {whole / bare:.3f}",
+        f"{clips} clips a step, float32; {whole:.3f} clips a processor second with reading and augmenting, {bare:.3f} "
+        f"of the bare step: {whole / bare:.3f}",
     )
     write_results("pretrain_large", "slow_r50 on 16 frames of 224 px", rows, packages=("torch",), notes=notes)
 
