@@ -201,9 +201,18 @@ def unpack_training(
         entries.setdefault(int(index), {})[key] = value
     state = optimiser.state_dict()
     optimiser.load_state_dict({"state": entries, "param_groups": state["param_groups"]})
+    _lay_out_as_weights(optimiser)
     torch.set_rng_state(tensors["rng.cpu"])
     if device.type == "cuda" and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"], device)
+
+
+def _lay_out_as_weights(optimiser: torch.optim.Optimizer) -> None:
+    """Give moments the strides of their weights: fused steps walk through both by address, whatever the strides say."""
+    for weight, entries in optimiser.state.items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                entries[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

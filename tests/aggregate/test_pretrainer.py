@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from aggregate.pretraining.clip_model import ClipModel
 from aggregate.pretraining.pretrainer import Pretrainer, PretrainResult
-from aggregate.training.checkpoint import CheckpointFolder
+from aggregate.training.checkpoint import CheckpointFolder, pack_training, unpack_training
 from pipeline.compute.seeds import seeded
 from pipeline.errors import InvalidInputError, TrainingError
 from pipeline.recipe import PretrainSpec
@@ -81,6 +81,24 @@ def test_a_resumed_pretraining_equals_an_uninterrupted_one(tmp_path: Path, field
     assert resumed.history == whole.history
     for name, tensor in whole.encoder.state_dict().items():
         assert torch.equal(tensor, resumed.encoder.state_dict()[name])
+
+
+def test_moments_come_back_in_the_strides_of_their_weights() -> None:
+    drawn = torch.randn((6, 4, 3, 3, 5, 5), generator=seeded(0))
+    ends = []
+    for is_resumed in (False, True):
+        model = nn.Conv3d(3, 4, (3, 5, 5), bias=False)
+        model.weight.data = drawn[0].contiguous(memory_format=torch.channels_last_3d)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+        for step in range(1, 6):
+            model.weight.grad = drawn[step].contiguous(memory_format=torch.channels_last_3d)
+            optimiser.step()
+            if is_resumed and step == 2:
+                packed = pack_training(model, nn.Identity(), optimiser, None, torch.device("cpu"))
+                stored = {name: tensor.clone().contiguous() for name, tensor in packed.items()}
+                unpack_training(stored, model, nn.Identity(), optimiser, None, torch.device("cpu"))
+        ends.append(model.weight.detach())
+    assert torch.equal(*ends)
 
 
 def test_a_head_with_norms_takes_out_what_all_clips_have_in_common() -> None:
