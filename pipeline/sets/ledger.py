@@ -127,7 +127,8 @@ class LedgerEntry:
 
     def encode(self) -> bytes:
         """Return the entry as a sealed Parquet file."""
-        return seal(self.table, {"kind": "ledger", "schema_version": str(SCHEMA_VERSION), "entry": self._about})
+        about = {"kind": "ledger", "schema_version": str(SCHEMA_VERSION), "entry": self._about}
+        return seal(self.table, about, is_small=True)
 
     def packed(self) -> PackedEntry:
         """Return the entry on its way into a pack."""
