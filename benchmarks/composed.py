@@ -49,7 +49,8 @@ PARTS = {"mean": ("mean",), "mean + cosines": ("mean", "cos1", "cos2"), "moments
 READOUTS = tuple(PARTS)
 TRAINED = {name: options for name, options in SYSTEMS.items() if "mined" not in name and "normalise" not in options}
 LONGER = {
-    f"{name}, {MORE_STEPS:,} steps": SYSTEMS[name] for name in ("SCALE", "order contrast", "SCALE + order contrast")
+    f"{name}, {MORE_STEPS:,} steps": SYSTEMS[name]
+    for name in ("SCALE", "order contrast", "order contrast, own orders", "SCALE + order contrast")
 }
 
 
@@ -103,7 +104,10 @@ def run(store: str, minutes: float, seeds: Sequence[int]) -> None:
     until = time.monotonic() + 60 * minutes
     videos = Videos(store)
     train, test = videos.sides
-    for number, seed, label in itertools.product(NUM_TRAIN, seeds, (*READOUTS, *TRAINED, *LONGER)):
+    todo: list[tuple[str, int, int]] = []
+    for number, labels, seed in itertools.product(NUM_TRAIN, ((*READOUTS, *TRAINED), tuple(LONGER)), seeds):
+        todo += [(label, number, seed) for label in labels]
+    for label, number, seed in todo:
         if (label, number, seed) in done or time.monotonic() > until:
             continue
         started = time.process_time()
