@@ -18,7 +18,7 @@ from zarr.codecs import Crc32cCodec
 
 from extract.clips.decoding import VideoClips
 from extract.clips.shard_rows import read_rows, write_rows
-from pipeline.errors import CorruptDataError
+from pipeline.errors import CorruptDataError, StorageError
 from pipeline.storage.layout import ArrayLayout
 
 SHARD_VIDEOS = 16
@@ -80,6 +80,11 @@ class ClipCache:
             Makes again what was damaged.
         crops : ndarray, optional
             (n, W) int64: which crops of each; all by default.
+
+        Raises
+        ------
+        StorageError
+            If what was made again is not as it was written either.
         """
         if crops is None:
             crops = np.broadcast_to(np.arange(self.num_crops), (len(positions), self.num_crops))
@@ -91,7 +96,11 @@ class ClipCache:
             inside = rows[at] - shard * SHARD_VIDEOS * self.num_crops
             if not (self._is_whole(shard) and self._read(shard, inside, at, out)):
                 self._make_again(shard, decode)
-                self._read(shard, inside, at, out)
+                if not self._read(shard, inside, at, out):
+                    raise StorageError(
+                        f"expected in {self.folder} the clips that were written a moment ago, found others; the disk "
+                        "loses what it is given: set SCALE_CACHE to a folder on another one"
+                    )
         return {name: array.reshape(*crops.shape, *array.shape[1:]) for name, array in out.items()}
 
     def drop(self) -> None:

@@ -123,6 +123,12 @@ def test_an_objective_of_two_streams_wants_two() -> None:
         pretrain(make_spec(objective={"kind": "coclr"}))
 
 
+@pytest.mark.parametrize("kind", ["const_cl", "stc_mix", "order_contrast"])
+def test_objectives_that_ask_for_a_set_transformer_are_refused(kind: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"found {kind}, which asks for a set transformer"):
+        pretrain(make_spec(objective={"kind": kind}))
+
+
 def test_two_runs_of_one_recipe_are_equal_and_leave_the_callers_chance_alone() -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()

@@ -17,6 +17,7 @@ from extract.clips.feed import _choose_views
 from extract.clips.schedule import Schedule
 from extract.crops.draws import Draws
 from pipeline.compute.seeds import seeded
+from pipeline.errors import StorageError
 from pipeline.recipe import AugmentSpec, PretrainSpec
 
 
@@ -74,6 +75,16 @@ def test_a_damaged_cache_is_decoded_again(tmp_path: Path, harm: str) -> None:
     assert (found["current"][:, 0, 0, 0, 0, 0] == np.arange(count)).all()
     assert (found["previous"][:, 0, 0, 0, 0, 0] == np.arange(count) + 1).all()
     assert again == list(range(SHARD_VIDEOS))
+
+
+def test_a_disk_that_loses_what_it_is_given_is_named_and_nothing_it_holds_is_served(tmp_path: Path) -> None:
+    cache = ClipCache(tmp_path, 2, clips_of(0))
+    cache.write(0, [clips_of(0), clips_of(1)])
+    file = tmp_path / "current" / "c" / "0" / "0" / "0" / "0" / "0"
+    file.unlink()
+    file.symlink_to("/dev/null")
+    with pytest.raises(StorageError, match="SCALE_CACHE"):
+        cache.read(np.array([0, 1]), lambda at: [clips_of(k) for k in at])
 
 
 def test_a_step_reads_the_crops_it_sees_and_plain_zarr_reads_them_too(tmp_path: Path) -> None:
