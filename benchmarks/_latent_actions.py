@@ -56,17 +56,8 @@ def generate(config: LatentActions, num_videos: int, *, world: int, seed: int) -
     labels : ndarray
         (N,) int64.
     """
-    fixed, random = np.random.default_rng([world, 0]), np.random.default_rng([world, 1, seed])
-    num_motifs = config.num_times * config.num_sides
-    motifs = _unit(fixed.normal(size=(num_motifs, config.dim)))
-    distractors = _unit(fixed.normal(size=(8, config.dim)))
-    actions: list[np.ndarray] = []
-    while len(actions) < config.num_actions:
-        order = _same_times(config, len(actions), fixed) if config.orders else fixed.permutation(num_motifs)
-        if all((order == other).sum() <= num_motifs // 2 for other in actions):
-            actions.append(order)
-    arranged = np.stack(actions).reshape(-1, config.num_times, config.num_sides)
-
+    motifs, distractors, arranged = what_is_shown(config, np.random.default_rng([world, 0]))
+    random = np.random.default_rng([world, 1, seed])
     shape = (num_videos, config.num_crops)
     labels = random.integers(config.num_actions, size=num_videos)
     start = random.uniform(0.0, 1.0 - config.crop_share, size=shape)
@@ -75,7 +66,7 @@ def generate(config: LatentActions, num_videos: int, *, world: int, seed: int) -
     features = motifs[arranged[labels[:, None], moment, side]]
     distracted = random.random(shape) < config.distractors
     features = np.where(distracted[..., None], distractors[random.integers(8, size=shape)], features)
-    own = _unit(random.normal(size=(num_videos, 1, config.dim))) * config.background
+    own = unit(random.normal(size=(num_videos, 1, config.dim))) * config.background
     noise = random.normal(size=features.shape) * config.noise / np.sqrt(config.dim)
 
     duration_s = random.uniform(*config.seconds, size=(num_videos, 1))
@@ -89,6 +80,19 @@ def generate(config: LatentActions, num_videos: int, *, world: int, seed: int) -
     return (features + own + noise).astype(np.float32), np.stack(columns, -1).astype(np.float32), labels
 
 
+def what_is_shown(config: LatentActions, fixed: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw a world: motifs, distractors, and which motif each action shows at each time on each side."""
+    num_motifs = config.num_times * config.num_sides
+    motifs = unit(fixed.normal(size=(num_motifs, config.dim)))
+    distractors = unit(fixed.normal(size=(8, config.dim)))
+    actions: list[np.ndarray] = []
+    while len(actions) < config.num_actions:
+        order = _same_times(config, len(actions), fixed) if config.orders else fixed.permutation(num_motifs)
+        if all((order == other).sum() <= num_motifs // 2 for other in actions):
+            actions.append(order)
+    return motifs, distractors, np.stack(actions).reshape(-1, config.num_times, config.num_sides)
+
+
 def _same_times(config: LatentActions, number: int, random: np.random.Generator) -> np.ndarray:
     """Draw an action whose motifs of one time are those that action `number` must show then, on sides of its own."""
     assert config.orders is not None
@@ -97,5 +101,5 @@ def _same_times(config: LatentActions, number: int, random: np.random.Generator)
     return random.permuted(turned, axis=1).ravel()
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)

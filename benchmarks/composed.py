@@ -97,7 +97,7 @@ class Videos:
         return [aggregate.embed(result.model, *arrays, frame_size_px=sizes)[0].numpy() for arrays, sizes in both]
 
 
-def run(store: str, minutes: float, seeds: Sequence[int]) -> None:
+def run(store: str, minutes: float, seeds: Sequence[int], only: set[str], numbers: Sequence[int]) -> None:
     """Run what the record lacks of some seeds, all systems with all videos before any with fewer."""
     lines = RECORDS.read_text().splitlines() if RECORDS.is_file() else []
     done = {(r["label"], r["num_train"], r["seed"]) for r in map(json.loads, lines)}
@@ -105,8 +105,8 @@ def run(store: str, minutes: float, seeds: Sequence[int]) -> None:
     videos = Videos(store)
     train, test = videos.sides
     todo: list[tuple[str, int, int]] = []
-    for number, labels, seed in itertools.product(NUM_TRAIN, ((*READOUTS, *TRAINED), tuple(LONGER)), seeds):
-        todo += [(label, number, seed) for label in labels]
+    for number, labels, seed in itertools.product(numbers, ((*READOUTS, *TRAINED), tuple(LONGER)), seeds):
+        todo += [(label, number, seed) for label in labels if not only or label in only]
     for label, number, seed in todo:
         if (label, number, seed) in done or time.monotonic() > until:
             continue
@@ -165,11 +165,14 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, action="append", help="these alone, so that two processes can share the work"
     )
+    parser.add_argument("--only", default="", help="labels, separated by semicolons")
+    parser.add_argument("--videos", type=int, action="append", choices=NUM_TRAIN, help="train on so many alone")
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if not args.report:
-        run(args.store, args.minutes, args.seed or SEEDS)
+        only = set(filter(None, args.only.split(";")))
+        run(args.store, args.minutes, args.seed or SEEDS, only, args.videos or NUM_TRAIN)
     report()
 
 
