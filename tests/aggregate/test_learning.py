@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import aggregate
+from pipeline.recipe import ModelSpec
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -68,3 +69,65 @@ def test_scale_sees_when_and_where_and_pooling_does_not(monkeypatch):
     shuffled = test_where[:, np.random.default_rng(0).permutation(test_where.shape[1])]
     blind = aggregate.embed(result.model, test_x, shuffled)[0].numpy()
     assert knn_hits(learned[0], labels, blind, truth).mean() < 0.5
+
+
+def test_crops_of_made_up_videos_share_what_they_overlap_in_and_fast_ones_see_larger_changes(monkeypatch):
+    """Speed and overlap are not written into a feature: they follow from the frames that a crop covers."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for name in ("_latent_actions", "_moving_videos"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    from _latent_actions import LatentActions
+    from _moving_videos import Moving, generate_moving
+
+    config = LatentActions(num_actions=8, num_times=4, num_crops=48, orders=2, background=0.0, seconds=(20.0, 24.0))
+    silent = Moving(noise=0.0)
+    x, where, labels = generate_moving(config, silent, 24, world=3, seed=0)
+    again = generate_moving(config, silent, 24, world=3, seed=0)
+    assert all(np.array_equal(a, b) for a, b in zip((x, where, labels), again, strict=True))
+    start, end, left, stride = (where[..., c] for c in (0, 1, 3, 7))
+    assert np.allclose(end - start, 0.8 * stride, atol=1e-4)
+    assert (start >= 0).all()
+    assert (end <= 24.0001).all()
+
+    shared = np.minimum(end[:, :, None], end[:, None]) - np.maximum(start[:, :, None], start[:, None])
+    alike = (left[:, :, None] == left[:, None]) & (stride[:, :, None] == stride[:, None])
+    alike &= ~np.eye(48, dtype=bool)
+    apart = np.linalg.norm(x[:, :, None] - x[:, None], axis=-1)
+    much, little = (alike & (shared > 0.8 * (end - start)[:, None])), (alike & (shared < -2))
+    assert apart[much].mean() < 0.6 * apart[little].mean()
+
+    still = generate_moving(config, Moving(noise=0.0, changes=0.0), 24, world=3, seed=0)[0]
+    changes = np.linalg.norm(x - still, axis=-1)
+    means = [changes[stride == speed].mean() for speed in (1, 2, 4)]
+    assert means[0] * 1.2 < means[1]
+    assert means[1] * 1.2 < means[2]
+
+
+def test_questions_to_crops_are_asked_of_what_is_seen_alone(monkeypatch):
+    """A network that reads a crop alone is told neither when it is nor how long it lasts; chance is what noise gets."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(BENCHMARKS)])
+    monkeypatch.delitem(sys.modules, "_crop_questions", raising=False)
+    from _crop_questions import alone, answered
+
+    model = aggregate.ScaleModel(8, ModelSpec(dim=16, num_heads=2, head_hidden_dim=8, target_hidden_dim=8))
+    rng = np.random.default_rng(0)
+    start, stride = rng.uniform(0, 9, (24, 10)), rng.choice([1.0, 2.0, 4.0], (24, 10))
+    zero = np.zeros_like(start)
+    where = np.stack((start, start + stride, zero, zero, zero + 9, zero + 9, zero, stride, zero), -1).astype(np.float32)
+    x = rng.normal(size=(24, 10, 8)).astype(np.float32)
+    later = where.copy()
+    later[..., :2] = later[..., :2] * 3 + 5
+    seen = alone(model, x, where)
+    assert seen.shape == (24, 10, 16)
+    np.testing.assert_allclose(seen, alone(model, x, later), atol=1e-6)
+
+    told = np.concatenate([x, 4 * stride[..., None]], -1)
+    assert answered("speed", (told[:12], told[12:]), (where[:12], where[12:])) > 0.9
+    assert answered("speed", (x[:12], x[12:]), (where[:12], where[12:])) < 0.7
+    moments = np.arange(26) / 2 + 0.25
+    covered = (moments > start[..., None]) & (moments < (start + stride)[..., None])
+    seen, guessed = (
+        answered("overlap", (a[:12], a[12:]), (where[:12], where[12:])) for a in (covered.astype(np.float32), x)
+    )
+    assert guessed < 0.35
+    assert seen > guessed + 0.1
