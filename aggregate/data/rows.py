@@ -118,7 +118,8 @@ def make_source(
         blocks = [selection.features(*pair) for pair in spec.reads]
         data = _crop_data(blocks, group_ids(selection.videos), frame_sizes(selection.videos), spec)
         return ResidentSource(data, frame=spec.model.geometry_frame, device=device, seed=spec.seed)
-    return stream_source(selection, spec, infos[0].dim, device, tuple(info.dim for info in infos[1 : len(spec.inputs)]))
+    dims = tuple(info.dim for info in infos[: len(spec.learned_from)])
+    return stream_source(selection, spec, dims[0], device, dims[1:])
 
 
 def stream_source(
@@ -181,7 +182,7 @@ def _crop_data(blocks: Sequence[FeatureBlock], groups: np.ndarray, sizes: Tensor
                 "are extracted from one crop set"
             )
         valid = both
-    streams = blocks[: len(spec.inputs)]
+    streams = blocks[: len(spec.learned_from)]
     if spec.moving is not None:
         valid = most_moving(np.asarray(blocks[-1].values), valid, spec.moving)
     values, geometry, mask, rows, group = (

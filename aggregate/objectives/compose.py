@@ -41,6 +41,7 @@ class WeightedSum(Objective):
         self.needs_teacher = any(part.needs_teacher for _, part in kept)
         self.masks = any(part.masks for _, part in kept)
         self.num_streams = max(part.num_streams for _, part in kept)
+        self.needs_negatives = any(part.needs_negatives for _, part in kept)
 
     @property
     def _objectives(self) -> list[Objective]:

@@ -61,12 +61,15 @@ class ObjectiveInput:
         Optimiser steps done.
     progress : float
         Share of the training done, 0..1.
+    negatives : EncodedSets or None
+        The same sets of crops that are negatives alone, encoded by the last stream's network; where `needs_negatives`.
     """
 
     online: Mapping[str, EncodedSets]
     teacher: Mapping[str, EncodedSets] = field(default_factory=dict)
     step: int = 0
     progress: float = 0.0
+    negatives: EncodedSets | None = None
 
     @property
     def main(self) -> EncodedSets:
@@ -113,12 +116,15 @@ class Objective(nn.Module):
 
     num_streams : int
         How many feature sets of the same crops it compares.
+    needs_negatives : bool
+        Whether one more feature set, behind those of the streams, must be encoded as negatives.
     """
 
     needs_tokens: TokensNeeded = "none"
     needs_teacher: bool = False
     masks: bool = False
     num_streams: int = 1
+    needs_negatives: bool = False
 
     def expect(self, num_videos: int) -> None:
         """Take note of how many videos are trained on. Called once, before :meth:`bind`."""

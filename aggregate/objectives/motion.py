@@ -4,7 +4,8 @@ With unit projections z of the first stream and m of the second, over the videos
 
 MaCLR (ECCV 2022):  L = NCE(z, z') + w NCE(z, m), both directions, z' being the other set;
 MSCL (ECCV 2022):   L = w_s NCE(z, m) + w_l mean_t -log softmax_s(z_bt . m_bs / tau)[s = t] over the crops s of the same
-                    set in the second stream, both directions;
+                    set in the second stream, both directions; with `turned`, from the first stream to the second also
+                    over these crops with their motion turned around, which are never right;
 iBoot (2206.08339): L = mean |unit(W c_b) - unit(x_b)|^2, c the set token, x the mean of the *other* stream's frozen
                     features minus their mean over the batch, W linear; and the reverse.
 """
@@ -33,14 +34,27 @@ def symmetric_nce(first_BP: Tensor, second_BP: Tensor, temperature: float) -> tu
     return (there + back) / 2, (hit_there + hit_back) / 2
 
 
-def crop_nce(first_RVP: Tensor, second_RVP: Tensor, valid_RV: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return how badly each crop finds itself among its set's crops of the other stream, and how often it does."""
+def crop_nce(
+    first_RVP: Tensor,
+    second_RVP: Tensor,
+    valid_RV: Tensor,
+    temperature: float,
+    negatives: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return how badly each crop finds itself among its set's crops of the other stream, and how often it does.
+
+    Crops of the first stream look among the negatives, too: (R, V, P), and which of them count, (R, V).
+    """
     logits = first_RVP @ second_RVP.mT / temperature
     counts = valid_RV.sum()
     total, hits = logits.new_zeros(()), logits.new_zeros(())
     own = torch.arange(logits.shape[1], device=logits.device)
-    for scores in (logits, logits.mT):
-        log_p = scores.masked_fill(~valid_RV[:, None, :], -1e9).log_softmax(-1)
+    there, among = logits, valid_RV
+    if negatives is not None:
+        there = torch.cat((logits, first_RVP @ negatives[0].mT / temperature), -1)
+        among = torch.cat((valid_RV, negatives[1]), -1)
+    for scores, choices in ((there, among), (logits.mT, valid_RV)):
+        log_p = scores.masked_fill(~choices[:, None, :], -1e9).log_softmax(-1)
         total = total - (log_p.diagonal(dim1=1, dim2=2) * valid_RV).sum()
         hits = hits + ((log_p.detach().argmax(-1) == own) & valid_RV).sum()
     return total / (2 * counts.clamp_min(1)), hits / (2 * counts.clamp_min(1))
@@ -79,6 +93,7 @@ class Mscl(Objective):
         super().__init__()
         self.spec = spec
         self.needs_tokens: TokensNeeded = "all" if spec.local_weight > 0 else "none"
+        self.needs_negatives = bool(spec.negatives_from)
 
     def forward(self, inputs: ObjectiveInput) -> ObjectiveResult:
         """Score every set that holds a crop."""
@@ -93,8 +108,14 @@ class Mscl(Objective):
             loss, logs["mscl_set_loss"] = loss + self.spec.set_weight / total * part, part.detach()
         if self.spec.local_weight > 0:
             z, m = (_crops(s) for s in (first, second))
+            turned = None
+            if self.needs_negatives:
+                assert inputs.negatives is not None
+                others = inputs.negatives.batch
+                # A crop that is hidden shows neither way: its turned form would be the crop itself.
+                turned = (_crops(inputs.negatives), (others.valid & ~others.masked).flatten(0, 1))
             with torch.autocast(z.device.type, enabled=False):
-                part, hits = crop_nce(z, m, first.batch.valid.flatten(0, 1), self.spec.temperature)
+                part, hits = crop_nce(z, m, first.batch.valid.flatten(0, 1), self.spec.temperature, turned)
             loss = loss + self.spec.local_weight / total * part
             logs |= {"mscl_local_loss": part.detach(), "mscl_local_accuracy": hits}
         return ObjectiveResult(loss, logs)

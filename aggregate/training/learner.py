@@ -73,10 +73,16 @@ class Learner:
             self.model = self._network(source, 0)
             self.objective = objective or build_objective(spec.objective)
             dims = source.input_dims
-            if len(dims) < self.objective.num_streams:
+            wanted = self.objective.num_streams + self.objective.needs_negatives
+            if len(dims) < wanted:
                 raise InvalidInputError(
-                    f"expected {self.objective.num_streams} feature sets of the same crops for the objective "
+                    f"expected {wanted} feature sets of the same crops for the objective "
                     f"{spec.objective.kind}, found {len(dims)}; name them under `features`"
+                )
+            if self.objective.needs_negatives and dims[-1] != dims[self.objective.num_streams - 1]:
+                raise InvalidInputError(
+                    f"expected negatives of {dims[self.objective.num_streams - 1]} channels, as the stream that they "
+                    f"stand beside, found {dims[-1]}; name a feature set of the same backbone"
                 )
             # Networks of streams that nothing compares would be trained for nothing.
             others = {f"stream{i}": self._network(source, i) for i in range(1, self.objective.num_streams)}
@@ -166,7 +172,12 @@ class Learner:
                 assert self.average is not None
                 with torch.no_grad():
                     teacher[MAIN_STREAM] = encode_sets(self.average.model, batch, tokens="all", masked=False)
-            inputs = ObjectiveInput(online, teacher, step, step / self.course.total_steps)
+            negatives = None
+            if self.objective.needs_negatives:
+                beside = list(self.networks.values())[-1]
+                shown = in_stream(batch, crops.more_features[-1])
+                negatives = encode_sets(beside, shown, tokens=self.objective.needs_tokens)
+            inputs = ObjectiveInput(online, teacher, step, step / self.course.total_steps, negatives)
             result: ObjectiveResult = self.objective(inputs)
         return result
 

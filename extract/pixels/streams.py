@@ -24,7 +24,7 @@ SMOOTHED_SHARE = 16
 
 def needs_previous(stream: Stream) -> bool:
     """Whether a stream compares each frame with the one before it."""
-    return stream in ("tgrad", "flow", "foreground")
+    return stream in ("tgrad", "flow", "flow_turned", "foreground")
 
 
 def apply_stream(stream: Stream, current: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
@@ -32,12 +32,13 @@ def apply_stream(stream: Stream, current: torch.Tensor, previous: torch.Tensor |
 
     Parameters
     ----------
-    stream : {"rgb", "tgrad", "flow", "foreground", "audio"}
+    stream : {"rgb", "tgrad", "flow", "flow_turned", "foreground", "audio"}
         tgrad: the temporal gradient ``(I[t-1] - I[t] + 255) / 2`` (LTG, arXiv 2111.13241), t-1 being the video's
         frame before. flow: OpenCV's DIS optical flow from t-1 to t in pixels of the crop; channels x, y and
-        magnitude, clipped to +-20 px and scaled to 0..255. foreground: the half of the picture in which most differs
-        from the frames before, summed over the crop as FAME (CVPR 2022) does; grey elsewhere. audio: what is heard,
-        as it is.
+        magnitude, clipped to +-20 px and scaled to 0..255. flow_turned: the same, every vector turned by half a turn:
+        what moves keeps shape and speed and goes the other way (negatives, after MSCL, ECCV 2022). foreground: the
+        half of the picture in which most differs from the frames before, summed over the crop as FAME (CVPR 2022)
+        does; grey elsewhere. audio: what is heard, as it is.
     current, previous : Tensor of shape (B, T, S, S, 3), uint8
         Cut and augmented alike. `previous` may be None for rgb.
 
@@ -58,7 +59,10 @@ def apply_stream(stream: Stream, current: torch.Tensor, previous: torch.Tensor |
         return (previous.float() - current.float()).add_(255.0).mul_(0.5)
     if stream == "foreground":
         return _foreground(previous, current)
-    return _flow(previous, current)
+    flow = _flow(previous, current)
+    if stream == "flow_turned":
+        flow[..., :2] = 255.0 - flow[..., :2]
+    return flow
 
 
 def _foreground(previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
@@ -74,7 +78,7 @@ def _foreground(previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
 
 def check_stream(stream: Stream) -> None:
     """Raise :class:`MissingDependencyError` if a stream cannot be made here."""
-    if stream == "flow":
+    if stream in ("flow", "flow_turned"):
         _import_cv2()
 
 

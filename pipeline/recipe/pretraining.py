@@ -117,6 +117,11 @@ class PretrainSpec(Spec):
                 f"objective {self.objective.kind} hides crops from a set transformer, of which a backbone has none; "
                 "use ntxent, cvrl, vicc, vicreg, barlow_twins, coclr, svt, speed or another that compares clips"
             )
+        if self.objective.negatives_from:
+            raise ValueError(
+                f"expected {self.objective.kind} without {self.objective.negatives_from[0]!r} where a backbone is "
+                "pretrained, which sees pixels and no stored features; leave `turned` out"
+            )
         if len(self.streams) > self.objective.max_streams:
             raise ValueError(
                 f"{self.objective.kind} takes {self.objective.max_streams} stream(s), found {self.streams}"

@@ -105,6 +105,7 @@ class Recipe(Spec):
         self._check_text_towers()
         for where, spec in self._named_sections():
             named = (*getattr(spec, "features", ()), *([spec.moving.by] if getattr(spec, "moving", None) else ()))
+            named += getattr(getattr(spec, "objective", None), "negatives_from", ())
             named += tuple(f"{spec.crops}/{name}" for name in getattr(spec, "also_reads", ()))
             if unknown := [label for label in named if label not in labels]:
                 raise ValueError(

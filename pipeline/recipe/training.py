@@ -159,6 +159,8 @@ class TrainSpec(Spec):
         if len(self.inputs) > most:
             found = ", ".join("/".join(pair) for pair in self.inputs)
             raise ValueError(f"{self.objective.kind} takes {most} feature set(s), found {len(self.inputs)}: {found}")
+        for label in self.objective.negatives_from:
+            split_label(label)
         return self
 
     @property
@@ -172,9 +174,14 @@ class TrainSpec(Spec):
         return tuple(split_label(label) for label in self.features) or ((self.crops, self.feature_set),)
 
     @property
+    def learned_from(self) -> tuple[tuple[str, str], ...]:
+        """(crop set, feature set) of all that enters the loss: each stream, and what serves as negatives alone."""
+        return (*self.inputs, *(split_label(label) for label in self.objective.negatives_from))
+
+    @property
     def reads(self) -> tuple[tuple[str, str], ...]:
-        """(crop set, feature set) of all that is read: each stream, and the motion score behind them."""
-        return self.inputs if self.moving is None else (*self.inputs, self.moving.pair)
+        """(crop set, feature set) of all that is read: what is learned from, and the motion score behind it."""
+        return self.learned_from if self.moving is None else (*self.learned_from, self.moving.pair)
 
     def stream_of(self, feature_set: str) -> int:
         """Return which stream's network reads a feature set; the first where none was trained on it."""

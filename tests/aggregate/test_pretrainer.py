@@ -123,6 +123,11 @@ def test_an_objective_of_two_streams_wants_two() -> None:
         pretrain(make_spec(objective={"kind": "coclr"}))
 
 
+def test_negatives_that_are_stored_features_are_refused() -> None:
+    with pytest.raises(ValueError, match="sees pixels and no stored features; leave `turned` out"):
+        make_spec(objective={"kind": "mscl", "turned": "c/fake-flow_turned"}, streams=["rgb", "flow"])
+
+
 @pytest.mark.parametrize("kind", ["const_cl", "stc_mix", "order_contrast"])
 def test_objectives_that_ask_for_a_set_transformer_are_refused(kind: str) -> None:
     with pytest.raises(InvalidInputError, match=f"found {kind}, which asks for a set transformer"):

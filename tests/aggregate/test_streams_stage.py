@@ -201,6 +201,49 @@ def test_the_crops_that_move_most_are_learned_from(tmp_path: Path) -> None:
     assert not plan_train(trained_on(RGB), store, HERE).is_empty
 
 
+def test_turned_crops_are_learned_from_and_never_embedded(tmp_path: Path) -> None:
+    """Read behind the streams, resident and streamed alike, without a network of their own."""
+    store = toy(tmp_path, crops="c")
+    for salt, name in ((9, "fake-flow"), (11, "fake-flow_turned")):
+        fill(store, crops="c", feature_set=name, dim=5, salt=salt)
+    ds = store.dataset("toy")
+
+    def told(**objective: Any) -> Recipe:
+        backbone = {"kind": "pytorchvideo", "model": "x3d_xs", "weights": {"random": 0}}
+        streams = {"streams": ["rgb", "flow", "flow_turned"]}
+        options = {"epochs": 3, "batch_size": 8, "set_size": 2, "model": SMALL, "features": [RGB, "c/fake-flow"]}
+        return recipe(
+            backbones={"fake": {**backbone, **streams}}, embed=[{"crops": "c"}],
+            models={"m": {**options, "objective": {"kind": "mscl", **objective}}},
+        )  # fmt: skip
+
+    chosen = told(turned="c/fake-flow_turned")
+    (spec,) = chosen.models.values()
+    place = torch.device("cpu")
+    resident = rows.make_source(ds, np.arange(16), spec, place)
+    streamed = rows.make_source(ds, np.arange(16), spec, place, resident_bytes=0)
+    assert resident.input_dims == streamed.input_dims == (8, 5, 5)
+    stored = ds.select(rows=np.arange(16)).features("c", "fake-flow_turned")
+    for source in (resident, streamed):
+        batch = next(iter(source.batches(0, 8)))
+        found = batch.more_features[1][batch.pool_positions]
+        np.testing.assert_array_equal(found.numpy(), stored.values[batch.video_ids.numpy()])
+    run_all(store, chosen)
+    assert weights(store)["1.input_projection.weight"].shape[1] == 5
+    embedded = plan_embed(chosen, store, HERE)
+    assert embedded.is_empty
+    refs = [str(ref) for one in embedded.standings for ref in one.product.inputs]
+    assert refs
+    assert not any("turned" in ref for ref in refs)
+    assert plan_train(chosen, store, HERE).is_empty
+    assert not plan_train(told(), store, HERE).is_empty
+    assert "turned" not in told().models["m"].model_dump(mode="json")["objective"]
+    with pytest.raises(RecipeError, match="expected features out of"):
+        told(turned="c/fake-flow_turn")
+    with pytest.raises(RecipeError, match="crop set/feature set"):
+        told(turned="fake")
+
+
 @pytest.mark.parametrize(("share", "wanted"), [(0.01, 1), (0.5, 2), (0.51, 3), (1.0, 4)])
 def test_a_share_of_the_valid_crops_moves_most(share: float, wanted: int) -> None:
     score = np.array([[[3.0], [9.0], [1.0], [2.0], [4.0]]] * 2, np.float16)

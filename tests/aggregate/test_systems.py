@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from tests.support.slow_systems import (
     World,
     log_softmax,
     nt_xent,
+    slow_mscl,
     slow_sinkhorn,
     slow_stc_mix,
     slow_svt,
@@ -91,6 +93,32 @@ def test_prototypes_stay_as_drawn_up_to_their_share_of_the_training(kind):
         drawn = world.objective.outputs if kind == "svt" else world.objective.prototypes[0]
         assert (drawn.grad is not None) == moves
         assert world.models["main"].input_projection.weight.grad.abs().max() > 0
+
+
+def test_mscl_tells_crops_from_those_that_move_the_other_way():
+    world = World("mscl", turned="c/flow_turned")
+    assert world.loss() == pytest.approx(slow_mscl(world), rel=1e-5)
+    assert world.loss() > World("mscl").loss()  # more to be told from
+    world.objective(world.inputs).loss.backward()
+    alone = World("mscl")
+    alone.objective(alone.inputs).loss.backward()
+    changed = [w.models["stream1"].input_projection.weight.grad for w in (world, alone)]
+    assert not torch.allclose(*changed)  # negatives are learned from, by the network of the stream they stand beside
+    free = World("mscl", turned="c/flow_turned", local_weight=0)
+    assert not free.objective.needs_negatives
+    assert free.spec.negatives_from == ()
+    summed = World("sum", parts=[{"kind": "mscl", "turned": "c/flow_turned"}, {"kind": "scale"}], weights=[1, 0])
+    assert summed.loss() == pytest.approx(world.loss(), rel=1e-6)
+    with pytest.raises(ValueError, match="one feature set of negatives"):
+        PARSE({"kind": "sum", "parts": [{"kind": "mscl", "turned": f"c/{name}"} for name in "ab"]})
+
+
+def test_a_crop_that_is_hidden_has_no_turned_form():
+    world = World("mscl", turned="c/flow_turned", set_weight=0)
+    everything = world.batch.valid
+    hidden = replace(world.inputs.negatives, batch=replace(world.inputs.negatives.batch, masked=everything))
+    loss = world.objective(replace(world.inputs, negatives=hidden)).loss
+    assert float(loss.detach()) == pytest.approx(World("mscl", set_weight=0).loss(), rel=1e-6)
 
 
 def test_stretches_are_pasted_from_the_other_stream():
@@ -244,17 +272,17 @@ def toy_videos() -> dict[str, Any]:
     raw = batch.stored_raw_geometry.clone()
     raw[..., 7] = torch.where(torch.rand(raw.shape[:2], generator=g) < 0.5, 4.0, 8.0)
     x = torch.randn(13, 8, 8, generator=g)
-    return {"features": x, "raw_geometry": raw, "more_features": [torch.randn(13, 8, 5, generator=g)]}
+    return {"features": x, "raw_geometry": raw, "more_features": [torch.randn(13, 8, 5, generator=g) for _ in range(2)]}
 
 
 class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("kind", [*ONE, *TWO, "vicc cross", "coclr store"])
+@pytest.mark.parametrize("kind", [*ONE, *TWO, "vicc cross", "coclr store", "mscl turned"])
 def test_killed_and_resumed_to_the_same_digits(kind, tmp_path):
     name, _, word = kind.partition(" ")
-    more = {"cross": {"stage": "cross"}, "store": {"mine": "store"}}.get(word, {})
+    more = {"cross": {"stage": "cross"}, "store": {"mine": "store"}, "turned": {"turned": "c/turned"}}.get(word, {})
     objective = {"kind": name, **SPECS.get(name, {}), **more}
     toy = {**TOY, "model": TOY["model"] | {"geometry": "all"}} if name in SEES_TIME else TOY
     whole = train(**toy_videos(), objective=objective, **toy)
@@ -278,6 +306,11 @@ def test_a_second_stream_that_nothing_compares_costs_no_network():
     assert result.others == ()
     with pytest.raises(InvalidInputError, match="2 feature sets"):
         train(**{**toy_videos(), "more_features": []}, objective={"kind": "maclr"}, **TOY)
+    turned, motion = {"kind": "mscl", "turned": "c/turned"}, toy_videos()["more_features"][0]
+    with pytest.raises(InvalidInputError, match="3 feature sets"):
+        train(**{**toy_videos(), "more_features": [motion]}, objective=turned, **TOY)
+    with pytest.raises(InvalidInputError, match="negatives of 5 channels"):
+        train(**{**toy_videos(), "more_features": [motion, motion[..., :4]]}, objective=turned, **TOY)
 
 
 def test_parts_that_deal_crops_differently_are_refused():

@@ -89,6 +89,15 @@ def test_flow_takes_what_augmentation_leaves():
     assert torch.equal(apply_stream("flow", now.float() + 0.3, before.float()), apply_stream("flow", now, before))
 
 
+def test_turned_flow_goes_the_other_way_as_fast():
+    pytest.importorskip("cv2")
+    now, before = (torch.randint(0, 256, (1, 2, 32, 32, 3), dtype=torch.uint8, generator=seeded(k)) for k in (0, 1))
+    flow, turned = (apply_stream(stream, now, before) for stream in ("flow", "flow_turned"))
+    assert flow.shape == turned.shape
+    torch.testing.assert_close(turned[..., :2] - 127.5, 127.5 - flow[..., :2])
+    assert torch.equal(turned[..., 2], flow[..., 2])
+
+
 def test_flow_finds_a_shift():
     pytest.importorskip("cv2")
     noise = np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)

@@ -63,8 +63,13 @@ class World:
         if self.objective.num_streams == 2:
             other = in_stream(self.batch, torch.randn(*stored.shape[:2], 5))
             self.online["stream1"] = encode_sets(self.models["stream1"], other, tokens=tokens)
+        negatives = None
+        if self.objective.needs_negatives:
+            turned = in_stream(self.batch, torch.randn(*stored.shape[:2], 5))
+            negatives = encode_sets(self.models["stream1"], turned, tokens=tokens)
         teacher = {"main": encode_sets(self.models["main"], self.batch, tokens="all", masked=False)}
-        self.inputs = ObjectiveInput(self.online, teacher if self.objective.needs_teacher else {}, 3, progress)
+        taught = teacher if self.objective.needs_teacher else {}
+        self.inputs = ObjectiveInput(self.online, taught, 3, progress, negatives)
 
     def loss(self) -> float:
         return float(self.objective(self.inputs).loss.detach())
@@ -193,13 +198,19 @@ def slow_mscl(w: World) -> float:
     first = [b for b in range(w.batch.shape[0]) if w.batch.set_valid[b, 0]]
     whole = both_ways(w.z()[first, 0], w.z("stream1")[first, 0], 0.07)
     z, m, valid = w.tokens(), w.tokens("stream1"), w.batch.valid
+    turned = None
+    if w.inputs.negatives is not None:
+        beside = w.inputs.negatives
+        turned = functional.normalize(beside.model.dense_pred_head(beside.tokens), dim=-1).detach().double()
     losses = []
     for b in range(valid.shape[0]):
         for s in range(valid.shape[1]):
             kept = [v for v in range(valid.shape[2]) if valid[b, s, v]]
-            for a, c in ((z, m), (m, z)):
+            for a, c, more in ((z, m, turned), (m, z, None)):
                 for i, v in enumerate(kept):
-                    losses.append(-log_softmax([float(a[b, s, v] @ c[b, s, u]) / 0.07 for u in kept])[i])
+                    scores = [float(a[b, s, v] @ c[b, s, u]) / 0.07 for u in kept]
+                    scores += [] if more is None else [float(a[b, s, v] @ more[b, s, u]) / 0.07 for u in kept]
+                    losses.append(-log_softmax(scores)[i])
     return (whole + float(np.mean(losses))) / 2
 
 

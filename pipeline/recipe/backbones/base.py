@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from pipeline.recipe.backbones.text import TextTower
 from pipeline.recipe.base import LATER, Spec
 
-Stream = Literal["rgb", "tgrad", "flow", "foreground", "audio"]
+Stream = Literal["rgb", "tgrad", "flow", "flow_turned", "foreground", "audio"]
 
 
 class WeightsFile(Spec):

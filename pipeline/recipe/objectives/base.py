@@ -20,6 +20,11 @@ class ObjectiveBase(Spec):
         return self.max_streams
 
     @property
+    def negatives_from(self) -> tuple[str, ...]:
+        """Feature sets of the same crops that serve as negatives alone, as `crop set/feature set`: one at most."""
+        return ()
+
+    @property
     def hidden_share(self) -> float:
         """Share of the crops that are hidden from the network."""
         return float(getattr(self, "mask_ratio", 0.0))

@@ -48,6 +48,14 @@ class MsclObjective(ObjectiveBase):
     """Of the contrast between both streams' set tokens."""
     local_weight: float = Field(1.0, ge=0)
     """Of the contrast between crops."""
+    turned: Annotated[str | None, LATER] = None
+    """The second stream's crops with what moves going the other way (stream `flow_turned`), as `crop set/feature set`:
+    further crops that one of the first stream must be told from. They are negatives alone and never embedded."""
+
+    @property
+    def negatives_from(self) -> tuple[str, ...]:
+        """The turned crops, where crops are compared at all."""
+        return () if self.turned is None or self.local_weight == 0 else (self.turned,)
 
 
 class IbootObjective(ObjectiveBase):

@@ -34,6 +34,8 @@ class SumObjective(ObjectiveBase):
         shares = {part.hidden_share for _, part in self.weighted if part.hidden_share}
         if len(shares) > 1:
             raise ValueError(f"expected parts with one mask_ratio, or 0, found {sorted(shares)}")
+        if len(self.negatives_from) > 1:
+            raise ValueError(f"expected parts with one feature set of negatives, found {list(self.negatives_from)}")
         return self
 
     @property
@@ -46,6 +48,11 @@ class SumObjective(ObjectiveBase):
     def streams_at_most(self) -> int:
         """As many as the part that can take most."""
         return max(part.streams_at_most for _, part in self.weighted)
+
+    @property
+    def negatives_from(self) -> tuple[str, ...]:
+        """Those of the parts that count."""
+        return tuple(dict.fromkeys(label for _, part in self.weighted for label in part.negatives_from))
 
     @property
     def hidden_share(self) -> float:
