@@ -58,7 +58,7 @@ TRAINING: dict[str, Any] = {
     "epochs": 60, "batch_size": 64, "set_size": 12, "learning_rate": 1.5e-3, "device": "cpu",
     "model": {"dim": 48, "num_heads": 4, "head_hidden_dim": 128, "target_hidden_dim": 128, "projection_dim": 64},
 }  # fmt: skip
-WITHOUT = ("mean", "moments")
+WITHOUT = {"mean": ("mean",), "mean + cosines": ("mean", "cos1", "cos2"), "moments": ("mean", "cos1", "cos2", "std")}
 UNTRAINED = "SCALE, untrained"
 ONE_STREAM = {
     name: options for name, options in SYSTEMS.items()
@@ -109,9 +109,8 @@ def made_of(label: str, world: World, seed: int) -> Made:
     """Train, and read all videos and crops."""
     train, test, asked = world.train, world.test, (world.further, world.test)
     if label in WITHOUT:
-        names = ("mean",) if label == "mean" else ("mean", "cos1", "cos2", "std")
         found = [moments(x, np.ones(x.shape[:2], bool), where) for x, where, _ in (train, test)]
-        parts = [[one[name] for name in names] for one in found]
+        parts = [[one[name] for name in WITHOUT[label]] for one in found]
         fitted = fit_joined(parts[0])
         return Made(fitted(parts[0]), fitted(parts[1]), test[0], (asked[0][0], asked[1][0]))
     model = untrained(train, seed) if label == UNTRAINED else trained(ONE_STREAM[label], train, seed)
