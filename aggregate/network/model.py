@@ -236,13 +236,13 @@ class ScaleModel(nn.Module):
             If the arrays do not fit each other or the model.
         """
         self._check(features, geometry, valid, masked)
+        return self.contextualise(self.project(features, valid), geometry, valid, masked, wanted)
+
+    def project(self, features: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Return what of a crop enters its token, before anything is hidden: (..., D) -> (..., d)."""
         if valid is not None:
             # Stored garbage under an invalid crop (NaN included) must not reach a valid one through 0 * NaN.
             features = torch.where(valid[..., None], features, 0.0)
-        return self.contextualise(self.project(features), geometry, valid, masked, wanted)
-
-    def project(self, features: Tensor) -> Tensor:
-        """Return what of a crop enters its token, before anything is hidden: (..., D) -> (..., d)."""
         projected: Tensor = self.input_projection(self.standardised(features).to(self.input_projection.weight.dtype))
         return projected
 

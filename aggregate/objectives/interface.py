@@ -39,12 +39,21 @@ class EncodedSets:
         (B, S, d).
     tokens : Tensor or None
         masked: (M, d), rows as ``batch.masked_index``; all: (B, S, V, d); None where none were asked for.
+    read : Tensor or None
+        (B, S, V, d): crops as the network projected them; None where it was compiled.
     """
 
     model: ScaleModel
     batch: SetBatch
     set_tokens: Tensor
     tokens: Tensor | None
+    read: Tensor | None = None
+
+    def projected(self, videos: Tensor, sets: slice | int) -> Tensor:
+        """Return what of the crops of some sets enters their tokens: (B', S', V, d), or (B', V, d) of one set."""
+        if self.read is not None:
+            return self.read[videos, sets]
+        return self.model.project(self.batch.features[videos, sets], self.batch.valid[videos, sets])
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,7 @@ class OrderContrast(Objective):
         span = (end - start).clamp_min(1e-9)
         middle = ((shown[..., TIME_FROM] + shown[..., TIME_TO]) / 2 - start) / span
         half = (shown[..., TIME_TO] - shown[..., TIME_FROM]) / 2
-        features = torch.where(valid[..., None], batch.features[both, :2], 0.0)
-        projected, valid_sets = model.project(features).flatten(0, 1), valid.flatten(0, 1)
+        projected, valid_sets = encoded.projected(both, slice(2)).flatten(0, 1), valid.flatten(0, 1)
         # Crops that are hidden (for another part of a sum) are so in all orders: else hiding would tell the order.
         hidden = batch.masked[both, :2].flatten(0, 1) if batch.num_masked else None
         generator = seeded(step)

@@ -90,11 +90,9 @@ class StcMix(Objective):
         valid, raw = batch.valid[both, 0], batch.raw_geometry[both, 0]
         taken = pasted_from(valid, raw[..., START_S] + raw[..., END_S], partner, first, number)
         is_pasted = taken >= 0
-        own = torch.where(valid[..., None], batch.features[both, 0], 0.0)
-        other = torch.where(valid[..., None], source.batch.features[both, 0], 0.0)
-        projected = source.model.project(other)[partner]
+        projected = source.projected(both, 0)[partner]
         pasted = projected.gather(1, taken.clamp_min(0)[..., None].expand_as(projected))
-        tokens = torch.where(is_pasted[..., None], pasted, model.project(own))
+        tokens = torch.where(is_pasted[..., None], pasted, encoded.projected(both, 0))
         nobody = tokens.new_zeros(0, dtype=torch.int64)
         set_token, _ = model.contextualise(tokens, batch.geometry[both, 0], valid, None, nobody)
         kept = 1 - is_pasted.sum(1) / valid.sum(1)

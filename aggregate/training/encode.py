@@ -36,13 +36,17 @@ def encode_sets(
     num_rows = num_videos * num_sets
     hide = masked and batch.num_masked > 0
     wanted = None if tokens == "all" else batch.masked_index if tokens == "masked" else batch.masked_index[:0]
-    set_tokens, kept = (model if encoder is None else encoder)(
-        batch.features.flatten(0, 1),
-        batch.geometry.flatten(0, 1),
-        None if batch.all_valid else batch.valid.view(num_rows, num_crops),
-        batch.masked.view(num_rows, num_crops) if hide else None,
-        wanted,
-    )
+    features, geometry = batch.features.flatten(0, 1), batch.geometry.flatten(0, 1)
+    valid = None if batch.all_valid else batch.valid.view(num_rows, num_crops)
+    hidden = batch.masked.view(num_rows, num_crops) if hide else None
+    read = None
+    if encoder is None or encoder is model:
+        projected = model.project(features, valid)
+        read = projected.view(num_videos, num_sets, num_crops, -1)
+        set_tokens, kept = model.contextualise(projected, geometry, valid, hidden, wanted)
+    else:
+        set_tokens, kept = encoder(features, geometry, valid, hidden, wanted)
     if tokens == "all":
         kept = kept.view(num_videos, num_sets, num_crops, -1)
-    return EncodedSets(model, batch, set_tokens.view(num_videos, num_sets, -1), None if tokens == "none" else kept)
+    shown = None if tokens == "none" else kept
+    return EncodedSets(model, batch, set_tokens.view(num_videos, num_sets, -1), shown, read)

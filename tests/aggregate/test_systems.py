@@ -129,6 +129,22 @@ def test_stretches_are_pasted_from_the_other_stream():
     assert world.models["stream1"].input_projection.weight.grad is not None
 
 
+@pytest.mark.parametrize("kind", ["order_contrast", "stc_mix"])
+def test_what_the_network_has_read_is_not_read_again(kind):
+    """Nor does it matter to the loss, or to what is learned, where a compiled network keeps it to itself."""
+    kept, again = World(kind), World(kind)
+    again.inputs = replace(again.inputs, online={"main": replace(again.online["main"], read=None)})
+    calls = []
+    kept.models["main"].input_projection.register_forward_hook(lambda *_: calls.append(1))
+    losses = [world.objective(world.inputs).loss for world in (kept, again)]
+    assert not calls
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)
+    for loss in losses:
+        loss.backward()
+    grads = [world.models["main"].input_projection.weight.grad for world in (kept, again)]
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-6)
+
+
 def test_what_weighs_nothing_is_not_made():
     plain = World("ntxent", temperature=0.1)
     bare = World("const_cl", local_weight=0)
