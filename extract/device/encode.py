@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from extract.pixels.preprocess import normalise
-from extract.pixels.streams import apply_stream
+from extract.pixels.streams import apply_stream, turned
 from extract.rates import Rates
 from extract.targets import ResolvedTarget, ViewSpec
 from pipeline.compute.memory import is_out_of_memory
@@ -219,7 +219,9 @@ class Encoder:
         for label in items[0].sinks:
             target = self._targets[label]
             backbone, stream = target.target.backbone, target.target.stream
-            if stream not in seen:
+            if stream == "flow_turned" and "flow" in seen:  # finding flow costs more than a small network
+                seen[stream] = turned(seen["flow"])
+            elif stream not in seen:
                 seen[stream] = apply_stream(stream, current, previous)
             if (backbone, stream) not in features:
                 is_heard = target.sound is not None

@@ -60,9 +60,14 @@ def apply_stream(stream: Stream, current: torch.Tensor, previous: torch.Tensor |
     if stream == "foreground":
         return _foreground(previous, current)
     flow = _flow(previous, current)
-    if stream == "flow_turned":
-        flow[..., :2] = 255.0 - flow[..., :2]
-    return flow
+    return turned(flow) if stream == "flow_turned" else flow
+
+
+def turned(flow: torch.Tensor) -> torch.Tensor:
+    """Return optical flow with every vector turned by half a turn."""
+    other_way = flow.clone()
+    other_way[..., :2] = 255.0 - flow[..., :2]
+    return other_way
 
 
 def _foreground(previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:

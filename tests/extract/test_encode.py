@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from extract.device import encode
 from extract.device.encode import CropItem, Encoder
 from extract.device.memory import ByteBudget
+from extract.pixels import streams
+from extract.pixels.preprocess import normalise
 from extract.rates import Rates
 from extract.targets import ViewSpec, resolve_targets
 from pipeline.errors import OutOfMemoryError
@@ -95,6 +98,26 @@ def test_many_threads_lose_nothing(targets):
     while encoder.flush():
         pass
     assert_right(found, 300)
+
+
+def test_flow_that_is_there_is_turned_and_not_sought_again(program, monkeypatch):
+    pytest.importorskip("cv2")
+    recipe = tiny_recipe(program, streams=("flow", "flow_turned"))
+    targets = resolve_targets(recipe, Settings(), decoder={"name": "x"}, only=["grid"])
+    sought = []
+    apply = streams.apply_stream
+    monkeypatch.setattr(encode, "apply_stream", lambda *args: sought.append(args[0]) or apply(*args))
+    found: dict[str, np.ndarray] = {}
+    pixels = torch.randint(0, 256, (2, 4, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = [target.label for target in targets]
+    encoder = Encoder(targets, {"tiny": FakeBackbone()}, batch_crops=1)
+    encoder.add(VIEW, CropItem(pixels[0], pixels[1], {label: partial(found.__setitem__, label) for label in labels}))
+    while encoder.flush():
+        pass
+    assert sought == ["flow"]
+    alone = normalise(apply("flow_turned", pixels[:1], pixels[1:]), targets[0].info.mean, targets[0].info.std)
+    np.testing.assert_allclose(found["grid/tiny-flow_turned"], alone.mean(dim=(2, 3, 4))[0], rtol=1e-6)
+    assert not np.allclose(found["grid/tiny-flow"], found["grid/tiny-flow_turned"])
 
 
 def test_the_next_batch_is_computed_before_the_last_one_is_fetched(targets):
