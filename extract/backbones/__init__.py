@@ -8,10 +8,10 @@
 2048
 """
 
-from extract.backbones.compiling import Optimisation, optimise, say_uncompiled_once
 from extract.backbones.interface import Backbone, BackboneInfo, check_clip_shape, spread_frames
 from extract.backbones.kinds import info_of, network_of
 from extract.backbones.load import describe_backbone, load_backbone
+from extract.backbones.optimising import Optimisation, optimise, say_uncompiled_once
 
 __all__ = [
     "Backbone",

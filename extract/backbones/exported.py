@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 FLOAT32 = 7
 """Its code in torch's export schema."""
 MODEL = "torch.export program"
+_loading = threading.Lock()
+"""torch keeps one reader a process, and fails where a second thread reads at the same time."""
 
 
 def exported_info(spec: ExportedBackbone, path: Path) -> BackboneInfo:
@@ -85,7 +88,8 @@ def load_program(path: Path) -> nn.Module:
     fewest, most = read_signature(path).batch_range
     _check_operators(path)
     try:
-        module = torch.export.load(checked_copy(path)).module()
+        with _loading:
+            module = torch.export.load(checked_copy(path)).module()
     except Exception as err:  # torch meets an edited graph with any error it happens to run into
         if isinstance(err, PipelineError):
             raise

@@ -24,6 +24,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Triple = tuple[float, float, float]
 
+OPENVINO, COMPILED, PLAIN = "openvino", "compiled", "plain"
+"""How a network runs: by OpenVINO, by torch.compile, or as it is. Words of the store's ledgers."""
+
 
 @dataclass(frozen=True, slots=True)
 class BackboneInfo:
@@ -55,8 +58,8 @@ class BackboneInfo:
         Which copy of a self-supervised checkpoint.
     frames_multiple : int
         See `num_frames`.
-    compile_gain : float
-        How much faster torch.compile is expected to make it on a CPU; no part of the fingerprint.
+    compile_gain, openvino_gain : float
+        How much faster torch.compile or OpenVINO is expected to make it on a CPU; no part of the fingerprint.
     sound : SoundSpec or None
         What it hears; None for networks that see.
     """
@@ -76,6 +79,7 @@ class BackboneInfo:
     weights_network: Literal["online", "momentum"] = "online"
     frames_multiple: int = 1
     compile_gain: float = 1.05
+    openvino_gain: float = 1.3
     sound: SoundSpec | None = None
 
     @property
@@ -121,6 +125,10 @@ class Backbone:
         Precision of matrix products and convolutions; None: float32.
     before_size : callable, optional
         Called with the backbone and the shape of the crops before the first call for each size; it may compile.
+    build : callable, optional
+        Builds the network again, untouched by tuning: what OpenVINO takes.
+    as_before : {"openvino", "compiled", "plain"}, optional
+        See :meth:`follow`.
     """
 
     def __init__(
@@ -132,14 +140,19 @@ class Backbone:
         device: torch.device,
         autocast: Literal["float16", "bfloat16"] | None = None,
         before_size: Callable[[Backbone, tuple[int, ...]], object] | None = None,
+        build: Callable[[], torch.nn.Module] | None = None,
+        as_before: str | None = None,
     ) -> None:
         self.info = info
         self.network = network
         self.device = device
         self.autocast = autocast
         self.dim = dim
+        self.build = build
+        self.as_before = as_before
         self._before_size = before_size
         self._runs: dict[tuple[int, ...], Callable[[torch.Tensor], torch.Tensor]] = {}
+        self._ways: dict[tuple[int, ...], str] = {}
 
     name = property(lambda self: self.info.name)
     num_frames = property(lambda self: self.info.num_frames)
@@ -158,13 +171,32 @@ class Backbone:
         check_clip_shape(self.info, shape)
 
     @property
-    def is_compiled(self) -> bool:
-        """Whether crops of any size are run by something that stands in for the network."""
-        return any(run is not self.network for run in self._runs.values())
+    def way(self) -> str:
+        """How crops are run: by what stands in for the network at any of their sizes, else "plain"."""
+        return next((way for way in self._ways.values() if way != PLAIN), PLAIN)
 
-    def use_for(self, shape: tuple[int, ...], run: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def use_for(self, shape: tuple[int, ...], run: Callable[[torch.Tensor], torch.Tensor], way: str) -> None:
         """Let `run` stand in for the network for crops of the size in `shape` (B, 3, T, H, W)."""
-        self._runs[tuple(shape[2:])] = run
+        self._runs[tuple(shape[2:])], self._ways[tuple(shape[2:])] = run, way
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Decide how crops of the size in `shape` are run, as the first call would."""
+        if tuple(shape[2:]) not in self._runs:
+            self.use_for(shape, self.network, PLAIN)
+            if self._before_size is not None:
+                self._before_size(self, tuple(shape))
+
+    def follow(self, way: str) -> None:
+        """Run crops as others that stand beside them were made, as far as this machine can.
+
+        What was decided otherwise is forgotten, and done so at the next call.
+        """
+        if self.as_before == way:
+            return
+        self.as_before = way
+        if self._ways and self.way != way:
+            self._runs.clear()
+            self._ways.clear()
 
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
         """Return one feature a crop.
@@ -189,7 +221,8 @@ class Backbone:
         self.check_input(tuple(clips.shape))
         if clips.dtype != torch.float32:
             raise ShapeMismatchError(f"{self.name}: expected float32 crops, found {clips.dtype}; normalise them first")
-        run = self._run_for(clips)
+        self.prepare(tuple(clips.shape))
+        run = self._runs[tuple(clips.shape[2:])]
         with torch.inference_mode():
             if self.autocast is None:
                 features = run(clips)
@@ -202,14 +235,6 @@ class Backbone:
                 f"found {tuple(features.shape)}; the network is not a feature extractor of that width"
             )
         return features.float()
-
-    def _run_for(self, clips: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        size = tuple(clips.shape[2:])
-        if size not in self._runs:
-            self._runs[size] = self.network
-            if self._before_size is not None:
-                self._before_size(self, tuple(clips.shape))
-        return self._runs[size]
 
 
 def check_clip_shape(info: BackboneInfo, shape: tuple[int, ...]) -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extract.backbones.compiling import optimise
 from extract.backbones.interface import Backbone, BackboneInfo
 from extract.backbones.kinds import info_of, network_of
+from extract.backbones.optimising import optimise
 from extract.backbones.weights import resolve_weights
 from pipeline.errors import NotFoundError, ShapeMismatchError
 from pipeline.events import OnEvent, ignore
@@ -48,7 +48,7 @@ def load_backbone(
     device: torch.device | str = "cpu",
     expected_crops: int | None = None,
     on_event: OnEvent = ignore,
-    compile_as_before: bool | None = None,
+    as_before: str | None = None,
 ) -> Backbone:
     """Build a backbone, load its weights and make it fast for the device.
 
@@ -59,14 +59,14 @@ def load_backbone(
         Says where weights lie.
     device : torch.device or str
     expected_crops : int, optional
-        How many crops it is going to see: compiling takes about a minute and
-        is done, at the first call for each size of crop, only where that many
-        crops repay it. None: never; see :func:`extract.backbones.optimise`.
+        How many crops it is going to see: converting or compiling takes its
+        time and is done, at the first call for each size of crop, only where
+        that many crops repay it. None: never; see :func:`extract.backbones.optimise`.
     on_event : callable
         Gets a Note about what was done for speed.
-    compile_as_before : bool, optional
-        Whether the features that stand beside those to come were made by the compiled network: then the same is done
-        again, whatever this machine has to do meanwhile. None: there are none.
+    as_before : {"openvino", "compiled", "plain"}, optional
+        How the features were made that stand beside those to come: then the same is done again, whatever this machine
+        has to do meanwhile. None: there are none.
 
     Returns
     -------
@@ -81,11 +81,15 @@ def load_backbone(
     """
     import torch
 
-    from extract.backbones.tuning import tuned
+    from extract.backbones.tuning import tuned, use_python_ints
 
     info, path = _describe(spec, settings)
     device = torch.device(device)
-    network = network_of(spec, info, path).requires_grad_(False)
+
+    def build() -> nn.Module:
+        return use_python_ints(network_of(spec, info, path).requires_grad_(False))
+
+    network = build()
     if info.sound is None:  # what hears is small, and tuning tries a network out on pixels
         network = tuned(network, info, device.type)
     return Backbone(
@@ -96,17 +100,19 @@ def load_backbone(
         autocast=None if device.type == "cpu" or spec.precision == "float32" else spec.precision,
         before_size=None
         if expected_crops is None or info.sound is not None
-        else _compile_where_it_pays(expected_crops, on_event, compile_as_before),
+        else _faster_where_it_pays(expected_crops, on_event, torch.get_num_threads()),
+        build=build,
+        as_before=as_before,
     )
 
 
-def _compile_where_it_pays(
-    num_crops: int, on_event: OnEvent, as_before: bool | None
+def _faster_where_it_pays(
+    num_crops: int, on_event: OnEvent, num_streams: int
 ) -> Callable[[Backbone, tuple[int, ...]], object]:
-    def compile_for(backbone: Backbone, shape: tuple[int, ...]) -> object:
-        return optimise(backbone, shape, num_crops, on_event, as_before=as_before)
+    def decide(backbone: Backbone, shape: tuple[int, ...]) -> object:
+        return optimise(backbone, shape, num_crops, on_event, num_streams=num_streams)
 
-    return compile_for
+    return decide
 
 
 def _of_the_name(weights: WeightsFile | NamedWeights | RandomWeights) -> WeightsFile | RandomWeights:

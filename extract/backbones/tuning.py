@@ -40,7 +40,6 @@ def tuned(network: nn.Module, info: BackboneInfo, device_type: str = "cpu") -> n
     device_type : str
         Where it is going to run; programs are fused for a CPU alone.
     """
-    use_python_ints(network)
     if not any(isinstance(m, BATCH_NORMS) for m in network.modules()) and info.kind != "exported":
         return network  # a transformer: nothing to fold, and its layout is not that of a convolution
     example = example_clips(info)
@@ -74,13 +73,14 @@ def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm().clamp_min(1e-12))
 
 
-def use_python_ints(network: nn.Module) -> None:
-    """Turn NumPy integers among the settings of layers into Python's; torch.compile cannot trace the former."""
+def use_python_ints(network: nn.Module) -> nn.Module:
+    """Turn NumPy integers among the settings of layers into Python's, which can be traced, and return the network."""
     for module in network.modules():
         for name in ("kernel_size", "stride", "padding", "dilation"):
             value = getattr(module, name, None)
             if isinstance(value, tuple | list):
                 setattr(module, name, tuple(v if isinstance(v, str) else int(v) for v in value))
+    return network
 
 
 def fold_batch_norms(network: nn.Module, example: torch.Tensor) -> nn.Module:

@@ -158,8 +158,7 @@ class Encoder:
     def _batch_size(self, view: ViewSpec, device_type: str) -> int:
         if self._batch_crops:
             return self._batch_crops
-        budget, most = (CPU_BATCH_PIXELS, 16) if device_type == "cpu" else (GPU_BATCH_PIXELS, 256)
-        return max(1, min(most, round(budget / (view.num_frames * view.size_px**2))))
+        return batch_crops(view.num_frames, view.size_px, device_type)
 
     def _encode(self, group: _Group, items: list[CropItem]) -> None:
         import torch
@@ -238,6 +237,12 @@ class Encoder:
             features = start_download(self._backbones[name](clips))
             self._warm.add(key)
         return features
+
+
+def batch_crops(num_frames: int, size_px: int, device_type: str) -> int:
+    """Return how many crops a batch holds, by the pixels that a crop has."""
+    budget, most = (CPU_BATCH_PIXELS, 16) if device_type == "cpu" else (GPU_BATCH_PIXELS, 256)
+    return max(1, min(most, round(budget / (num_frames * size_px**2))))
 
 
 def _deliver(batch: _Batch, targets: Mapping[str, ResolvedTarget]) -> None:

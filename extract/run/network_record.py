@@ -1,7 +1,8 @@
-"""How the network ran that made a shard, as its ledger entry says, so that a feature set is not made in two ways.
+"""How the network ran that made a feature set, so that a set is not made in two ways.
 
-Compiling changes features by less than 1e-4 and pays for much work only. The first run of a set decides; whoever makes
-shards beside those that are there, however few, runs the network as they were made.
+Converting and compiling change features by less than 1e-4 and pay for much work only. Who begins a set decides and
+says so in the set's own attributes, which are written once; of workers that begin it at the same time one is first, and
+the others do as it says. In sets that were begun without such a record the first shard's ledger entry decides.
 """
 
 from __future__ import annotations
@@ -17,25 +18,27 @@ if TYPE_CHECKING:
     from pipeline import Dataset
 
 NETWORK = "network"
-"""Name among an entry's versions; its values are COMPILED and PLAIN. Entries of before have none."""
-COMPILED, PLAIN = "compiled", "plain"
+"""Name among an entry's versions: how the network really ran, see `Backbone.way`. Entries of before have none."""
 
 
-def made_by_compiled(dataset: Dataset, targets: Iterable[ResolvedTarget]) -> dict[str, bool]:
-    """Return whether each backbone was compiled when it made what a dataset has; without those of which nothing says.
+def ways_of(dataset: Dataset, targets: Iterable[ResolvedTarget]) -> dict[str, str]:
+    """Return how each backbone ran when it made what a dataset has; without those of which nothing says.
 
-    The first shard of the first feature set that says counts.
+    The first feature set that says counts.
     """
-    found: dict[str, bool] = {}
+    found: dict[str, str] = {}
     for target in targets:
         said = _said(dataset, target)
         if said is not None:
-            found.setdefault(target.target.backbone, said == COMPILED)
+            found.setdefault(target.target.backbone, said)
     return found
 
 
 def _said(dataset: Dataset, target: ResolvedTarget) -> str | None:
     with suppress(NotFoundError, CorruptDataError, SnapshotChangedError):
+        recorded = dataset.feature_info(target.crops, target.feature_set).network
+        if recorded is not None:
+            return recorded
         ledger = dataset.ledger(target.crops, target.feature_set)
         entry = ledger.passing(min(ledger.generations, default=-1))
         return None if entry is None else entry.versions.get(NETWORK)

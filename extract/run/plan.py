@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from extract.decoding.versions import decoder_identity
-from extract.run.network_record import made_by_compiled
+from extract.run.network_record import ways_of
 from extract.targets import ResolvedTarget, is_waiting, resolve_targets, select_targets
 from pipeline.errors import FingerprintMismatchError, InvalidInputError, NotFoundError
 from pipeline.fingerprint import fingerprint
@@ -63,8 +63,8 @@ class ExtractPlan:
     is_catalogued: bool = True
     standings: tuple[Standing, ...] = ()
     """Of every feature set that is asked for."""
-    is_compiled: Mapping[str, bool] = field(default_factory=dict)
-    """Whether a backbone was compiled when it made the shards that are there; what comes beside them is made alike."""
+    ways: Mapping[str, str] = field(default_factory=dict)
+    """How a backbone runs that made what is there (openvino, compiled, plain); what comes beside is made alike."""
 
     stage = "extract"
 
@@ -202,10 +202,8 @@ def plan_extract(
         if works:
             plans.append(ShardPlan(shard, int(is_to_decode.sum()), tuple(works)))
     num_done = len(wanted) * len(resolved) - num_works
-    compiled = made_by_compiled(dataset, resolved)
-    return ExtractPlan(
-        recipe, resolved, tuple(plans), num_done, again, standings=(*found, *later), is_compiled=compiled
-    )
+    ways = ways_of(dataset, resolved)
+    return ExtractPlan(recipe, resolved, tuple(plans), num_done, again, standings=(*found, *later), ways=ways)
 
 
 def check_targets(recipe: Recipe, settings: Settings) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from extract.catalog.find_videos import resolve_video
 from extract.decoding.decode_pool import DecodePool
 from extract.decoding.versions import decoder_options
-from extract.device.encode import Encoder
+from extract.device.encode import Encoder, batch_crops
 from extract.device.memory import frame_budget_bytes
 from extract.places.elsewhere import Place
 from extract.places.files import Files
@@ -107,9 +107,16 @@ class ShardRunner:
                     self._device,
                     expected_crops=plan.num_crops_of(name),
                     on_event=tell,
-                    compile_as_before=plan.is_compiled.get(name),
+                    as_before=plan.ways.get(name),
                 )
+        self._recorded = dict(plan.ways)
+        self._prepare()
         self._writers = {t.label: self._open_writer(t) for t in plan.targets}
+        for target in plan.targets:  # of workers that begin a set at once, one was first
+            if (recorded := self._writers[target.label].network) is not None:
+                self._recorded.setdefault(target.target.backbone, recorded)
+        for name, way in self._recorded.items():
+            self._backbones[name].follow(way)
         self._handing_over: list[Any] = []
         num_workers = settings.workers or max(1, self._num_threads // 2)
         self._files = Files.of(settings)
@@ -117,6 +124,17 @@ class ShardRunner:
         options = decoder_options(settings)
         self._pool = None if source is not None else DecodePool(num_workers, files=self._files, **options)
         self._source: VideoOpener = source or cast(VideoOpener, self._pool)
+
+    def _prepare(self) -> None:
+        """Decide how networks run of which the store says nothing: now, so that the sets can be begun with it."""
+        from pipeline.compute.threads import at_most_threads
+
+        with at_most_threads(1):  # as extraction runs them on a CPU
+            for target in self._plan.targets:
+                if target.target.backbone not in self._recorded and target.sound is None:
+                    frames, side = len(target.positions), target.size_px
+                    batch = batch_crops(frames, side, self._device.type)
+                    self._backbones[target.target.backbone].prepare((batch, 3, frames, side, side))
 
     def __enter__(self) -> ShardRunner:
         return self
@@ -129,15 +147,17 @@ class ShardRunner:
             self._pool.close()
 
     def _open_writer(self, target: ResolvedTarget) -> Any:
+        name = target.target.backbone
         self._dataset.define_crop_set(target.crops, target.policy)
         return self._dataset.writer(
             target.crops,
             target.feature_set,
             fingerprint=dict(target.fingerprint),
-            dim=self._backbones[target.target.backbone].dim,
+            dim=self._backbones[name].dim,
             dtype=target.spec.dtype,
             recipe=self._plan.recipe.model_dump(mode="json", by_alias=True),
             accept=self._plan.recipe.accept,
+            network=self._recorded.get(name, self._backbones[name].way),
         )
 
     def run(self) -> Tally:

@@ -16,7 +16,7 @@ from extract.crops.draw import VideoCrops, draw_crops, facts_of
 from extract.decoding.container import check_readable
 from extract.decoding.frame_picking import END_S, START_S, STRIDE, RowPart
 from extract.places.elsewhere import Elsewhere, Place
-from extract.run.network_record import COMPILED, NETWORK, PLAIN
+from extract.run.network_record import NETWORK
 from extract.run.video_job import CropRequest, PickedCrops, SoundRequest, VideoFrames, VideoJob, failed_video
 from extract.sound.spectrogram import SoundSpec
 from extract.targets import ResolvedTarget
@@ -69,8 +69,8 @@ class TargetShard:
 
     @property
     def made_with(self) -> dict[str, str]:
-        """What the ledger says of how it was made: versions, and whether the network was compiled."""
-        how = {} if self.backbone is None else {NETWORK: COMPILED if self.backbone.is_compiled else PLAIN}
+        """What the ledger says of how it was made: versions, and how the network ran."""
+        how = {} if self.backbone is None else {NETWORK: self.backbone.way}
         return self.versions | how
 
     @property

@@ -29,6 +29,8 @@ class FeatureSetInfo:
     num_shards_done: int
     """Shards whose ledger entry covers all their rows."""
     recipe: dict[str, Any] | None
+    network: str | None = None
+    """How the network was to run that makes it, as who began it decided; None where nothing says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,17 @@ __all__ = ["EmbeddingWriter", "FeatureWriter", "ShardTask"]
 
 
 class FeatureWriter(SetWriter):
-    """Writes one feature set; from :meth:`Dataset.writer`."""
+    """Writes one feature set; from :meth:`Dataset.writer`.
+
+    Attributes
+    ----------
+    network : str or None
+        How the network is to run that makes the set, as who began it decided; None where nothing says.
+    """
+
+    def __init__(self, *, network: str | None, **opened: Any) -> None:
+        super().__init__(**opened)
+        self.network = network
 
     def write(
         self,

@@ -106,6 +106,7 @@ class Dataset(Changing):
         dtype: str = "float16",
         recipe: Mapping[str, Any] | None = None,
         accept: Iterable[str] = (),
+        network: str | None = None,
     ) -> FeatureWriter:
         """Open a feature set for writing; make it when it is new.
 
@@ -124,6 +125,9 @@ class Dataset(Changing):
             Kept in the group's attributes, so that features can be made again.
         accept : iterable of str
             Fingerprint fields that may differ; the ledger then records what each shard has.
+        network : str, optional
+            How the network runs that makes the features: kept in a new group's attributes for whoever adds to it. What
+            an older one says is the writer's `network`.
 
         Raises
         ------
@@ -136,7 +140,7 @@ class Dataset(Changing):
         num_crops = self.crop_policy(crops).num_crops
         return set_writers.feature_writer(
             self, crops, feature_set, fingerprint, num_crops=num_crops, dim=dim, dtype=dtype, recipe=recipe,
-            accept=accept,
+            accept=accept, network=network,
         )  # fmt: skip
 
     def embedding_writer(

@@ -146,6 +146,7 @@ def feature_set_info(
         num_shards=num_shards(catalogue.num_rows, spec.shard_rows),
         num_shards_done=num_shards_done(catalogue, ledger, spec.shard_rows),
         recipe=attributes.get("recipe"),
+        network=attributes.get("network"),
     )
 
 

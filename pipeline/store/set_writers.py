@@ -43,6 +43,7 @@ def feature_writer(
     dtype: str,
     recipe: Mapping[str, Any] | None,
     accept: Iterable[str],
+    network: str | None,
 ) -> FeatureWriter:
     """Return a writer of a feature set; see :meth:`pipeline.store.dataset.Dataset.writer`."""
     from pipeline.sets.writer import FeatureWriter
@@ -51,8 +52,11 @@ def feature_writer(
         handle.name, crops, check_name(feature_set), num_crops=num_crops, dim=dim, dtype=dtype,
         shard_rows=handle.shard_rows,
     )  # fmt: skip
-    extra = {"num_crops": num_crops, "recipe": dict(recipe) if recipe else None}
-    return FeatureWriter(**_opened(handle, spec, group_attributes(handle, "feature_set", **extra), fingerprint, accept))
+    extra: dict[str, Any] = {"num_crops": num_crops, "recipe": dict(recipe) if recipe else None}
+    if network is not None:
+        extra["network"] = network
+    stored, opened = _opened(handle, spec, group_attributes(handle, "feature_set", **extra), fingerprint, accept)
+    return FeatureWriter(network=stored.get("network"), **opened)
 
 
 def embedding_writer(
@@ -70,7 +74,7 @@ def embedding_writer(
 
     spec = embedding_set_spec(handle.name, check_set_name(name), dim=dim, dtype=dtype, shard_rows=handle.shard_rows)
     attributes = group_attributes(handle, "embedding_set", attrs=dict(attrs or {}))
-    return EmbeddingWriter(**_opened(handle, spec, attributes, fingerprint, accept))
+    return EmbeddingWriter(**_opened(handle, spec, attributes, fingerprint, accept)[1])
 
 
 def group_attributes(handle: Pinned, kind: str, **content: Any) -> dict[str, Any]:
@@ -84,10 +88,10 @@ def _opened(
     attributes: Mapping[str, Any],
     fingerprint: Mapping[str, Any],
     accept: Iterable[str],
-) -> dict[str, Any]:
-    """Return what a writer takes."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the attributes of the set, and what a writer takes."""
     stored = open_or_create_set(handle.backend, handle.name, spec, attributes, fingerprint)
-    return {
+    return stored, {
         "differing": check_same(stored["fingerprint"], fingerprint, what=spec.label, accept=accept),
         "backend": handle.backend,
         "spec": spec,

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.backbones import Backbone, BackboneInfo, load_backbone, optimise
-from extract.backbones.compiling import compiled, say_uncompiled_once
+from extract.backbones import Backbone, BackboneInfo, load_backbone, optimise, say_uncompiled_once
+from extract.backbones.compiling import compiled
+from extract.backbones.interface import COMPILED, PLAIN
 from extract.backbones.layers import ChannelsLast, LimitedBatch, MeanOverFrames, MeanOverSpaceTime
 from extract.backbones.tuning import fold_batch_norms, tuned, use_python_ints
 from pipeline.events import Event, Note
@@ -63,8 +64,8 @@ def info(**changes: object) -> BackboneInfo:
     return BackboneInfo(mean=(0, 0, 0), std=(1, 1, 1), **{**fields, **changes})  # type: ignore[arg-type]
 
 
-def backbone(network: nn.Module) -> Backbone:
-    return Backbone(info(), network, dim=6, device=torch.device("cpu"))
+def backbone(network: nn.Module, **changes: object) -> Backbone:
+    return Backbone(info(), network, dim=6, device=torch.device("cpu"), **changes)  # type: ignore[arg-type]
 
 
 def test_folding_follows_the_data_not_the_listing() -> None:
@@ -131,7 +132,7 @@ def test_numpy_integers_become_python_integers() -> None:
 def test_little_work_is_not_compiled() -> None:
     events: list[Event] = []
     result = optimise(backbone(randomise(Misleading())), SHAPE, 10, events.append)
-    assert not result.compiled
+    assert result.way == PLAIN
     assert "would save 0 s" in result.note
     assert [type(e) for e in events] == [Note]
 
@@ -151,18 +152,18 @@ def test_that_nothing_is_compiled_is_said_once_a_run_not_for_every_network_and_s
 def test_what_is_there_decides_not_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr("extract.backbones.compiling.compiled", lambda network, fewest: asked.append(fewest) or network)
-    much = optimise(backbone(randomise(Misleading())), SHAPE, 10**9, as_before=False)
-    assert (much.compiled, asked, much.note) == (False, [], "runs uncompiled, as for the shards that are there")
-    optimise(backbone(randomise(Misleading())), SHAPE, 1, as_before=True)
+    much = optimise(backbone(randomise(Misleading()), as_before=PLAIN), SHAPE, 10**9)
+    assert (much.way, asked, much.note) == (PLAIN, [], "runs uncompiled, as for the shards that are there")
+    optimise(backbone(randomise(Misleading()), as_before=COMPILED), SHAPE, 1)
     assert len(asked) == 1
 
 
 def test_no_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("extract.backbones.compiling.shutil.which", lambda _name: None)
-    tiny = backbone(randomise(Misleading()))
+    monkeypatch.setattr("extract.backbones.optimising.shutil.which", lambda _name: None)
+    tiny = backbone(randomise(Misleading()), as_before=COMPILED)
     with caplog.at_level(logging.INFO):
-        result = optimise(tiny, SHAPE, 10**6, as_before=True)
-    assert not result.compiled
+        result = optimise(tiny, SHAPE, 10**6)
+    assert result.way == PLAIN
     assert len(caplog.records) == 1
     assert "no C++ compiler (g++)" in caplog.text
     assert tiny(torch.randn(SHAPE)).shape == (3, 6)
@@ -183,8 +184,8 @@ def test_a_compiler_that_fails_leaves_the_network_as_it_is(
     tiny = backbone(randomise(Misleading()))
     clips = torch.randn(SHAPE)
     before = tiny(clips)
-    result = optimise(tiny, SHAPE, 10**6, as_before=True)
-    assert not result.compiled
+    result = optimise(tiny, SHAPE, 10**9)
+    assert result.way == PLAIN
     assert message in result.note
     assert torch.equal(tiny(clips), before)
 
@@ -236,6 +237,6 @@ def test_x3d_compiles_and_keeps_its_features(tmp_path: Path) -> None:
     clips = torch.randn(8, 3, 4, 160, 160)
     before = x3d(clips)
     result = optimise(x3d, tuple(clips.shape), 10**7)
-    assert result.compiled or "without gain" in result.note, result.note  # a busy machine may see no gain
+    assert result.way != PLAIN or "without gain" in result.note, result.note  # a busy machine may see no gain
     for num_crops in (8, 3, 1):
         torch.testing.assert_close(x3d(clips[:num_crops]), before[:num_crops], rtol=1e-4, atol=1e-6)

@@ -73,7 +73,7 @@ def test_a_deleted_ledger_entry_redoes_that_shard_alone(tmp_path, videos, progra
     plan = plan_extract(recipe, FeatureStore.open(store.url), settings)
     assert [(s.shard, [t.label for t in s.targets]) for s in plan.shards] == [(1, ["grid/tiny"])]
     assert plan.table()[0]["why"] == "no ledger entry"
-    assert plan.is_compiled == {"tiny": False}  # as the shards beside it say
+    assert plan.ways == {"tiny": "plain"}  # as the shards beside it say
     report = run_extract(plan, FeatureStore.open(store.url, mode="a"), settings)
     assert report.did["shards_done"] == 1
     assert report.did["shards_skipped"] == 5

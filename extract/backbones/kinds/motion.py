@@ -20,7 +20,15 @@ NO_MOTION = (0.5, 0.5, 0.5)
 def describe(spec: MotionBackbone, path: Path | None) -> BackboneInfo:
     """Describe the score."""
     return BackboneInfo(
-        "motion", "motion", "mean absolute difference", "score", NO_MOTION, NO_MOTION, dim=1, compile_gain=1.0
+        "motion",
+        "motion",
+        "mean absolute difference",
+        "score",
+        NO_MOTION,
+        NO_MOTION,
+        dim=1,
+        compile_gain=1.0,
+        openvino_gain=1.0,
     )
 
 

@@ -1,0 +1,111 @@
+"""How a set's network runs is decided once, by whoever begins it, and everybody after does as it says."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from extract import plan_extract, run_extract
+from extract.backbones import Backbone, load_backbone
+from extract.backbones.interface import COMPILED, OPENVINO, PLAIN
+from extract.run.network_record import NETWORK
+from pipeline import Dataset, FeatureStore
+from pipeline.events import Event, Note
+from pipeline.recipe import Recipe
+from pipeline.settings import Settings
+from pipeline.verify.verify_store import verify_store
+from tests.support.extraction import catalogue, make_videos, tiny_recipe
+
+CROPS = {"few": {"policy": "random", "num_crops": 2, "num_frames": 4, "stride": 2, "size_px": 16, "short_side_px": 20}}
+SET = ("few", "tiny")
+
+
+@pytest.fixture
+def begun(tmp_path: Path, program: tuple[Path, str]) -> tuple[Recipe, FeatureStore, Settings]:
+    """A store with a catalogue of four shards and no features."""
+    settings = Settings(data=make_videos(tmp_path / "data", [12, 14, 13, 16]), workers=1)
+    recipe = tiny_recipe(program, crops=CROPS, shard_rows=1)
+    store = FeatureStore.create(str(tmp_path / "s"))
+    catalogue(recipe, store, settings)
+    return recipe, store, settings
+
+
+def networks_of(dataset: Dataset) -> list[str | None]:
+    """How the network really ran, by shard."""
+    ledger = dataset.ledger(*SET)
+    return [ledger.entry(shard).versions.get(NETWORK) for shard in sorted(ledger.generations)]
+
+
+def decided(recipe: Recipe, settings: Settings, way: str, wait: threading.Barrier) -> Backbone:
+    """Return a backbone that would run one way by itself, and waits for another worker to have decided too."""
+
+    def decide(backbone: Backbone, shape: tuple[int, ...]) -> None:
+        if backbone.as_before is None:
+            wait.wait(60)
+        backbone.use_for(shape, lambda clips: network(clips), backbone.as_before or way)
+
+    plain = load_backbone(recipe.backbones["tiny"], settings)
+    network = plain.network
+    return Backbone(plain.info, network, dim=plain.dim, device=torch.device("cpu"), before_size=decide)
+
+
+def test_two_that_begin_a_set_at_once_run_the_network_alike(begun: tuple[Recipe, FeatureStore, Settings]) -> None:
+    recipe, store, settings = begun
+    ways, both = (OPENVINO, COMPILED), threading.Barrier(2)
+
+    def work(way: str) -> None:
+        own = FeatureStore.open(store.url, mode="a")
+        plan = plan_extract(recipe, own, settings)
+        assert plan.ways == {}
+        run_extract(plan, own, settings, backbones={"tiny": decided(recipe, settings, way, both)})
+
+    with ThreadPoolExecutor(2) as workers:
+        list(workers.map(work, ways))
+    dataset = FeatureStore.open(store.url).dataset("set")
+    recorded = dataset.feature_info(*SET).network
+    assert recorded in ways
+    assert networks_of(dataset) == [recorded] * 4
+    assert plan_extract(recipe, FeatureStore.open(store.url), settings).ways == {"tiny": recorded}
+    assert verify_store(store).problems == ()
+
+
+def test_a_record_that_nobody_here_can_follow_is_said_and_kept(
+    begun: tuple[Recipe, FeatureStore, Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where who decided died before it had made a shard, and others have no OpenVINO."""
+    recipe, store, settings = begun
+    plan = plan_extract(recipe, store, settings)
+    (target,) = plan.targets
+    dataset = store.dataset("set")
+    dataset.define_crop_set(target.crops, target.policy)
+    dataset.writer(*SET, fingerprint=dict(target.fingerprint), dim=12, dtype="float32", network=OPENVINO)
+    monkeypatch.setattr("extract.backbones.openvino_network.is_installed", lambda: False)
+    events: list[Event] = []
+    run_extract(plan_extract(recipe, store, settings), store, settings, events.append)
+    (note,) = (event.text for event in events if isinstance(event, Note))
+    assert "the shards that are there were made with OpenVINO: pip install" in note
+    dataset = FeatureStore.open(store.url).dataset("set")
+    assert networks_of(dataset) == [PLAIN] * 4
+    assert dataset.feature_info(*SET).network == OPENVINO
+
+
+def test_a_set_without_a_record_is_gone_on_with_as_its_first_shard_says(
+    begun: tuple[Recipe, FeatureStore, Settings],
+) -> None:
+    recipe, store, settings = begun
+    plan = plan_extract(recipe, store, settings, shards=[0])
+    (target,) = plan.targets
+    dataset = store.dataset("set")
+    dataset.define_crop_set(target.crops, target.policy)
+    dataset.writer(*SET, fingerprint=dict(target.fingerprint), dim=12, dtype="float32")  # as it was made before
+    nobody = threading.Barrier(1)
+    run_extract(plan, store, settings, backbones={"tiny": decided(recipe, settings, COMPILED, nobody)})
+    assert store.dataset("set").feature_info(*SET).network is None
+    rest = plan_extract(recipe, FeatureStore.open(store.url), settings)
+    assert rest.ways == {"tiny": COMPILED}
+    run_extract(rest, store, settings, backbones={"tiny": decided(recipe, settings, OPENVINO, nobody)})
+    assert networks_of(FeatureStore.open(store.url).dataset("set")) == [COMPILED] * 4
