@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.errors import SnapshotChangedError, WrongVideoError
 
@@ -25,6 +26,12 @@ class Binding(Protocol):
         ------
         WrongVideoError
             If the catalogue, looked at again, has no such rows.
+        """
+
+    def digest(self, start: int, stop: int) -> str:
+        """Return the :func:`ids_digest` of the rows ``[start, stop)`` where a row's key is that of its id alone.
+
+        Empty where a video was removed or catalogued again, or the catalogue has fewer rows.
         """
 
     def former(self, found: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -50,7 +57,25 @@ def video_keys(video_ids: Iterable[str]) -> np.ndarray:
     return np.frombuffer(b"".join(parts), "<u8")
 
 
-def check_binding(found: np.ndarray | None, start: int, stop: int, binding: Binding, *, what: str) -> np.ndarray | None:
+def ids_digest(video_ids: pa.ChunkedArray) -> str:
+    """Return the sha256 of videos' ids: the bytes of each as int32 (little endian), then all of them.
+
+    One hash over a shard's ids takes a tenth of the time of one an id.
+    """
+    lengths, texts = hashlib.sha256(), []
+    for chunk in video_ids.chunks:
+        ends = np.frombuffer(chunk.buffers()[1], "<i4", len(chunk) + 1, chunk.offset * 4) if len(chunk) else np.zeros(1)
+        lengths.update(np.diff(ends).astype("<i4").tobytes())
+        if ends[-1] > ends[0]:
+            texts.append(memoryview(chunk.buffers()[2])[int(ends[0]) : int(ends[-1])])
+    for text in texts:
+        lengths.update(text)
+    return lengths.hexdigest()
+
+
+def check_binding(
+    found: np.ndarray | None, start: int, stop: int, binding: Binding, *, digest: str = "", what: str
+) -> np.ndarray | None:
     """Hold the rows ``[start, stop)`` of an entry to the catalogue's videos.
 
     Returns
@@ -62,6 +87,8 @@ def check_binding(found: np.ndarray | None, start: int, stop: int, binding: Bind
     ----------
     found : ndarray or None
         The keys in the entry. None: schema 1 wrote it, its rows name no video and only have to lie inside.
+    digest : str
+        What the entry says that :meth:`Binding.digest` was when these keys were written; empty where it does not say.
 
     Raises
     ------
@@ -70,6 +97,8 @@ def check_binding(found: np.ndarray | None, start: int, stop: int, binding: Bind
     SnapshotChangedError
         If a row was made from a file that came after what the reader pinned.
     """
+    if digest and digest == binding.digest(start, stop):
+        return None
     expected = binding.keys(start, stop)
     if found is None or np.array_equal(found, expected):
         return None

@@ -132,8 +132,9 @@ class HostGather:
     def _note(self, places: np.ndarray, values: ShardRows, local: np.ndarray) -> None:
         if values not in self._first_piece:
             self._first_piece[values] = len(self._memory)
-            self._memory.extend(values.memory())
-            self._raw.extend(values.raw())
+            views = values.memory()
+            self._memory.extend(views)
+            self._raw.extend(np.frombuffer(view, np.uint8) for view in views)
         piece, start = values.locate(local)
         self._piece[places] = self._first_piece[values] + piece
         self._start[places] = start

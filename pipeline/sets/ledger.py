@@ -73,6 +73,8 @@ class LedgerEntry:
     written_by: str = ""
     ledger: str = ""
     """Key of the ledger that it was written for; empty where schema 1 wrote it."""
+    videos: str = ""
+    """Digest of the ids that `video_key` was made of, see :meth:`Binding.digest`; entries of before have none."""
 
     @cached_property
     def num_valid(self) -> np.ndarray:
@@ -119,11 +121,12 @@ class LedgerEntry:
             line["video_key"] = int(keys[place])
             if former[place]:
                 line.update({name: blank.get(name, 0) for name in line if name not in ("row", "video_key")})
-        return replace(self, table=pa.Table.from_pylist(lines, LEDGER_SCHEMA), reason=REPLACED)
+        return replace(self, table=pa.Table.from_pylist(lines, LEDGER_SCHEMA), reason=REPLACED, videos="")
 
     @property
     def _about(self) -> str:
-        return canonical_json({name: getattr(self, name) for name in (*_META, "ledger")})
+        about = {name: getattr(self, name) for name in (*_META, "ledger")}
+        return canonical_json(about | ({"videos": self.videos} if self.videos else {}))
 
     def encode(self) -> bytes:
         """Return the entry as a sealed Parquet file."""
@@ -157,7 +160,8 @@ class LedgerEntry:
     def _made_of(cls, table: pa.Table, about: str, *, what: str) -> LedgerEntry:
         try:
             meta = json.loads(about)
-            entry = cls(table=table, ledger=str(meta.get("ledger", "")), **{name: meta[name] for name in _META})
+            named = {name: str(meta.get(name, "")) for name in ("ledger", "videos")}
+            entry = cls(table=table, **named, **{name: meta[name] for name in _META})
             rows = values_of(table["row"])
             if not np.array_equal(rows, np.arange(entry.row_start, entry.row_stop)):
                 raise ValueError("its rows are not those it says")
@@ -269,7 +273,9 @@ class Ledger:
         if entry.ledger not in ("", self.key):
             raise CorruptDataError(f"{what}: expected an entry of this ledger, found one of {entry.ledger}")
         if self.binding is not None:
-            former = check_binding(entry.video_keys, entry.row_start, entry.row_stop, self.binding, what=what)
+            former = check_binding(
+                entry.video_keys, entry.row_start, entry.row_stop, self.binding, digest=entry.videos, what=what
+            )
             if former is not None:
                 return entry.without(former, self.binding.keys(entry.row_start, entry.row_stop))
         return entry

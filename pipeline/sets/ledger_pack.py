@@ -186,7 +186,7 @@ class Pack:
         self._ledger = ledger
         self.number = number
         self._is_copy = False
-        self._group: tuple[int, pa.Table] | None = None
+        self._group: tuple[int, _Group] | None = None
         self.index = self._with_copy(self._read_index)
 
     def __len__(self) -> int:
@@ -280,23 +280,39 @@ class Pack:
         group = int(np.searchsorted(groups, lines[place], "right")) - 1
         if self._group is None or self._group[0] != group:
             try:
-                self._group = (group, self._file.group(group))
-            except (pa.ArrowException, OSError) as err:
-                raise CorruptDataError(f"{self.key}: expected a row group, found: {err}") from err
-        index = self.index
-        n = int(index.row_stop[place] - index.row_start[place])
-        part = self._group[1].slice(int(lines[place] - groups[group]), n)
-        try:
-            metas = part["entry"].unique().to_pylist()
-            table = part.select(LEDGER_SCHEMA.names).cast(LEDGER_SCHEMA).combine_chunks()
-            if len(metas) != 1 or not (values_of(part["shard"]) == index.shard[place]).all():
-                raise ValueError("its lines are another entry's")
-        except (pa.ArrowException, KeyError, ValueError) as err:
-            raise CorruptDataError(f"{self.key}: expected an entry where its index says, found: {err}") from err
+                self._group = (group, _Group.of(self._file.group(group)))
+            except (pa.ArrowException, KeyError, ValueError, OSError) as err:
+                raise CorruptDataError(f"{self.key}: expected a row group of entries, found: {err}") from err
+        index, found = self.index, self._group[1]
+        start, n = int(lines[place] - groups[group]), int(index.row_stop[place] - index.row_start[place])
+        shards, metas = found.shard[start : start + n], found.meta[start : start + n]
+        if not 0 < n == len(shards) or (shards != index.shard[place]).any() or (metas != metas[0]).any():
+            raise CorruptDataError(f"{self.key}: expected an entry where its index says, found another entry's lines")
         shard, generation = int(index.shard[place]), int(index.generation[place])
-        return PackedEntry(
-            shard, generation, int(index.row_start[place]), table, metas[0], index.content_id[place].decode()
-        )
+        table, meta = found.table.slice(start, n), found.metas[int(metas[0])]
+        return PackedEntry(shard, generation, int(index.row_start[place]), table, meta, index.content_id[place].decode())
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A row group in memory: what is asked of every entry is made once for all of them."""
+
+    table: pa.Table
+    """LEDGER_SCHEMA, each column in one piece."""
+    shard: np.ndarray
+    meta: np.ndarray
+    """Of each line, which of `metas` is its entry's."""
+    metas: list[str]
+
+    @classmethod
+    def of(cls, lines: pa.Table) -> _Group:
+        """Raise ArrowException, KeyError or ValueError where the lines are no entries'."""
+        lines = lines.select(PACK_SCHEMA.names).cast(PACK_SCHEMA).combine_chunks()
+        meta = pa.concat_arrays(lines["entry"].chunks)
+        if meta.null_count:
+            raise ValueError("lines that say nothing of their entry")
+        table = lines.select(LEDGER_SCHEMA.names)
+        return cls(table, values_of(lines["shard"]), values_of(meta.indices), meta.dictionary.to_pylist())
 
 
 def check_pack(backend: StorageBackend, ledger: str, number: int) -> dict[str, str]:

@@ -7,8 +7,9 @@ the page cache into the caller's buffer.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -172,25 +173,44 @@ def open_shard_file(backend: StorageBackend, key: str, layout: ArrayLayout) -> S
             raise NotFoundError(f"expected the shard {key} in {backend.url}, found no such file") from None
         kept = 0
     tail = data[max(data.size - layout.index_bytes, 0) :].tobytes()
-    offsets = parse_index(tail, layout, data.size, what=key)
+    try:
+        places = _places(tail, layout, data.size)
+    except CorruptDataError:
+        parse_index(tail, layout, data.size, what=key)  # says which file it is
+        raise CorruptDataError(f"{key}: expected chunks without gaps, found an absent one among them") from None
+    if places.step:
+        rows = np.ndarray(
+            (len(places.offsets), *layout.row_shape),
+            layout.dtype,
+            buffer=data,
+            offset=places.offsets[0],
+            strides=(places.step, *_inner_strides(layout)),
+        )
+        return ShardRows([rows], layout.shard_rows, kept)
+    shape, body = (layout.chunk_rows, *layout.row_shape), layout.chunk_rows * layout.row_bytes
+    pieces = [data[o : o + body].view(layout.dtype).reshape(shape) for o in places.offsets]
+    return ShardRows(pieces, layout.chunk_rows, kept)
+
+
+class _Places(NamedTuple):
+    """Where the chunks of a shard are."""
+
+    offsets: tuple[int, ...]
+    step: int
+    """Bytes from each to the next where they are rows at equal distances, else 0."""
+
+
+@lru_cache(maxsize=64)
+def _places(tail: bytes, layout: ArrayLayout, size: int) -> _Places:
+    """Check a shard's index; the full shards of an array all have the same one, byte for byte."""
+    offsets = parse_index(tail, layout, size, what="a shard")
     absent = np.flatnonzero(offsets < 0)
     used = int(absent[0]) if absent.size else len(offsets)
     if (offsets[used:] >= 0).any():
-        raise CorruptDataError(f"{key}: expected chunks without gaps, found chunk {used} absent")
-    body = layout.chunk_rows * layout.row_bytes
+        raise CorruptDataError("expected chunks without gaps")
     step = int(offsets[1] - offsets[0]) if used > 1 else layout.chunk_step
-    if layout.chunk_rows == 1 and used and step > 0 and (offsets[:used] == offsets[0] + np.arange(used) * step).all():
-        rows = np.ndarray(
-            (used, *layout.row_shape),
-            layout.dtype,
-            buffer=data,
-            offset=int(offsets[0]),
-            strides=(step, *_inner_strides(layout)),
-        )
-        return ShardRows([rows], layout.shard_rows, kept)
-    shape = (layout.chunk_rows, *layout.row_shape)
-    pieces = [data[o : o + body].view(layout.dtype).reshape(shape) for o in offsets[:used].tolist()]
-    return ShardRows(pieces, layout.chunk_rows, kept)
+    is_even = used and step > 0 and (offsets[:used] == offsets[0] + np.arange(used) * step).all()
+    return _Places(tuple(offsets[:used].tolist()), step if layout.chunk_rows == 1 and is_even else 0)
 
 
 def chunks_hold(backend: StorageBackend, key: str, layout: ArrayLayout) -> bool:

@@ -261,6 +261,7 @@ class SetWriter:
                 written_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 written_by=f"{socket.gethostname()}:{os.getpid()}",
                 ledger=spec.ledger,
+                videos=self._binding.digest(task.row_start, task.row_stop),
             )
             self._backend.create(entry_key(spec.ledger, task.shard, task.generation), entry.encode())
             if base is not None:

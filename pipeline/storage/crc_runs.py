@@ -28,15 +28,17 @@ def joined_crc32c(checksums: np.ndarray, row_bytes: int) -> int:
     n = len(checksums)
     bits = np.unpackbits(checksums.astype("<u4").view(np.uint8), bitorder="little").view(bool)
     brought = _brought(row_bytes, max(n - 1, 0).bit_length())
-    return int(np.bitwise_xor.reduce(brought[len(brought) - len(bits) :][bits]))
+    return int(np.bitwise_xor.reduce(np.where(bits, brought[len(brought) - len(bits) :], np.uint32(0))))
 
 
 @lru_cache(maxsize=64)
 def _brought(row_bytes: int, log2_rows: int) -> np.ndarray:
     """Return what each bit of each of so many rows brings, flat, the last row last."""
-    brought = _BITS
-    for level in range(log2_rows):
-        brought = np.concatenate([_moved(brought, _behind(row_bytes << level)), brought])
+    brought, images = _BITS, _images(row_bytes)
+    for _ in range(log2_rows):
+        behind = _tables(images)
+        brought = np.concatenate([_moved(brought, behind), brought])
+        images = _moved(images, behind)  # twice as many bytes
     return brought
 
 
@@ -47,13 +49,13 @@ def _moved(checksums: np.ndarray, tables: np.ndarray) -> np.ndarray:
     return found
 
 
-def _behind(num_bytes: int) -> np.ndarray:
-    """Return what so many bytes behind it do to a checksum, (4, 256) uint32: one table for each of its bytes."""
+def _images(num_bytes: int) -> np.ndarray:
+    """Return what so many bytes behind it make of each bit of a checksum, (32,) uint32."""
     images = _BITS
     for power in range(num_bytes.bit_length()):
         if num_bytes >> power & 1:
             images = _moved(images, _tables(_power(power)))
-    return _tables(images)
+    return images
 
 
 @lru_cache(maxsize=64)
@@ -69,8 +71,8 @@ def _power(power: int) -> np.ndarray:
 
 
 def _tables(images: np.ndarray) -> np.ndarray:
-    """Return the tables of a linear map, given the images of the 32 bits."""
-    return np.bitwise_xor.reduce(np.where(_IN_BYTE[None], images.reshape(4, 1, 8), np.uint32(0)), axis=2)
-
-
-_IN_BYTE = (np.arange(256)[:, None] >> np.arange(8) & 1).astype(bool)
+    """Return a linear map as one table for each byte, (4, 256) uint32, given the images of the 32 bits."""
+    tables = np.zeros((4, 1), np.uint32)
+    for bit in range(8):
+        tables = np.concatenate([tables, tables ^ images.reshape(4, 8)[:, bit, None]], axis=1)
+    return tables

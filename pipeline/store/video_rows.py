@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.errors import WrongVideoError
-from pipeline.sets.binding import NOBODY, video_keys
+from pipeline.sets.binding import NOBODY, ids_digest, video_keys
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.columns import values_of
 from pipeline.store.catalogue import Catalogue
@@ -56,6 +56,14 @@ class VideoRows:
         removed = self.removed_rows
         keys[removed[(removed >= start) & (removed < stop)] - start] = NOBODY
         return keys
+
+    def digest(self, start: int, stop: int) -> str:
+        """See :class:`pipeline.sets.binding.Binding`."""
+        removed = np.searchsorted(self.removed_rows, (start, stop))
+        if stop > self._catalogue.num_rows or removed[0] != removed[1] or self._known_states.rows_in(start, stop):
+            return ""
+        ids = self._catalogue.part(start, stop)["video_id"]
+        return ids_digest(ids) if len(ids) == stop - start else ""
 
     @property
     def _known_states(self) -> FactStates:
