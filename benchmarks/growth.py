@@ -53,6 +53,9 @@ class Requests(LocalBackend):
         self.count: Counter[str] = Counter()
         self.num_bytes = 0
 
+    def local_name(self, key: str) -> None:  # type: ignore[override]
+        """There are no files."""
+
     def local_path(self, key: str) -> None:  # type: ignore[override]
         """There are no files."""
 

@@ -26,6 +26,7 @@ from benchmarks._table import write_results
 from pipeline import FeatureStore, RowStatus
 from pipeline.recipe import RandomPolicy
 from pipeline.sets.blocks import FeatureBlock
+from pipeline.store.compact import compact_store
 
 V, D, BATCH, NUM_BATCHES = 16, 768, 512, 32
 CROPS, FEATURES = "train16", "bench"
@@ -56,6 +57,7 @@ def build(folder: Path, num_rows: int, num_crops: int = V, dim: int = D, shard_r
         written += values.nbytes
         flat[task.rows[0] : task.rows[-1] + 1] = values
     flat.flush()
+    compact_store(store)  # a writer of more shards does so by itself
     return written / spent
 
 

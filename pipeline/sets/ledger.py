@@ -125,8 +125,8 @@ class LedgerEntry:
 
     @property
     def _about(self) -> str:
-        about = {name: getattr(self, name) for name in (*_META, "ledger")}
-        return canonical_json(about | ({"videos": self.videos} if self.videos else {}))
+        later = {name: found for name in _LATER if (found := getattr(self, name)) or name == "ledger"}
+        return canonical_json({name: getattr(self, name) for name in _META} | later)
 
     def encode(self) -> bytes:
         """Return the entry as a sealed Parquet file."""
@@ -160,8 +160,8 @@ class LedgerEntry:
     def _made_of(cls, table: pa.Table, about: str, *, what: str) -> LedgerEntry:
         try:
             meta = json.loads(about)
-            named = {name: str(meta.get(name, "")) for name in ("ledger", "videos")}
-            entry = cls(table=table, **named, **{name: meta[name] for name in _META})
+            named = {name: meta[name] for name in _META} | {name: str(meta.get(name, "")) for name in _LATER}
+            entry = cls(table=table, **named)
             rows = values_of(table["row"])
             if not np.array_equal(rows, np.arange(entry.row_start, entry.row_stop)):
                 raise ValueError("its rows are not those it says")
@@ -180,6 +180,8 @@ class LedgerEntry:
 
 _META = ("shard", "generation", "row_start", "row_stop", "fingerprint_id", "reason", "digests", "device", "seconds",
          "versions", "differing", "written_at", "written_by")  # fmt: skip
+_LATER = ("ledger", "videos")
+"""What entries of before do not say."""
 
 
 class EntrySummary(NamedTuple):

@@ -290,7 +290,9 @@ class Pack:
             raise CorruptDataError(f"{self.key}: expected an entry where its index says, found another entry's lines")
         shard, generation = int(index.shard[place]), int(index.generation[place])
         table, meta = found.table.slice(start, n), found.metas[int(metas[0])]
-        return PackedEntry(shard, generation, int(index.row_start[place]), table, meta, index.content_id[place].decode())
+        return PackedEntry(
+            shard, generation, int(index.row_start[place]), table, meta, index.content_id[place].decode()
+        )
 
 
 @dataclass(frozen=True)

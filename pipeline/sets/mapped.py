@@ -16,8 +16,9 @@ import numpy as np
 
 from pipeline.errors import CorruptDataError, NotFoundError
 from pipeline.storage.backend import StorageBackend
+from pipeline.storage.crc_runs import joined_crc32c
 from pipeline.storage.layout import ArrayLayout, shard_range
-from pipeline.storage.memory import map_file
+from pipeline.storage.memory import map_file, open_regular
 from pipeline.storage.schema import shard_key
 from pipeline.storage.shardfile import crc32c, parse_index, row_checksums
 
@@ -162,7 +163,7 @@ def open_shard(
 
 def open_shard_file(backend: StorageBackend, key: str, layout: ArrayLayout) -> ShardRows:
     """Open a shard by its key; see :func:`open_shard`."""
-    path = backend.local_path(key)
+    path = backend.local_name(key)
     if path is None:
         data = np.frombuffer(backend.read(key), np.uint8)
         kept = data.size
@@ -190,6 +191,39 @@ def open_shard_file(backend: StorageBackend, key: str, layout: ArrayLayout) -> S
     shape, body = (layout.chunk_rows, *layout.row_shape), layout.chunk_rows * layout.row_bytes
     pieces = [data[o : o + body].view(layout.dtype).reshape(shape) for o in places.offsets]
     return ShardRows(pieces, layout.chunk_rows, kept)
+
+
+def read_whole_shard(
+    backend: StorageBackend, key: str, layout: ArrayLayout, checksums: np.ndarray, out: np.ndarray
+) -> bool:
+    """Read the rows of a full shard of one chunk into memory that is there.
+
+    Parameters
+    ----------
+    checksums : ndarray of shape (shard_rows,), uint32
+        What the rows must have.
+    out : ndarray of shape (shard_rows, *row_shape)
+        Contiguous, of the layout's dtype; undefined where False is returned.
+
+    Returns
+    -------
+    bool
+        False where the file is not there, or anything but what it should be: :func:`open_shard` says what.
+    """
+    path = backend.local_name(key)
+    if path is None:
+        return False
+    target, end = out.reshape(-1).view(np.uint8), bytearray(4 + layout.index_bytes)
+    try:
+        with open(open_regular(path), "rb", buffering=0) as file:
+            if (file.readinto(target.data), file.readinto(end), file.read(1)) != (target.size, len(end), b""):
+                return False
+        if _places(bytes(end[4:]), layout, target.size + len(end)).offsets != (0,):
+            return False
+    except (OSError, CorruptDataError):
+        return False
+    target.flags.writeable = False  # the checksum's library takes only what stays as it is
+    return int(google_crc32c.value(target)) == joined_crc32c(checksums, layout.row_bytes)
 
 
 class _Places(NamedTuple):

@@ -18,13 +18,13 @@ import numpy as np
 from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
 from pipeline.sets.ledger import Ledger, LedgerEntry
 from pipeline.sets.ledger_names import list_generations
-from pipeline.sets.mapped import ShardRows, open_shard, open_shard_file
+from pipeline.sets.mapped import ShardRows, open_shard, open_shard_file, read_whole_shard
 from pipeline.sets.set_files import ArraySpec, SetSpec, stored_layout
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.crc_runs import joined_crc32c
 from pipeline.storage.guard import ForkGuard
 from pipeline.storage.layout import ArrayLayout, split_by_shard
-from pipeline.storage.schema import previous_key
+from pipeline.storage.schema import previous_key, shard_key
 
 if TYPE_CHECKING:
     from pipeline.sets.gather import HostGather
@@ -38,17 +38,17 @@ MIN_RUN = 16
 
 
 class _OpenShard:
-    """The arrays of one shard, and which of its rows were found good."""
+    """The arrays of one shard that were opened, and which of its rows were found good."""
 
-    def __init__(self, entry: LedgerEntry, arrays: dict[str, ShardRows], hidden: np.ndarray) -> None:
+    def __init__(self, entry: LedgerEntry, hidden: np.ndarray) -> None:
         self.entry = entry
-        self.arrays = arrays
+        self.arrays: dict[str, ShardRows] = {}
         self.present = entry.num_valid > 0
         self.present[hidden] = False
         self.all_present = bool(self.present.all())
-        self.checked = dict(zip(arrays, np.repeat(~self.present[None], len(arrays), 0), strict=True))
-        """Of each array; rows without values need no check: they read as masked zeros."""
-        self.all_checked = {name: bool(self.checked[name].all()) for name in arrays}
+        self.checked: dict[str, np.ndarray] = {}
+        """Of each array that was asked for; rows without values need no check: they read as masked zeros."""
+        self.all_checked: set[str] = set()
 
     @property
     def num_bytes(self) -> int:
@@ -75,6 +75,7 @@ class SetReader:
         self.hidden = np.empty(0, np.int64) if hidden is None else hidden
         self._guard = ForkGuard()
         self._lock = threading.RLock()
+        self._names = tuple(a.name for a in spec.arrays)
         self._layouts: dict[str, ArrayLayout | None] = {}
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._cached_bytes = 0
@@ -123,8 +124,8 @@ class SetReader:
         first, last = start - shard * self.spec.shard_rows, stop - shard * self.spec.shard_rows
         if opened is None or last > len(opened.present) or not opened.present[first:last].all():
             return None
-        self._check(opened, np.arange(first, last), opened.arrays)
-        views = {name: rows.view(first, last) for name, rows in opened.arrays.items()}
+        self._check(opened, np.arange(first, last), self._names)
+        views = {name: self._array(opened, name).view(first, last) for name in self._names}
         if any(view is None for view in views.values()):
             return None
         return {name: view for name, view in views.items() if view is not None}
@@ -157,7 +158,7 @@ class SetReader:
                 self._check(opened, local[inside], ("values",))
             yield (
                 part.start + inside,
-                opened.arrays["values"],
+                self._array(opened, "values"),
                 local[inside],
                 opened.entry.checksums("values")[local[inside]],
             )
@@ -192,7 +193,7 @@ class SetReader:
         """Check every row of a shard against its entry; raises as :meth:`read` does."""
         opened = self._shard(shard)
         if opened is not None:
-            self._check(opened, np.arange(len(opened.present)), opened.arrays)
+            self._check(opened, np.arange(len(opened.present)), self._names)
 
     def _copy(self, opened: _OpenShard | None, local: np.ndarray, out: dict[str, np.ndarray]) -> None:
         if opened is None:
@@ -201,9 +202,10 @@ class SetReader:
             return
         covered = len(opened.present)
         if opened.all_present and (local.size == 0 or local[-1] < covered):
-            self._check(opened, local, out)
-            for name, buffer in out.items():
-                opened.arrays[name].gather(local, buffer)
+            rest = [name for name, buffer in out.items() if not self._copied_at_once(opened, name, local, buffer)]
+            self._check(opened, local, rest)
+            for name in rest:
+                self._array(opened, name).gather(local, out[name])
             return
         good = np.zeros(len(local), bool)
         inside = local < covered
@@ -213,7 +215,28 @@ class SetReader:
         for name, buffer in out.items():
             buffer[~good] = 0
             for place in places.tolist():
-                buffer[place] = opened.arrays[name].row(int(local[place]))
+                buffer[place] = self._array(opened, name).row(int(local[place]))
+
+    def _copied_at_once(self, opened: _OpenShard, name: str, local: np.ndarray, out: np.ndarray) -> bool:
+        """Copy most rows of an array that was not opened yet, without opening it; return False where that is no gain.
+
+        To map a small file and to check its rows one by one takes longer than to read it and to check it as a whole.
+        """
+        if name in opened.arrays or 2 * len(local) < self.spec.shard_rows or not self._backend.is_local:
+            return False
+        array, layout = self.spec.array(name), self._layout(self.spec.array(name))
+        if layout is None or layout.num_chunks > 1 or len(opened.present) < layout.shard_rows:
+            return False
+        is_whole = len(local) == layout.shard_rows and out.flags.c_contiguous
+        checksums = opened.entry.checksums(name)
+        key = shard_key(array.key, opened.entry.shard, layout.ndim)
+        if is_whole:
+            return read_whole_shard(self._backend, key, layout, checksums, out)
+        rows = np.empty((layout.shard_rows, *layout.row_shape), layout.dtype)
+        if not read_whole_shard(self._backend, key, layout, checksums, rows):
+            return False
+        np.take(rows, local, axis=0, out=out, mode="clip")
+        return True
 
     def _layout(self, array: ArraySpec) -> ArrayLayout | None:
         if array.name not in self._layouts:
@@ -229,9 +252,9 @@ class SetReader:
             entry = self.ledger.entry(shard)
             if entry is None or not entry.num_valid.any():
                 return None
-            opened = _OpenShard(
-                entry, {a.name: self._open_array(a, entry) for a in self.spec.arrays}, self._hidden_in(entry)
-            )
+            opened = _OpenShard(entry, self._hidden_in(entry))
+            for array in () if self._backend.is_local else self.spec.arrays:
+                opened.arrays[array.name] = self._open_array(array, entry)
             self._open[shard] = opened
             self._cached_bytes += opened.num_bytes
             while len(self._open) > 1 and (
@@ -240,6 +263,16 @@ class SetReader:
                 _, dropped = self._open.popitem(last=False)
                 self._cached_bytes -= dropped.num_bytes
             return opened
+
+    def _array(self, opened: _OpenShard, name: str) -> ShardRows:
+        found = opened.arrays.get(name)
+        if found is None:
+            with self._lock:
+                found = opened.arrays.get(name) or self._open_array(self.spec.array(name), opened.entry)
+                if name not in opened.arrays and self._open.get(opened.entry.shard) is opened:
+                    self._cached_bytes += found.num_bytes
+                opened.arrays[name] = found
+        return found
 
     def _hidden_in(self, entry: LedgerEntry) -> np.ndarray:
         """Return which of an entry's rows are hidden, counted from its first."""
@@ -274,11 +307,15 @@ class SetReader:
     def _check(self, opened: _OpenShard, local: np.ndarray, names: Iterable[str]) -> None:
         """Hold rows of some arrays that are read for the first time to the checksums of the ledger entry."""
         for name in names:
-            if opened.all_checked[name] or opened.checked[name][local].all():
+            if name in opened.all_checked:
                 continue
             with self._lock:
+                if name not in opened.checked:
+                    opened.checked[name] = ~opened.present
+                if opened.checked[name][local].all():
+                    continue
                 todo = local[~opened.checked[name][local]]
-                bad = self._mismatching(opened, name, opened.arrays[name], todo)
+                bad = self._mismatching(opened, name, self._array(opened, name), todo)
                 if bad.size:
                     array = self.spec.array(name)
                     previous = self._previous(array, opened.entry)
@@ -290,7 +327,8 @@ class SetReader:
                         )
                     opened.arrays[name] = previous
                 opened.checked[name][todo] = True
-                opened.all_checked[name] = bool(opened.checked[name].all())
+                if opened.checked[name].all():
+                    opened.all_checked.add(name)
 
     @staticmethod
     def _mismatching(opened: _OpenShard, name: str, rows: ShardRows, local: np.ndarray) -> np.ndarray:

@@ -78,6 +78,9 @@ class StorageBackend(Protocol):
     def links(self, prefix: str = "") -> Names:
         """Return the keys of symbolic links that lead out of the store, sorted."""
 
+    def local_name(self, key: str) -> str | None:
+        """Return :meth:`local_path` as text, for who opens thousands of files: a Path takes longer than to open it."""
+
     def local_path(self, key: str) -> Path | None:
         """Return the file of a key for mapping (it need not exist), or None where there are no files."""
 

@@ -95,6 +95,10 @@ class HttpBackend:
         """Return nothing: what is a link is refused where the store lies."""
         return []
 
+    def local_name(self, key: str) -> str | None:
+        """Return None: there are no files here."""
+        return None
+
     def local_path(self, key: str) -> Path | None:
         """Return None: there are no files here."""
         return None

@@ -83,17 +83,17 @@ class LocalBackend:
         return f"LocalBackend({self.url!r})"
 
     def _path(self, key: str) -> Path:
-        return self._inside(check_key(key))
+        return Path(self._inside(check_key(key)))
 
     def _folder(self, prefix: str) -> Path:
         prefix = check_prefix(prefix)
-        return self._inside(prefix) if prefix else self.root
+        return Path(self._inside(prefix)) if prefix else self.root
 
-    def _inside(self, key: str) -> Path:
+    def _inside(self, key: str) -> str:
         path = os.path.join(self._root, key)
         folder = os.path.dirname(path)
         if folder in self._real_folders and not os.path.islink(path):
-            return Path(path)
+            return path
         real = os.path.realpath(path)
         if real == path:
             if len(self._real_folders) >= MAX_REAL_FOLDERS:
@@ -104,11 +104,11 @@ class LocalBackend:
                 f"expected {key!r} inside the store {self.root}, found a symbolic link to {real}; "
                 "move the data into the store, or open the folder that the link points to"
             )
-        return Path(path)
+        return path
 
     def read(self, key: str) -> bytes:
         """See :class:`StorageBackend`."""
-        path = self._path(key)
+        path = self._inside(check_key(key))
         try:
             with open(open_regular(path), "rb") as file:
                 return file.read()
@@ -234,6 +234,10 @@ class LocalBackend:
                 if path.is_symlink() and not os.path.realpath(path).startswith(f"{self.root}{os.sep}"):
                     found.append(path.relative_to(self.root).as_posix())
         return sorted(found)
+
+    def local_name(self, key: str) -> str:
+        """See :class:`StorageBackend`."""
+        return self._inside(check_key(key))
 
     def local_path(self, key: str) -> Path:
         """See :class:`StorageBackend`."""

@@ -247,6 +247,10 @@ class ObjectBackend:
         check_prefix(prefix)
         return []
 
+    def local_name(self, key: str) -> None:
+        """See :class:`pipeline.storage.backend.StorageBackend`."""
+        check_key(key)
+
     def local_path(self, key: str) -> None:
         """See :class:`pipeline.storage.backend.StorageBackend`."""
         check_key(key)

@@ -30,7 +30,7 @@ if _libc is not None:
     _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
-def open_regular(path: Path) -> int:
+def open_regular(path: Path | str) -> int:
     """Return a descriptor for reading a file; FileNotFoundError where a folder, a pipe or a device has its name.
 
     Without the check a pipe would be waited for until somebody writes into it.
@@ -42,12 +42,12 @@ def open_regular(path: Path) -> int:
     return fd
 
 
-def map_file(path: Path) -> np.ndarray:
+def map_file(path: Path | str) -> np.ndarray:
     """Map a file.
 
     Parameters
     ----------
-    path : Path
+    path : Path or str
         The file may be replaced or removed afterwards (never truncated): the mapping keeps the bytes it found.
 
     Returns
