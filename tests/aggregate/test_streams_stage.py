@@ -154,14 +154,14 @@ def test_a_common_offset_hides_nothing_once_inputs_are_standardised() -> None:
     x = 0.086 + 0.0037 * (kinds + 0.3 * torch.randn(48, 8, 16, generator=g))
     where = raw_geometry(48, 8, g)
     options: dict[str, Any] = {
-        "epochs": 60, "batch_size": 16, "set_size": 4, "learning_rate": 1e-3, "device": "cpu",
+        "epochs": 30, "batch_size": 16, "set_size": 4, "learning_rate": 1e-3, "device": "cpu",
         "model": {"dim": 32, "num_heads": 2, "head_hidden_dim": 64, "target_hidden_dim": 32, "dropout": 0.0},
     }  # fmt: skip
     raw = train(x, where, normalise="none", **options)
     assert doubts_about_training(raw.history, raw.chance)
     standardised = train(x, where, **options)
     assert doubts_about_training(standardised.history, standardised.chance) == ()
-    assert standardised.history[-1]["loss"] < 0.8 * raw.history[-1]["loss"]
+    assert standardised.history[-1]["loss"] < 0.6 * raw.history[-1]["loss"]
 
 
 def test_collapsed_vectors_are_told_from_those_with_a_common_part() -> None:
