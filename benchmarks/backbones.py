@@ -1,9 +1,10 @@
 """Crops a second of every backbone at its native input: as built, tuned, and compiled.
 
-    python benchmarks/backbones.py [--compile] [--short] [--only NAME ...]
+    python benchmarks/backbones.py [--compile] [--openvino] [--short] [--only NAME ...] [--threads 1]
 
 "As built" is the network as its library gives it, eager, on contiguous
-float32 crops. "Tuned" is what ``load_backbone`` returns. Weights are random
+float32 crops. "Tuned" is what ``load_backbone`` returns. OpenVINO is measured
+in as many streams as it has threads, one here. Weights are random
 except for the exported program, which is the MobileNetV2 of
 SCALE_SHARED_DATA (left out where that folder is absent).
 """
@@ -29,7 +30,7 @@ from benchmarks._table import write_results
 from extract.backbones import load_backbone
 from extract.backbones.compiling import compiled
 from extract.backbones.layers import MeanOverFrames
-from extract.backbones.load import _build, _describe
+from extract.backbones.openvino_network import converted
 from extract.backbones.tuning import relative_difference
 from extract.backbones.zoo import ZOO
 from pipeline.fingerprint import hash_file
@@ -79,12 +80,14 @@ def as_built(network: torch.nn.Module) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def measure(name: str, content: dict, size: tuple[int, int, int], *, with_compile: bool) -> dict[str, object]:
+def measure(
+    name: str, content: dict, size: tuple[int, int, int], *, with_compile: bool, with_openvino: bool
+) -> dict[str, object]:
     spec = TypeAdapter(BackboneSpec).validate_python(content)
     backbone = load_backbone(spec, Settings())
     crops, frames, pixels = size
     clips = torch.randn(crops, 3, frames, pixels, pixels, generator=torch.Generator().manual_seed(0))
-    built = _build(spec, *_describe(spec, Settings()))
+    built = backbone.build()
     runs: dict[str, Callable[[Tensor], Tensor]] = {"built": as_built(built), "tuned": backbone}
     compile_s = 0.0
     with torch.inference_mode():
@@ -95,6 +98,12 @@ def measure(name: str, content: dict, size: tuple[int, int, int], *, with_compil
             run = compiled(backbone.network, fewest=crops)
             difference = max(difference, relative_difference(run(clips), expected))
             compile_s, runs["compiled"] = time.perf_counter() - started, run
+        convert_s = 0.0
+        if with_openvino:
+            started = time.perf_counter()
+            run = converted(backbone.build(), clips[:2])
+            difference = max(difference, relative_difference(run(clips), expected))
+            convert_s, runs["openvino"] = time.perf_counter() - started, run
         best = seconds(runs, clips, rounds=6 if crops == 8 else 2)
     rate = {key: crops / value for key, value in best.items()}
     return {
@@ -106,6 +115,8 @@ def measure(name: str, content: dict, size: tuple[int, int, int], *, with_compil
         "tuned x": f"{rate['tuned'] / rate['built']:.2f}",
         "compiled x tuned": f"{rate['compiled'] / rate['tuned']:.2f}" if "compiled" in rate else "-",
         "compile s": f"{compile_s:.0f}" if compile_s else "-",
+        "OpenVINO x tuned": f"{rate['openvino'] / rate['tuned']:.2f}" if "openvino" in rate else "-",
+        "convert s": f"{convert_s:.0f}" if convert_s else "-",
         "relative difference": f"{difference:.0e}",
         "trained": "yes" if isinstance(spec, ExportedBackbone) else "random",
     }
@@ -114,16 +125,20 @@ def measure(name: str, content: dict, size: tuple[int, int, int], *, with_compil
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--compile", action="store_true", help="also compile some (a minute or more)")
+    parser.add_argument("--openvino", action="store_true", help="also by OpenVINO, on one thread")
     parser.add_argument("--only", nargs="*", help="names of backbones")
     parser.add_argument("--short", action="store_true", help="the two quickest, without compiling; writes no page")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    if arguments.openvino and arguments.threads != 1:
+        parser.error("expected --threads 1 with --openvino, whose one stream computes with one core")
     torch.set_num_threads(arguments.threads)
     only = SHORT if arguments.short else arguments.only
     rows = []
     for name, (spec, size) in cases().items():
         if not only or name in only:
-            rows.append(measure(name, spec, size, with_compile=arguments.compile and not arguments.short))
+            with_compile = arguments.compile and not arguments.short
+            rows.append(measure(name, spec, size, with_compile=with_compile, with_openvino=arguments.openvino))
             print(rows[-1], flush=True)
     if only:
         return  # the page is about all of them
@@ -131,10 +146,10 @@ def main() -> None:
         "backbones",
         "Crops a second of each backbone, float32",
         rows,
-        packages=["torch", "pytorchvideo", "transformers"],
+        packages=["torch", "pytorchvideo", "transformers", "openvino"],
         notes=[
             f"{arguments.threads} threads; best of 2 to 6 rounds, the forms of one network in turns.",
-            "Relative difference: largest of tuned and compiled to as built, by norm.",
+            "Relative difference: largest of tuned, compiled and OpenVINO to as built, by norm.",
         ],
     )
 

@@ -5,7 +5,8 @@
 All figures come from one run of this program: the plain way opens and decodes
 a video for every crop and runs the eager float32 network on one video at a
 time; the bare network sees batches that lie ready in memory, in as many
-single-threaded streams as extraction uses.
+single-threaded streams as extraction uses. On a CPU the tuned network runs,
+and beside it OpenVINO where that is installed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import numpy as np
 from benchmarks._plain_ways import plain_job
 from benchmarks._plain_ways import rates as plain_ways
 from benchmarks._table import write_results
+from extract.backbones import openvino_network
+from extract.backbones.interface import OPENVINO, PLAIN
 
 NUM_CROPS = 16
 DECODED_BYTES = 4 << 30
@@ -66,8 +69,8 @@ def link_videos(source: Path, folder: Path, count: int) -> list[str]:
     return names
 
 
-def run_pipeline(folder: Path, store_path: Path, spec=None, device: str = "cpu", *, warm: bool = True):
-    """Extract once with the network compiled beforehand; return the seconds of the run, the report and the store."""
+def run_pipeline(folder: Path, store_path: Path, spec=None, device: str = "cpu", *, warm: bool = True, way=None):
+    """Extract once with the network made ready beforehand; return the seconds of the run, the report and the store."""
     from extract import plan_catalog, plan_extract, run_catalog, run_extract
     from extract.backbones import load_backbone, optimise
     from pipeline import FeatureStore
@@ -86,9 +89,10 @@ def run_pipeline(folder: Path, store_path: Path, spec=None, device: str = "cpu",
         if device == "cpu":
             torch.set_num_threads(1)  # extraction runs single-threaded streams
         ((name, backbone_spec),) = spec.backbones.items()
-        kept[name] = load_backbone(backbone_spec, settings, device)
+        kept[name] = load_backbone(backbone_spec, settings, device, as_before=way)
         batch, shape = batch_of(spec, device)
-        optimise(kept[name], (min(batch, 2), *shape), 1_000_000, lambda e: notes.append(e.text))
+        say = lambda event: notes.append(event.text)  # noqa: E731
+        optimise(kept[name], (min(batch, 2), *shape), 1_000_000, say, num_streams=threads)
         kept[name](torch.rand(batch, *shape, device=device))
         torch.set_num_threads(threads)
     plan = plan_extract(spec, store, settings)
@@ -123,12 +127,10 @@ def run_decoded(folder: Path, store, spec, device: str, kept):
 
 def batch_of(spec, device: str) -> tuple[int, tuple[int, ...]]:
     """Crops a batch that extraction would take, and the shape of a crop."""
-    from extract.device.encode import Encoder
-    from extract.targets import ViewSpec
+    from extract.device.encode import batch_crops
 
     policy = spec.crops["train16"]
-    view = ViewSpec(policy.num_frames, policy.size_px, False)
-    batch = Encoder([], {})._batch_size(view, device.split(":")[0])
+    batch = batch_crops(policy.num_frames, policy.size_px, device.split(":")[0])
     return batch, (3, policy.num_frames, policy.size_px, policy.size_px)
 
 
@@ -207,6 +209,23 @@ def peak_memory(source: Path, num_videos: int) -> dict[str, float]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def openvino_rows(found: dict[str, float], seconds: float, report, bare: float, row) -> list[dict[str, object]]:
+    """Return the same rows with OpenVINO: against its own bare network, and against those without."""
+    if not found:
+        return []
+    names = {
+        "extraction": ("extraction, OpenVINO", report.did["crops"] / seconds),
+        "decoded": ("extraction, OpenVINO, frames already decoded", None),
+        "bare": ("bare network, OpenVINO", bare),
+    }
+    rows = []
+    for key, (what, before) in names.items():
+        rows.append(row(what, found[key], "crops", of=found["bare"]))
+        if before is not None:
+            rows[-1]["ratio"] += f"; {found[key] / before:.2f} x without OpenVINO"
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of real videos")
@@ -228,10 +247,22 @@ def main() -> None:
         folder = Path(scratch) / "videos"
         link_videos(source, folder, options.videos)
         before = resource.getrusage(resource.RUSAGE_SELF)
-        seconds, report, store, kept, notes = run_pipeline(folder, Path(scratch) / "store", spec, options.device)
+        on_cpu = options.device == "cpu"
+        seconds, report, store, kept, notes = run_pipeline(
+            folder, Path(scratch) / "store", spec, options.device, way=PLAIN if on_cpu else None
+        )
         after = resource.getrusage(resource.RUSAGE_SELF)
         bare = bare_rate(kept[model], batch, shape, options.seconds)
         decoded, num_decoded = run_decoded(folder, store, spec, options.device, kept)
+        by_openvino = {}
+        if on_cpu and openvino_network.is_installed():
+            openvino_s, found, other, faster, said = run_pipeline(folder, Path(scratch) / "other", spec, way=OPENVINO)
+            by_openvino = {
+                "extraction": found.did["crops"] / openvino_s,
+                "decoded": run_decoded(folder, other, spec, "cpu", faster)[0],
+                "bare": bare_rate(faster[model], batch, shape, options.seconds),
+            }
+            notes += [*said, f"OpenVINO busy: {found.details['rates']['busy_seconds']} s"]
         plain_rate, by_hand = None, {}
         if options.plain_videos:
             plain_s, plain = run_plain(folder, store, options.plain_videos, spec)
@@ -241,8 +272,8 @@ def main() -> None:
             difference = float(np.abs(np.asarray(stored.values, np.float32) - plain).max() / np.abs(plain).max())
             notes.append(f"features equal to {difference:.1e} of the largest value")
 
-    def row(what: str, rate: float, unit: str, *, compare: bool = True) -> dict[str, object]:
-        ratio = [f"{rate / bare:.2f} of bare"] if compare else []
+    def row(what: str, rate: float, unit: str, *, compare: bool = True, of: float = bare) -> dict[str, object]:
+        ratio = [f"{rate / of:.2f} of bare"] if compare else []
         if compare and plain_rate is not None:
             ratio.insert(0, f"{rate / plain_rate:.2f} x plain")
         return {"what": what, "a second": f"{rate:.1f} {unit}", "ratio": "; ".join(ratio)}
@@ -255,6 +286,7 @@ def main() -> None:
         row("extraction, decoding and writing included", report.did["crops"] / seconds, "crops"),
         row(f"extraction, frames already decoded ({num_decoded} videos)", decoded, "crops"),
         row("bare network, batches in memory", bare, "crops"),
+        *openvino_rows(by_openvino, seconds, report, bare, row),
         *(row(f"{part}, alone, of a busy second", busy[part], unit, compare=False) for part, unit in units.items()),
     ]
     frames, size_px = shape[1], shape[2]
@@ -279,7 +311,13 @@ def main() -> None:
         print("\n".join([*map(str, rows), *notes]))
         return
     page = "extract" if (options.device, model) == ("cpu", "x3d_xs") else f"extract_{options.device[:4]}_{model}"
-    write_results(page, "Extraction against the plain way", rows, packages=["torch", "av", "pytorchvideo"], notes=notes)
+    write_results(
+        page,
+        "Extraction against the plain way",
+        rows,
+        packages=["torch", "av", "pytorchvideo", "openvino"],
+        notes=notes,
+    )
 
 
 if __name__ == "__main__":
