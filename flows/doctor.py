@@ -94,6 +94,13 @@ def _check_decoders(settings: Settings) -> Iterator[Finding]:
         yield Finding(name, "ok" if is_fine else ("fail" if name == "pyav" else "warn"), found, fix)
 
 
+def _check_openvino(settings: Settings) -> Iterator[Finding]:
+    from extract.doctor import describe_openvino
+
+    works, found, fix = describe_openvino()
+    yield Finding("openvino", "ok" if works else "warn", found, fix)
+
+
 def _check_faiss(settings: Settings) -> Iterator[Finding]:
     from probe.maths.exact_search import describe_faiss
 
@@ -192,6 +199,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_versions,
     _check_device,
     _check_decoders,
+    _check_openvino,
     _check_faiss,
     _check_store,
     _check_folders,

@@ -6,6 +6,7 @@ only describe backbones, stay cheap.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -109,8 +110,7 @@ class Backbone:
     """A frozen network on a device.
 
     Made by :func:`extract.backbones.load_backbone`. Several threads may call
-    it, once the first call for a size of crop, which may compile, has
-    returned. Its attributes are those of :class:`BackboneInfo`, with
+    it; the first call for a size of crop may compile. Its attributes are those of :class:`BackboneInfo`, with
     `dim` known.
 
     Parameters
@@ -153,6 +153,7 @@ class Backbone:
         self._before_size = before_size
         self._runs: dict[tuple[int, ...], Callable[[torch.Tensor], torch.Tensor]] = {}
         self._ways: dict[tuple[int, ...], str] = {}
+        self._deciding = threading.RLock()
 
     name = property(lambda self: self.info.name)
     num_frames = property(lambda self: self.info.num_frames)
@@ -177,14 +178,11 @@ class Backbone:
 
     def use_for(self, shape: tuple[int, ...], run: Callable[[torch.Tensor], torch.Tensor], way: str) -> None:
         """Let `run` stand in for the network for crops of the size in `shape` (B, 3, T, H, W)."""
-        self._runs[tuple(shape[2:])], self._ways[tuple(shape[2:])] = run, way
+        self._ways[tuple(shape[2:])], self._runs[tuple(shape[2:])] = way, run
 
     def prepare(self, shape: tuple[int, ...]) -> None:
         """Decide how crops of the size in `shape` are run, as the first call would."""
-        if tuple(shape[2:]) not in self._runs:
-            self.use_for(shape, self.network, PLAIN)
-            if self._before_size is not None:
-                self._before_size(self, tuple(shape))
+        self._run_for(tuple(shape))
 
     def follow(self, way: str) -> None:
         """Run crops as others that stand beside them were made, as far as this machine can.
@@ -221,8 +219,7 @@ class Backbone:
         self.check_input(tuple(clips.shape))
         if clips.dtype != torch.float32:
             raise ShapeMismatchError(f"{self.name}: expected float32 crops, found {clips.dtype}; normalise them first")
-        self.prepare(tuple(clips.shape))
-        run = self._runs[tuple(clips.shape[2:])]
+        run = self._run_for(tuple(clips.shape))
         with torch.inference_mode():
             if self.autocast is None:
                 features = run(clips)
@@ -235,6 +232,19 @@ class Backbone:
                 f"found {tuple(features.shape)}; the network is not a feature extractor of that width"
             )
         return features.float()
+
+    def _run_for(self, shape: tuple[int, ...]) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return what runs crops of a size; who asks while it is being decided waits."""
+        size = shape[2:]
+        run = self._runs.get(size)
+        if run is None:
+            with self._deciding:
+                if size not in self._runs and self._before_size is not None:
+                    self._before_size(self, shape)
+                if size not in self._runs:
+                    self.use_for(shape, self.network, PLAIN)
+                run = self._runs[size]
+        return run
 
 
 def check_clip_shape(info: BackboneInfo, shape: tuple[int, ...]) -> None:

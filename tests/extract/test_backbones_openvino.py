@@ -18,6 +18,7 @@ from extract.backbones.interface import COMPILED, OPENVINO, PLAIN
 from extract.backbones.layers import LimitedBatch, MeanOverFrames, MeanOverSpaceTime
 from extract.backbones.openvino_network import converted, is_installed
 from extract.backbones.tuning import relative_difference, tuned
+from extract.doctor import describe_openvino
 from pipeline.recipe import ExportedBackbone
 from pipeline.settings import Settings
 from tests.support.reference_networks import randomise
@@ -217,3 +218,20 @@ def test_nothing_is_told_to_anybody(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["there", "not there", "broken"])
+def test_the_doctor_says_whether_it_runs_here(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    def broken(*_: object) -> object:
+        raise ImportError("libopenvino.so: cannot open shared object file\nand more")
+
+    if what == "there" and not is_installed():
+        pytest.skip("openvino is not installed")
+    monkeypatch.setattr(openvino_network, "is_installed", lambda: what != "not there")
+    if what == "broken":
+        monkeypatch.setattr(openvino_network, "import_openvino", broken)
+    works, found, fix = describe_openvino()
+    said = {"there": "networks run by it", "not there": "not installed", "broken": "cannot open shared object file"}
+    assert works == (what == "there")
+    assert said[what] in found
+    assert "pip install 'scale-pipeline[openvino]'" in fix
