@@ -6,19 +6,22 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from extract import plan_extract, run_extract
 from extract.backbones import Backbone, load_backbone
 from extract.backbones.interface import COMPILED, OPENVINO, PLAIN
+from extract.backbones.openvino_network import is_installed
 from extract.run.network_record import NETWORK
+from extract.run.plan import ExtractPlan
 from pipeline import Dataset, FeatureStore
 from pipeline.events import Event, Note
 from pipeline.recipe import Recipe
 from pipeline.settings import Settings
 from pipeline.verify.verify_store import verify_store
-from tests.support.extraction import catalogue, make_videos, tiny_recipe
+from tests.support.extraction import DIM, catalogue, extract_all, make_videos, read_everything, tiny_recipe
 
 CROPS = {"few": {"policy": "random", "num_crops": 2, "num_frames": 4, "stride": 2, "size_px": 16, "short_side_px": 20}}
 SET = ("few", "tiny")
@@ -32,6 +35,14 @@ def begun(tmp_path: Path, program: tuple[Path, str]) -> tuple[Recipe, FeatureSto
     store = FeatureStore.create(str(tmp_path / "s"))
     catalogue(recipe, store, settings)
     return recipe, store, settings
+
+
+def begin(store: FeatureStore, plan: ExtractPlan, network: str | None) -> None:
+    """Make the set, and no shard of it."""
+    (target,) = plan.targets
+    dataset = store.dataset("set")
+    dataset.define_crop_set(target.crops, target.policy)
+    dataset.writer(*SET, fingerprint=dict(target.fingerprint), dim=DIM, dtype="float32", network=network)
 
 
 def networks_of(dataset: Dataset) -> list[str | None]:
@@ -73,16 +84,29 @@ def test_two_that_begin_a_set_at_once_run_the_network_alike(begun: tuple[Recipe,
     assert verify_store(store).problems == ()
 
 
+@pytest.mark.skipif(not is_installed(), reason="openvino is not installed")
+def test_a_set_recorded_so_is_made_by_openvino_and_equal(
+    begun: tuple[Recipe, FeatureStore, Settings], tmp_path: Path
+) -> None:
+    recipe, store, settings = begun
+    begin(store, plan_extract(recipe, store, settings), network=OPENVINO)
+    run_extract(plan_extract(recipe, store, settings), store, settings)
+    found = FeatureStore.open(store.url)
+    assert networks_of(found.dataset("set")) == [OPENVINO] * 4
+    plain, _ = extract_all(recipe, tmp_path / "plain", settings)
+    assert networks_of(plain.dataset("set")) == [PLAIN] * 4
+    ours, expected = (read_everything(one, recipe)["few/tiny"] for one in (found, plain))
+    assert expected["valid"].any()
+    np.testing.assert_array_equal(ours["valid"], expected["valid"])
+    np.testing.assert_allclose(ours["values"], expected["values"], rtol=1e-4, atol=1e-5)
+
+
 def test_a_record_that_nobody_here_can_follow_is_said_and_kept(
     begun: tuple[Recipe, FeatureStore, Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where who decided died before it had made a shard, and others have no OpenVINO."""
     recipe, store, settings = begun
-    plan = plan_extract(recipe, store, settings)
-    (target,) = plan.targets
-    dataset = store.dataset("set")
-    dataset.define_crop_set(target.crops, target.policy)
-    dataset.writer(*SET, fingerprint=dict(target.fingerprint), dim=12, dtype="float32", network=OPENVINO)
+    begin(store, plan_extract(recipe, store, settings), network=OPENVINO)
     monkeypatch.setattr("extract.backbones.openvino_network.is_installed", lambda: False)
     events: list[Event] = []
     run_extract(plan_extract(recipe, store, settings), store, settings, events.append)
@@ -98,10 +122,7 @@ def test_a_set_without_a_record_is_gone_on_with_as_its_first_shard_says(
 ) -> None:
     recipe, store, settings = begun
     plan = plan_extract(recipe, store, settings, shards=[0])
-    (target,) = plan.targets
-    dataset = store.dataset("set")
-    dataset.define_crop_set(target.crops, target.policy)
-    dataset.writer(*SET, fingerprint=dict(target.fingerprint), dim=12, dtype="float32")  # as it was made before
+    begin(store, plan, network=None)  # as sets were made before
     nobody = threading.Barrier(1)
     run_extract(plan, store, settings, backbones={"tiny": decided(recipe, settings, COMPILED, nobody)})
     assert store.dataset("set").feature_info(*SET).network is None
