@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.sets.blocks import EmbeddingBlock, FeatureBlock
-    from pipeline.sets.ledger import LedgerEntry, RowStatus
+    from pipeline.sets.ledger_entry import LedgerEntry, RowStatus
     from pipeline.sets.writer import EmbeddingWriter, FeatureWriter, ShardTask
     from pipeline.store.catalogue import AppendedVideos
     from pipeline.store.dataset import Dataset
@@ -25,8 +25,8 @@ _PLACES = {
     "FeatureBlock": "sets.blocks",
     "FeatureStore": "store.feature_store",
     "FeatureWriter": "sets.writer",
-    "LedgerEntry": "sets.ledger",
-    "RowStatus": "sets.ledger",
+    "LedgerEntry": "sets.ledger_entry",
+    "RowStatus": "sets.ledger_entry",
     "Selection": "store.selection",
     "ShardTask": "sets.writer",
 }

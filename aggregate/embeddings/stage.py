@@ -25,7 +25,7 @@ from pipeline.readouts.collapse import doubts_about_vectors
 from pipeline.readouts.fitting import FittedReadout
 from pipeline.recipe.readout_words import ModelReadout
 from pipeline.reports import SkippedVideo, StageReport
-from pipeline.sets.ledger import RowStatus
+from pipeline.sets.ledger_entry import RowStatus
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import PENDING

@@ -18,7 +18,7 @@ from pipeline.products.backbone import backbone_ref
 from pipeline.products.features import has_features
 from pipeline.recipe import Recipe
 from pipeline.recipe.backbones import ImportedBackbone
-from pipeline.sets.ledger import UNDONE
+from pipeline.sets.ledger_entry import UNDONE
 from pipeline.settings import Settings
 from pipeline.status import VideoStatus
 from pipeline.storage.layout import shard_range

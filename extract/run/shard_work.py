@@ -25,7 +25,7 @@ from pipeline.status import VideoStatus
 
 if TYPE_CHECKING:
     from extract.backbones import Backbone
-    from pipeline.sets.ledger import RowStatus
+    from pipeline.sets.ledger_entry import RowStatus
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -199,7 +199,7 @@ class VideoWork:
 
     def finish(self) -> None:
         """Write geometry and status of this row into its shards; all features are there."""
-        from pipeline.sets.ledger import RowStatus
+        from pipeline.sets.ledger_entry import RowStatus
 
         outcome = self._outcome
         assert outcome is not None

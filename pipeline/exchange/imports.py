@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline.errors import AlreadyExistsError, ShapeMismatchError
 from pipeline.recipe.crops import CropPolicyBase
-from pipeline.sets.ledger import RowStatus
+from pipeline.sets.ledger_entry import RowStatus
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import GEOMETRY_COLUMNS, PENDING
 

@@ -12,7 +12,8 @@ from pipeline.products.features import features_ref, shard_states
 from pipeline.products.product import Kind, Product, Ref, Stored, Units
 from pipeline.recipe import EmbedSpec, ReadoutSpec, Recipe, TrainSpec
 from pipeline.recipe.readouts import plain_readout
-from pipeline.sets.ledger import REPLACED, Ledger
+from pipeline.sets.ledger import Ledger
+from pipeline.sets.ledger_entry import REPLACED
 from pipeline.storage.schema import PENDING
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pipeline.storage import schema
 
 if TYPE_CHECKING:
     from pipeline.sets.handles import DatasetHandle
-    from pipeline.sets.ledger import LedgerEntry
+    from pipeline.sets.ledger_entry import LedgerEntry
 
 SETS_SCHEMA = pa.schema(
     [

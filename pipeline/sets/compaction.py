@@ -19,7 +19,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import AlreadyExistsError, CorruptDataError, NotFoundError
-from pipeline.sets.ledger import LedgerEntry, unpacked
+from pipeline.sets.ledger import unpacked
+from pipeline.sets.ledger_entry import LedgerEntry
 from pipeline.sets.ledger_names import Packs, entry_key, loose_generations
 from pipeline.sets.ledger_pack import PACK_SIZE, Pack, PackedEntry, PackSize, check_pack, encode_pack
 from pipeline.storage.backend import StorageBackend

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError
-from pipeline.sets.ledger import Ledger, LedgerEntry
+from pipeline.sets.ledger import Ledger
+from pipeline.sets.ledger_entry import LedgerEntry
 from pipeline.sets.ledger_names import list_generations
 from pipeline.sets.mapped import ShardRows, open_shard, open_shard_file, read_whole_shard
 from pipeline.sets.set_files import ArraySpec, SetSpec, stored_layout

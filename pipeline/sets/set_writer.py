@@ -36,7 +36,8 @@ from pipeline.sets.arrays import write_array_metadata
 from pipeline.sets.binding import NOBODY, Binding
 from pipeline.sets.compaction import COMPACT_AFTER, compact_ledger
 from pipeline.sets.geometry import commit_geometry
-from pipeline.sets.ledger import UNDONE, EntrySummary, Ledger, LedgerEntry, RowStatus, make_table
+from pipeline.sets.ledger import EntrySummary, Ledger
+from pipeline.sets.ledger_entry import UNDONE, LedgerEntry, RowStatus, make_table
 from pipeline.sets.ledger_names import Packs, entry_key, newest_generation
 from pipeline.sets.reader import SetReader
 from pipeline.sets.set_files import SetSpec, stored_layout

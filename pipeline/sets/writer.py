@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import InvalidInputError, ShapeMismatchError
-from pipeline.sets.ledger import LedgerEntry, RowStatus
+from pipeline.sets.ledger_entry import LedgerEntry, RowStatus
 from pipeline.sets.set_writer import SetWriter
 from pipeline.sets.shard_task import ShardTask
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import AlreadyExistsError, NotFoundError
-from pipeline.sets.ledger import RowStatus
+from pipeline.sets.ledger_entry import RowStatus
 from pipeline.store.artifacts import split_version
 
 if TYPE_CHECKING:

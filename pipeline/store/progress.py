@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.sets.ledger import UNDONE, Ledger
+from pipeline.sets.ledger import Ledger
+from pipeline.sets.ledger_entry import UNDONE
 from pipeline.sets.set_files import EmbeddingSetInfo, FeatureSetInfo, SetSpec
 from pipeline.status import VideoStatus
 from pipeline.storage.layout import num_shards, shard_range

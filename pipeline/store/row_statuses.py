@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.sets.ledger import Ledger, LedgerEntry
+from pipeline.sets.ledger import Ledger
+from pipeline.sets.ledger_entry import LedgerEntry
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import PENDING, STATUS_SCHEMA
 

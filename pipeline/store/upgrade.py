@@ -20,7 +20,8 @@ from pipeline.errors import NotFoundError, StoreNotFoundError
 from pipeline.events import OnEvent, Progress, StageFinished, StageStarted, ignore
 from pipeline.fingerprint import canonical_json
 from pipeline.sets.arrays import group_json, group_key, read_group
-from pipeline.sets.ledger import Ledger, LedgerEntry, entry_key
+from pipeline.sets.ledger import Ledger, entry_key
+from pipeline.sets.ledger_entry import LedgerEntry
 from pipeline.storage import schema
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.locks import exclusive

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.errors import CorruptDataError, NotFoundError, PipelineError
 from pipeline.sets.arrays import array_json, parse_json
-from pipeline.sets.ledger import LedgerEntry
+from pipeline.sets.ledger_entry import LedgerEntry
 from pipeline.sets.mapped import ShardRows, open_shard
 from pipeline.sets.set_files import ArraySpec, SetSpec, stored_layout
 from pipeline.storage.layout import ArrayLayout

@@ -10,7 +10,8 @@ import numpy as np
 
 from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedError, UnsafeNameError
 from pipeline.sets.binding import NOBODY
-from pipeline.sets.ledger import Ledger, LedgerEntry, RowStatus, make_table
+from pipeline.sets.ledger import Ledger
+from pipeline.sets.ledger_entry import LedgerEntry, RowStatus, make_table
 from pipeline.sets.ledger_names import Packs, entry_key, list_generations, newest_generation
 from pipeline.sets.mapped import ShardRows, open_shard, open_shard_file
 from pipeline.sets.set_files import ArraySpec, SetSpec

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline import FeatureStore
 from pipeline.errors import FormatError
-from pipeline.sets.ledger import Ledger, LedgerEntry
+from pipeline.sets.ledger import Ledger
+from pipeline.sets.ledger_entry import LedgerEntry
 from pipeline.storage.backend_local import LocalBackend
 from pipeline.storage.parquet import ParquetPieces
 from pipeline.storage.sealed import check_seal, resealed

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import FeatureStore, RowStatus
 from pipeline.recipe import RandomPolicy
-from pipeline.sets.ledger import UNDONE
+from pipeline.sets.ledger_entry import UNDONE
 from pipeline.store.compact import compact_store
 from pipeline.store.dataset import Dataset
 from pipeline.store.row_statuses import status_pieces

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline import FeatureStore
 from pipeline.errors import CorruptDataError, WrongVideoError
 from pipeline.sets.binding import ids_digest
-from pipeline.sets.ledger import LedgerEntry
+from pipeline.sets.ledger_entry import LedgerEntry
 from pipeline.store.dataset import Dataset
 from pipeline.store.facts import FACT_COLUMNS
 from tests.support.toy_stores import CROPS, FEATURES, check_features, extract, geometry_of, make_store, valid_of, videos
