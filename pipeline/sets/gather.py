@@ -29,13 +29,10 @@ class MappedRows(Protocol):
 
     spec: SetSpec
 
-    def read(self, rows: np.ndarray, out: dict[str, np.ndarray]) -> None:
-        """Copy checked rows into buffers."""
-
     def locate(
-        self, rows: np.ndarray, *, check: bool = True
+        self, rows: np.ndarray, *, check: bool = True, out: dict[str, np.ndarray] | None = None
     ) -> Iterator[tuple[np.ndarray, ShardRows, np.ndarray, np.ndarray]]:
-        """Yield which rows lie in which shard, where, and with which checksums."""
+        """Yield which rows lie in which shard, where, and with which checksums; copy checked rows of some arrays."""
 
 
 class HostGather:
@@ -121,9 +118,9 @@ class HostGather:
                 continue
             part = self._parts[number]
             rows = self.rows[part]
-            self._reader.read(rows, {name: array[part] for name, array in self._small.items()})
+            small = {name: array[part] for name, array in self._small.items()}
             self._is_checked[part] = True  # a row without values has none to check
-            for which, values, local, checksums in self._reader.locate(rows, check=False):
+            for which, values, local, checksums in self._reader.locate(rows, check=False, out=small):
                 self._note(part.start + which, values, local)
                 self._checksum[part.start + which] = checksums
                 self._is_checked[part.start + which] = False

@@ -71,11 +71,19 @@ class LedgerEntry:
     """Key of the ledger that it was written for; empty where schema 1 wrote it."""
     videos: str = ""
     """Digest of the ids that `video_key` was made of, see :meth:`Binding.digest`; entries of before have none."""
+    columns: dict[str, np.ndarray] = field(init=False, default_factory=dict, repr=False, compare=False)
+    """Columns of numbers that were asked for."""
 
-    @cached_property
+    def column(self, name: str) -> np.ndarray:
+        """Return a column of numbers."""
+        if name not in self.columns:
+            self.columns[name] = values_of(self.table[name])
+        return self.columns[name]
+
+    @property
     def num_valid(self) -> np.ndarray:
         """Valid crops of each row."""
-        return values_of(self.table["num_valid"])
+        return self.column("num_valid")
 
     @cached_property
     def statuses(self) -> list[str]:
@@ -85,19 +93,18 @@ class LedgerEntry:
     @cached_property
     def video_keys(self) -> np.ndarray | None:
         """Key of each row's video; None where schema 1 wrote the entry."""
-        column = self.table["video_key"]
-        return None if column.null_count else values_of(column)
+        return None if self.table["video_key"].null_count else self.column("video_key")
 
     def checksums(self, array: str) -> np.ndarray:
         """Return the crc32c of each row's bytes in an array (values, valid or geometry), uint32."""
-        return values_of(self.table[f"{array}_crc32c"])
+        return self.column(f"{array}_crc32c")
 
     @cached_property
     def content_id(self) -> str:
         """What the rows hold, as one hash: equal for equal results, however long they took and whoever wrote them."""
         digest = hashlib.sha256(f"{self.row_start}:{self.row_stop}:{self.fingerprint_id}".encode())
         for name in ("num_valid", "values_crc32c", "valid_crc32c", "geometry_crc32c"):
-            digest.update(values_of(self.table[name]).tobytes())
+            digest.update(self.column(name).tobytes())
         digest.update("\n".join(self.statuses).encode())
         return digest.hexdigest()
 
@@ -136,7 +143,7 @@ class LedgerEntry:
     @classmethod
     def unpack(cls, packed: PackedEntry, *, what: str) -> LedgerEntry:
         """Return an entry that was read from a pack; CorruptDataError where it is none."""
-        return cls._made_of(packed.table, packed.meta, what=what)
+        return cls._made_of(packed.table, packed.meta, packed.columns, what=what)
 
     @classmethod
     def decode(cls, data: bytes, *, what: str) -> LedgerEntry:
@@ -150,18 +157,19 @@ class LedgerEntry:
             If a newer version of this project wrote it.
         """
         table, metadata = unseal(data, LEDGER_SCHEMA, what=what)
-        return cls._made_of(table, metadata.get("entry", ""), what=what)
+        return cls._made_of(table, metadata.get("entry", ""), {}, what=what)
 
     @classmethod
-    def _made_of(cls, table: pa.Table, about: str, *, what: str) -> LedgerEntry:
+    def _made_of(cls, table: pa.Table, about: str, columns: Mapping[str, np.ndarray], *, what: str) -> LedgerEntry:
         try:
             meta = json.loads(about)
             named = {name: meta[name] for name in _META} | {name: str(meta.get(name, "")) for name in _LATER}
             entry = cls(table=table, **named)
-            rows = values_of(table["row"])
+            entry.columns.update(columns)
+            rows = entry.column("row")
             if not np.array_equal(rows, np.arange(entry.row_start, entry.row_stop)):
                 raise ValueError("its rows are not those it says")
-            if len(rows) and values_of(table["num_valid"]).min() < 0:
+            if len(rows) and entry.num_valid.min() < 0:
                 raise ValueError("a row with fewer than no valid crops")
             if unknown := set(entry.statuses) - _STATUSES:
                 raise ValueError(f"unknown statuses {', '.join(sorted(unknown))}")

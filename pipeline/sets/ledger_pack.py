@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -70,6 +70,8 @@ class PackedEntry:
     meta: str
     """JSON: what the entry says about itself."""
     content_id: str
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    """Columns of the table that are at hand as arrays."""
 
 
 Glance: TypeAlias = tuple[int, int, str, dict[str, int]]
@@ -289,10 +291,11 @@ class Pack:
         if not 0 < n == len(shards) or (shards != index.shard[place]).any() or (metas != metas[0]).any():
             raise CorruptDataError(f"{self.key}: expected an entry where its index says, found another entry's lines")
         shard, generation = int(index.shard[place]), int(index.generation[place])
-        table, meta = found.table.slice(start, n), found.metas[int(metas[0])]
         return PackedEntry(
-            shard, generation, int(index.row_start[place]), table, meta, index.content_id[place].decode()
-        )
+            shard, generation, int(index.row_start[place]), found.table.slice(start, n), found.metas[int(metas[0])],
+            index.content_id[place].decode(),
+            {name: column[start : start + n] for name, column in found.columns.items()},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -305,6 +308,8 @@ class _Group:
     meta: np.ndarray
     """Of each line, which of `metas` is its entry's."""
     metas: list[str]
+    columns: dict[str, np.ndarray]
+    """Of the table, those of numbers that have no nulls."""
 
     @classmethod
     def of(cls, lines: pa.Table) -> _Group:
@@ -314,7 +319,12 @@ class _Group:
         if meta.null_count:
             raise ValueError("lines that say nothing of their entry")
         table = lines.select(LEDGER_SCHEMA.names)
-        return cls(table, values_of(lines["shard"]), values_of(meta.indices), meta.dictionary.to_pylist())
+        columns = {
+            f.name: values_of(table[f.name])
+            for f in LEDGER_SCHEMA
+            if pa.types.is_integer(f.type) and not table[f.name].null_count
+        }
+        return cls(table, values_of(lines["shard"]), values_of(meta.indices), meta.dictionary.to_pylist(), columns)
 
 
 def check_pack(backend: StorageBackend, ledger: str, number: int) -> dict[str, str]:

@@ -132,7 +132,7 @@ class SetReader:
         return {name: view for name, view in views.items() if view is not None}
 
     def locate(
-        self, rows: np.ndarray, *, check: bool = True
+        self, rows: np.ndarray, *, check: bool = True, out: dict[str, np.ndarray] | None = None
     ) -> Iterator[tuple[np.ndarray, ShardRows, np.ndarray, np.ndarray]]:
         """Yield, shard by shard, where the values of ascending rows lie.
 
@@ -140,6 +140,8 @@ class SetReader:
         ----------
         check : bool
             Hold each row to its checksum. False: the caller does it before anybody sees a row.
+        out : dict of ndarray, optional
+            Arrays to copy the rows into on the way, as :meth:`read` does.
 
         Yields
         ------
@@ -150,11 +152,16 @@ class SetReader:
         self._guard.check()
         for shard, part in split_by_shard(rows, self.spec.shard_rows):
             opened = self._shard(shard)
+            local = rows[part] - shard * self.spec.shard_rows
+            if out is not None:
+                self._copy(opened, local, {name: buffer[part] for name, buffer in out.items()})
             if opened is None:
                 continue
-            local = rows[part] - shard * self.spec.shard_rows
-            inside = np.flatnonzero(local < len(opened.present))
-            inside = inside[opened.present[local[inside]]]
+            if opened.all_present and local[-1] < len(opened.present):
+                inside = np.arange(len(local))
+            else:
+                inside = np.flatnonzero(local < len(opened.present))
+                inside = inside[opened.present[local[inside]]]
             if check:
                 self._check(opened, local[inside], ("values",))
             yield (
