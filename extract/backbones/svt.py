@@ -67,6 +67,7 @@ def svt_info(spec: TransformerBackbone) -> BackboneInfo:
         dim=768,
         num_frames=spec.num_frames or NATIVE_FRAMES,
         size_px=size_px,
+        openvino_gain=1.05,
     )
 
 
