@@ -32,7 +32,13 @@ how = sys.argv[4]
 begun = threading.Event()
 
 class SlowNetwork:
-    dim = 12
+    dim, way = 12, "plain"
+
+    def prepare(self, shape):
+        pass
+
+    def follow(self, way):
+        pass
 
     def __call__(self, clips):
         until = time.monotonic() + 1.5
