@@ -119,7 +119,10 @@ def run_pipeline(
         ((name, backbone_spec),) = spec.backbones.items()
         kept[name] = load_backbone(backbone_spec, settings, device, as_before=way)
         batch, shape = batch_of(spec, device)
-        say = lambda event: notes.append(event.text)  # noqa: E731
+
+        def say(event):
+            notes.append(event.text)
+
         optimise(kept[name], (min(batch, 2), *shape), 1_000_000, say, num_streams=threads)
         kept[name](torch.rand(batch, *shape, device=device))
         torch.set_num_threads(threads)

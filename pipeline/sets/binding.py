@@ -62,15 +62,16 @@ def ids_digest(video_ids: pa.ChunkedArray) -> str:
 
     One hash over a shard's ids takes a tenth of the time of one an id.
     """
-    lengths, texts = hashlib.sha256(), []
+    digest, texts = hashlib.sha256(), []
     for chunk in video_ids.chunks:
-        ends = np.frombuffer(chunk.buffers()[1], "<i4", len(chunk) + 1, chunk.offset * 4) if len(chunk) else np.zeros(1)
-        lengths.update(np.diff(ends).astype("<i4").tobytes())
-        if ends[-1] > ends[0]:
-            texts.append(memoryview(chunk.buffers()[2])[int(ends[0]) : int(ends[-1])])
-    for text in texts:
-        lengths.update(text)
-    return lengths.hexdigest()
+        if len(chunk):
+            _, places, text = chunk.buffers()
+            ends = np.frombuffer(places, "<i4", len(chunk) + 1, chunk.offset * 4)
+            digest.update(np.diff(ends).astype("<i4").tobytes())
+            texts.append(memoryview(text or b"")[int(ends[0]) : int(ends[-1])])
+    for one in texts:
+        digest.update(one)
+    return digest.hexdigest()
 
 
 def check_binding(

@@ -176,9 +176,9 @@ def open_shard_file(backend: StorageBackend, key: str, layout: ArrayLayout) -> S
     tail = data[max(data.size - layout.index_bytes, 0) :].tobytes()
     try:
         places = _places(tail, layout, data.size)
-    except CorruptDataError:
+    except CorruptDataError as err:
         parse_index(tail, layout, data.size, what=key)  # says which file it is
-        raise CorruptDataError(f"{key}: expected chunks without gaps, found an absent one among them") from None
+        raise CorruptDataError(f"{key}: {err}") from None
     if places.step:
         rows = np.ndarray(
             (len(places.offsets), *layout.row_shape),
@@ -241,7 +241,7 @@ def _places(tail: bytes, layout: ArrayLayout, size: int) -> _Places:
     absent = np.flatnonzero(offsets < 0)
     used = int(absent[0]) if absent.size else len(offsets)
     if (offsets[used:] >= 0).any():
-        raise CorruptDataError("expected chunks without gaps")
+        raise CorruptDataError(f"expected chunks without gaps, found chunk {used} absent")
     step = int(offsets[1] - offsets[0]) if used > 1 else layout.chunk_step
     is_even = used and step > 0 and (offsets[:used] == offsets[0] + np.arange(used) * step).all()
     return _Places(tuple(offsets[:used].tolist()), step if layout.chunk_rows == 1 and is_even else 0)

@@ -141,7 +141,7 @@ class SetReader:
         check : bool
             Hold each row to its checksum. False: the caller does it before anybody sees a row.
         out : dict of ndarray, optional
-            Arrays to copy the rows into on the way, as :meth:`read` does.
+            Arrays to copy the rows into on the way, as :meth:`read` does, and to keep: they are not read twice.
 
         Yields
         ------
@@ -154,7 +154,7 @@ class SetReader:
             opened = self._shard(shard)
             local = rows[part] - shard * self.spec.shard_rows
             if out is not None:
-                self._copy(opened, local, {name: buffer[part] for name, buffer in out.items()})
+                self._copy(opened, local, {name: buffer[part] for name, buffer in out.items()}, is_kept=True)
             if opened is None:
                 continue
             if opened.all_present and local[-1] < len(opened.present):
@@ -203,14 +203,20 @@ class SetReader:
         if opened is not None:
             self._check(opened, np.arange(len(opened.present)), self._names)
 
-    def _copy(self, opened: _OpenShard | None, local: np.ndarray, out: dict[str, np.ndarray]) -> None:
+    def _copy(
+        self, opened: _OpenShard | None, local: np.ndarray, out: dict[str, np.ndarray], *, is_kept: bool = False
+    ) -> None:
         if opened is None:
             for buffer in out.values():
                 buffer[:] = 0
             return
         covered = len(opened.present)
         if opened.all_present and (local.size == 0 or local[-1] < covered):
-            rest = [name for name, buffer in out.items() if not self._copied_at_once(opened, name, local, buffer)]
+            rest = [
+                name
+                for name, buffer in out.items()
+                if not (is_kept and self._copied_at_once(opened, name, local, buffer))
+            ]
             self._check(opened, local, rest)
             for name in rest:
                 self._array(opened, name).gather(local, out[name])
@@ -229,6 +235,7 @@ class SetReader:
         """Copy most rows of an array that was not opened yet, without opening it; return False where that is no gain.
 
         To map a small file and to check its rows one by one takes longer than to read it and to check it as a whole.
+        For who keeps what it gets: a map would hold on to these bytes when others take their place, this does not.
         """
         if name in opened.arrays or 2 * len(local) < self.spec.shard_rows or not self._backend.is_local:
             return False
@@ -236,14 +243,12 @@ class SetReader:
         if layout is None or layout.num_chunks > 1 or len(opened.present) < layout.shard_rows:
             return False
         is_whole = len(local) == layout.shard_rows and out.flags.c_contiguous
-        checksums = opened.entry.checksums(name)
+        rows = out if is_whole else np.empty((layout.shard_rows, *layout.row_shape), layout.dtype)
         key = shard_key(array.key, opened.entry.shard, layout.ndim)
-        if is_whole:
-            return read_whole_shard(self._backend, key, layout, checksums, out)
-        rows = np.empty((layout.shard_rows, *layout.row_shape), layout.dtype)
-        if not read_whole_shard(self._backend, key, layout, checksums, rows):
+        if not read_whole_shard(self._backend, key, layout, opened.entry.checksums(name), rows):
             return False
-        np.take(rows, local, axis=0, out=out, mode="clip")
+        if not is_whole:
+            np.take(rows, local, axis=0, out=out, mode="clip")
         return True
 
     def _layout(self, array: ArraySpec) -> ArrayLayout | None:

@@ -83,7 +83,7 @@ class LocalBackend:
         return f"LocalBackend({self.url!r})"
 
     def _path(self, key: str) -> Path:
-        return Path(self._inside(check_key(key)))
+        return Path(self.local_name(key))
 
     def _folder(self, prefix: str) -> Path:
         prefix = check_prefix(prefix)
@@ -108,7 +108,7 @@ class LocalBackend:
 
     def read(self, key: str) -> bytes:
         """See :class:`StorageBackend`."""
-        path = self._inside(check_key(key))
+        path = self.local_name(key)
         try:
             with open(open_regular(path), "rb") as file:
                 return file.read()

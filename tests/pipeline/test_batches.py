@@ -15,7 +15,7 @@ from pipeline.errors import CorruptDataError, InvalidInputError, ShapeMismatchEr
 from pipeline.sets.batches import plan_blocks
 from pipeline.sets.blocks import FeatureBlock
 from pipeline.storage.layout import default_chunk_rows, shard_range, split_by_shard
-from tests.support.stores import CROPS, FEATURE_SET, make_store, make_values
+from tests.support.stores import CROPS, FEATURE_SET, fill, make_store, make_values
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +174,25 @@ def test_rows_that_a_killed_retry_replaced_come_from_what_it_set_aside(tmp_path:
     for epoch in range(2):
         for batch in fresh.batches(CROPS, FEATURE_SET, 5, mode="host", epoch=epoch):
             np.testing.assert_array_equal(batch.values, expected[batch.rows])
+
+
+@pytest.mark.parametrize("way", ["features", "batches"])
+def test_rows_that_a_pinned_reader_has_read_stay_as_they_were_read(tmp_path: Path, way: str) -> None:
+    valid = np.ones((12, 4), bool)
+    valid[5, 2:] = False
+    store = make_store(tmp_path / "s", num_videos=12, valid=valid, statuses={5: "partial"})
+    selection = store.dataset("toy").select()
+
+    def read() -> list[tuple[np.ndarray, ...]]:
+        if way == "features":
+            blocks = iter([selection.features(CROPS, FEATURE_SET)])
+        else:
+            blocks = selection.batches(CROPS, FEATURE_SET, 5, mode="host", shuffle=False)
+        return [(b.values.copy(), b.valid.copy(), b.geometry.copy()) for b in blocks]
+
+    before = read()
+    fill(store, retry=["partial"], salt=0)
+    for old, new in zip(before, read(), strict=True):
+        for one, other in zip(old, new, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert store.dataset("toy").select(rows=[5]).features(CROPS, FEATURE_SET).valid.all()
