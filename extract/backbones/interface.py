@@ -176,6 +176,10 @@ class Backbone:
         """How crops are run: by what stands in for the network at any of their sizes, else "plain"."""
         return next((way for way in self._ways.values() if way != PLAIN), PLAIN)
 
+    def takes_channels_last(self, shape: tuple[int, ...]) -> bool:
+        """Whether crops of the size in `shape` (B, 3, T, H, W) are best laid out so; either layout is right."""
+        return self._ways.get(tuple(shape[2:])) != OPENVINO
+
     def use_for(self, shape: tuple[int, ...], run: Callable[[torch.Tensor], torch.Tensor], way: str) -> None:
         """Let `run` stand in for the network for crops of the size in `shape` (B, 3, T, H, W)."""
         self._ways[tuple(shape[2:])], self._runs[tuple(shape[2:])] = way, run

@@ -60,13 +60,17 @@ def import_openvino() -> ModuleType:
 def converted(network: nn.Module, clips: torch.Tensor, num_streams: int = 1) -> Run:
     """Return a form of a network that OpenVINO runs: any number of crops at the frames and size of `clips`.
 
+    The network itself sees as many crops at a time as `clips` has: what is always of one size OpenVINO runs faster
+    (x3d_xs by 7 %, fewer crops being as fast as more), and a crop's features are the same to the last bit in whatever
+    company it comes.
+
     Parameters
     ----------
     network : nn.Module
         As it was built: what :mod:`extract.backbones.tuning` put into it cannot be converted. In evaluation mode, on
         the CPU; of no use to others afterwards.
     clips : Tensor of shape (B, 3, T, H, W), float32
-        An example.
+        An example, and how many crops go through it at a time.
     num_streams : int
         How many calls may compute at once, each with one core; more wait.
 
@@ -82,7 +86,7 @@ def converted(network: nn.Module, clips: torch.Tensor, num_streams: int = 1) -> 
     """
     openvino = import_openvino()
     model = _read(network, clips)
-    model.reshape([-1, *clips.shape[1:]])
+    model.reshape(list(clips.shape))
     compiled = openvino.Core().compile_model(
         model,
         "CPU",
@@ -93,7 +97,7 @@ def converted(network: nn.Module, clips: torch.Tensor, num_streams: int = 1) -> 
             "ENABLE_CPU_PINNING": False,  # two workers of one machine would share the same cores
         },
     )
-    return _taking_turns([compiled.create_infer_request() for _ in range(num_streams)])
+    return _taking_turns([compiled.create_infer_request() for _ in range(num_streams)], len(clips))
 
 
 def _read(network: nn.Module, clips: torch.Tensor) -> Any:
@@ -115,21 +119,27 @@ def _read(network: nn.Module, clips: torch.Tensor) -> Any:
         return front.convert(front.load(decoder))
 
 
-def _taking_turns(requests: list[Any]) -> Run:
-    """Return a function that infers by whichever request is free."""
+def _taking_turns(requests: list[Any], num_crops: int) -> Run:
+    """Return a function that infers so many crops at a time by whichever request is free."""
     import torch
 
     free: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for request in requests:
         free.put(request)
 
-    def run(clips: torch.Tensor) -> torch.Tensor:
+    def infer(clips: torch.Tensor) -> torch.Tensor:
+        missing = num_crops - len(clips)
+        if missing:
+            clips = torch.cat([clips, clips.new_zeros(missing, *clips.shape[1:])])
         request = free.get()
         try:
             # its own memory is used again by the next call: the features are copied out
             (features,) = request.infer([clips.contiguous().numpy()], share_inputs=True, share_outputs=False).values()
-            return torch.from_numpy(features)
+            return torch.from_numpy(features)[: num_crops - missing]
         finally:
             free.put(request)
+
+    def run(clips: torch.Tensor) -> torch.Tensor:
+        return torch.cat([infer(part) for part in clips.split(num_crops)])
 
     return run

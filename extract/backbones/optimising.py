@@ -40,7 +40,7 @@ TOLERANCE = 1e-4
 WORTH_KEEPING = 1.0
 """A form that measures slower than this is dropped: it holds memory (x3d_xs compiled peaks at 2.5 GiB, not 1.3)."""
 TIMED_CROPS = 8
-"""Most crops of a timing batch; large networks see fewer than the run's batches hold."""
+"""Most crops of a timing batch, and of those that OpenVINO sees at once; small crops come in larger batches."""
 WORDS = {OPENVINO: "converting for OpenVINO", COMPILED: "compiling"}
 
 
@@ -124,7 +124,8 @@ def _optimise(backbone: Backbone, shape: tuple[int, ...], num_crops: int, num_st
         return Optimisation(PLAIN, f"{UNCOMPILED}: what is there was made another way, {backbone.as_before!r}")
     import torch
 
-    num_timed = min(max(shape[0], 2), TIMED_CROPS)
+    num_at_once = min(shape[0], TIMED_CROPS)
+    num_timed = max(num_at_once, 2)
     clips = torch.randn((num_timed, *shape[1:]), generator=seeded(0))
     with torch.inference_mode():
         expected, plain_s = _timed(backbone.network, clips)
@@ -132,7 +133,7 @@ def _optimise(backbone: Backbone, shape: tuple[int, ...], num_crops: int, num_st
         reasons = []
         for way, reason in _ways(backbone, num_crops, crop_s):
             if not reason:
-                found = _tried(backbone, way, clips, expected, num_streams)
+                found = _tried(backbone, way, clips, expected, num_at_once, num_streams)
                 if isinstance(found, Optimisation):
                     return found
                 reason = found
@@ -169,17 +170,17 @@ def _ways(backbone: Backbone, num_crops: int, crop_s: float) -> Iterator[tuple[s
 
 
 def _tried(
-    backbone: Backbone, way: str, clips: torch.Tensor, expected: torch.Tensor, num_streams: int
+    backbone: Backbone, way: str, clips: torch.Tensor, expected: torch.Tensor, num_at_once: int, num_streams: int
 ) -> Optimisation | str:
     """Make a form and put it in the network's place; or say why not."""
     from extract.backbones.tuning import relative_difference
 
     doing, started = WORDS[way], time.perf_counter()
     try:
-        run = _made(backbone, way, clips, num_streams)
+        run = _made(backbone, way, clips, num_at_once, num_streams)
         found = run(clips)
         difference = relative_difference(found, expected)
-        alone = relative_difference(run(clips[-1:]), expected[-1:])  # what was traced with one size of batch only
+        alone = relative_difference(run(clips[-1:]), expected[-1:])  # forms that fix their batch fill it up
     except Exception as err:  # whatever a compiler raises; the network as it is is right and ready
         return f"{doing} failed with {type(err).__name__}: {_first_line(err)}"
     spent_s = time.perf_counter() - started
@@ -195,11 +196,11 @@ def _tried(
     return Optimisation(way, note, speedup)
 
 
-def _made(backbone: Backbone, way: str, clips: torch.Tensor, num_streams: int) -> Run:
+def _made(backbone: Backbone, way: str, clips: torch.Tensor, num_at_once: int, num_streams: int) -> Run:
     if way == COMPILED:
         return compiling.compiled(backbone.network, fewest=len(clips))
     assert backbone.build is not None
-    return openvino_network.converted(backbone.build(), clips[:2], num_streams)
+    return openvino_network.converted(backbone.build(), clips[:num_at_once], num_streams)
 
 
 def _first_line(err: Exception) -> str:

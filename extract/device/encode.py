@@ -223,10 +223,14 @@ class Encoder:
             elif stream not in seen:
                 seen[stream] = apply_stream(stream, current, previous)
             if (backbone, stream) not in features:
-                is_heard = target.sound is not None
-                clips = seen[stream] if is_heard else normalise(seen[stream], target.info.mean, target.info.std)
+                clips = seen[stream] if target.sound is not None else self._normalised(seen[stream], target)
                 features[backbone, stream] = self._run(backbone, clips)
         return features
+
+    def _normalised(self, clips: torch.Tensor, target: ResolvedTarget) -> torch.Tensor:
+        network = self._backbones[target.target.backbone]
+        channels_last = network.takes_channels_last((len(clips), 3, *clips.shape[1:4]))
+        return normalise(clips, target.info.mean, target.info.std, channels_last=channels_last)
 
     def _run(self, name: str, clips: torch.Tensor) -> Download:
         """Run one network. Its first run at a size is its own: it may compile."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -110,13 +110,14 @@ class ShardRunner:
                     as_before=plan.ways.get(name),
                 )
         self._recorded = dict(plan.ways)
-        self._prepare()
+        self._prepare(set(self._backbones) - set(self._recorded))  # now, so that their sets can be begun with it
         self._writers = {t.label: self._open_writer(t) for t in plan.targets}
         for target in plan.targets:  # of workers that begin a set at once, one was first
             if (recorded := self._writers[target.label].network) is not None:
                 self._recorded.setdefault(target.target.backbone, recorded)
         for name, way in self._recorded.items():
             self._backbones[name].follow(way)
+        self._prepare(set(self._recorded))
         self._handing_over: list[Any] = []
         num_workers = settings.workers or max(1, self._num_threads // 2)
         self._files = Files.of(settings)
@@ -125,13 +126,13 @@ class ShardRunner:
         self._pool = None if source is not None else DecodePool(num_workers, files=self._files, **options)
         self._source: VideoOpener = source or cast(VideoOpener, self._pool)
 
-    def _prepare(self) -> None:
-        """Decide how networks run of which the store says nothing: now, so that the sets can be begun with it."""
+    def _prepare(self, names: Container[str]) -> None:
+        """Decide how networks run, before anything is decoded, and make them ready for batches of the size to come."""
         from pipeline.compute.threads import at_most_threads
 
         with at_most_threads(1):  # as extraction runs them on a CPU
             for target in self._plan.targets:
-                if target.target.backbone not in self._recorded and target.sound is None:
+                if target.target.backbone in names and target.sound is None:
                     frames, side = len(target.positions), target.size_px
                     batch = batch_crops(frames, side, self._device.type)
                     self._backbones[target.target.backbone].prepare((batch, 3, frames, side, side))

@@ -32,6 +32,9 @@ class FakeBackbone:
         self.most = most
         self.sizes: list[int] = []
 
+    def takes_channels_last(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == 5
+
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
         if len(clips) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -77,11 +80,12 @@ def test_out_of_memory_halves_the_batch_and_goes_on(targets):
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory(targets):
-    def broken(clips: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("shapes cannot be multiplied")
+    class Broken(FakeBackbone):
+        def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="multiplied"):
-        feed(Encoder(targets, {"tiny": broken}, batch_crops=2), 2)
+        feed(Encoder(targets, {"tiny": Broken()}, batch_crops=2), 2)
 
 
 def test_many_threads_lose_nothing(targets):

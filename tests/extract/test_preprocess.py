@@ -49,13 +49,21 @@ def test_frames_are_taken_without_a_vector_of_indices_as_with_one(picks):
     np.testing.assert_array_equal(_slice(FRAMES, np.array(picks)), FRAMES[picks])
 
 
-def test_normalise_and_its_strides():
-    clips = torch.stack([cut_crop(FRAMES, np.arange(2), geometry(0, 0, 20, 20), 20)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_normalise_and_its_strides(dtype):
+    clips = torch.stack([cut_crop(FRAMES, np.arange(2), geometry(0, 0, 20, 20), 20)]).to(dtype)
+    before = clips.clone()
     out = normalise(clips, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
     expected = (clips.double() / 255 - torch.tensor([0.4, 0.5, 0.6])) / torch.tensor([0.1, 0.2, 0.3])
     torch.testing.assert_close(out.double(), expected.permute(0, 4, 1, 2, 3), atol=1e-5, rtol=1e-5)
     assert out.is_contiguous(memory_format=torch.channels_last_3d)
-    assert clips.dtype == torch.uint8
+    other = normalise(clips, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3), channels_last=False)
+    assert other.is_contiguous()
+    assert torch.equal(out, other)
+    one_by_one = clips.float() * (1 / (255 * torch.tensor([0.1, 0.2, 0.3])))  # as it was computed before, to the bit
+    one_by_one += -torch.tensor([0.4, 0.5, 0.6]) / torch.tensor([0.1, 0.2, 0.3])
+    assert torch.equal(out, one_by_one.permute(0, 4, 1, 2, 3))
+    assert torch.equal(clips, before)
 
 
 def test_temporal_gradient_is_that_of_ltg():
