@@ -34,7 +34,7 @@ def plan_shards(recipe: str, where: Where, options: ExtractOptions) -> list[int]
 
 @task(name="load-backbones")
 def load_networks(recipe: str, where: Where, options: ExtractOptions) -> Networks:
-    """Load the backbones once for all tasks; whether a faster form repays is decided by the work of the whole run."""
+    """Load the backbones once for all tasks; whether a faster form repays is decided by all that is missing."""
     from extract.backbones import load_backbone, say_uncompiled_once
     from extract.run.plan import plan_extract
     from pipeline.compute.devices import pick_device
@@ -49,7 +49,7 @@ def load_networks(recipe: str, where: Where, options: ExtractOptions) -> Network
                 spec,
                 settings,
                 pick_device(settings.device),
-                expected_crops=plan.num_crops_of(name),
+                expected_crops=plan.num_crops_lacking(name),
                 on_event=tell,
                 as_before=plan.ways.get(name),
             )

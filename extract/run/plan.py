@@ -65,6 +65,8 @@ class ExtractPlan:
     """Of every feature set that is asked for."""
     ways: Mapping[str, str] = field(default_factory=dict)
     """How a backbone runs that made what is there (openvino, compiled, plain); what comes beside is made alike."""
+    num_elsewhere: Mapping[str, int] = field(default_factory=dict)
+    """Target label -> crops that it lacks in shards which this plan leaves to others, or to later runs."""
 
     stage = "extract"
 
@@ -98,10 +100,14 @@ class ExtractPlan:
         """One hash over the fingerprints of all targets."""
         return fingerprint({t.label: dict(t.fingerprint) for t in self.targets})
 
-    def num_crops_of(self, backbone: str) -> int:
-        """Return how many crops a backbone is going to see."""
+    def num_crops_lacking(self, backbone: str) -> int:
+        """Return how many crops of the whole dataset a backbone is still to see, in this run or another.
+
+        How its network runs is decided once for all of them, so a run of a few shards decides as one of all would.
+        """
         labels = {t.label for t in self.targets if t.target.backbone == backbone}
-        return sum(t.num_crops for s in self.shards for t in s.targets if t.label in labels)
+        here = sum(t.num_crops for s in self.shards for t in s.targets if t.label in labels)
+        return here + sum(count for label, count in self.num_elsewhere.items() if label in labels)
 
     def summary(self) -> str:
         """One line: what would be done, how much of it, and why."""
@@ -202,8 +208,11 @@ def plan_extract(
         if works:
             plans.append(ShardPlan(shard, int(is_to_decode.sum()), tuple(works)))
     num_done = len(wanted) * len(resolved) - num_works
-    ways = ways_of(dataset, resolved)
-    return ExtractPlan(recipe, resolved, tuple(plans), num_done, again, standings=(*found, *later), ways=ways)
+    return ExtractPlan(
+        recipe, resolved, tuple(plans), num_done, again,
+        standings=(*found, *later), ways=ways_of(dataset, resolved),
+        num_elsewhere=_num_elsewhere(dataset, resolved, lacking, frozenset(wanted)),
+    )  # fmt: skip
 
 
 def check_targets(recipe: Recipe, settings: Settings) -> None:
@@ -291,6 +300,21 @@ def _lacking(dataset: Dataset, target: ResolvedTarget, again: tuple[str, ...]) -
         return frozenset(dataset.undone_shards(target.crops, target.feature_set, again))
     except NotFoundError:
         return None
+
+
+def _num_elsewhere(
+    dataset: Dataset,
+    targets: Iterable[ResolvedTarget],
+    lacking: Iterable[frozenset[int] | None],
+    wanted: frozenset[int],
+) -> dict[str, int]:
+    """Return how many crops each target lacks in the shards that are not wanted; whole shards, since none is read."""
+    found: dict[str, int] = {}
+    for target, undone in zip(targets, lacking, strict=True):
+        others = (frozenset(range(dataset.num_shards)) if undone is None else undone) - wanted
+        ranges = (shard_range(shard, dataset.shard_rows, dataset.num_rows) for shard in others)
+        found[target.label] = sum(stop - start for start, stop in ranges) * target.policy.num_crops
+    return found
 
 
 def _work(

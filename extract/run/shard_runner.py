@@ -105,7 +105,7 @@ class ShardRunner:
                     spec,
                     settings,
                     self._device,
-                    expected_crops=plan.num_crops_of(name),
+                    expected_crops=plan.num_crops_lacking(name),
                     on_event=tell,
                     as_before=plan.ways.get(name),
                 )

@@ -29,6 +29,8 @@ class HeldFeatures:
     """``done/all``."""
     fingerprint: str
     """The first characters of its id."""
+    network: str = ""
+    """How its network runs: openvino, compiled or plain; empty where nothing says."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def _held(dataset: Any) -> Holdings:
         info = dataset.feature_info(crops, feature_set)
         done = f"{info.num_shards_done}/{info.num_shards}"
         label = f"{crops}/{feature_set}"
-        features.append(HeldFeatures(label, info.num_crops, info.dim, str(info.dtype), done, info.fingerprint_id[:12]))
+        hash_start, network = info.fingerprint_id[:12], info.network or ""
+        features.append(HeldFeatures(label, info.num_crops, info.dim, str(info.dtype), done, hash_start, network))
     made = {kind: tuple(dataset.artifacts(kind)) for kind in ARTIFACT_KINDS}
     return Holdings(
         dataset=dataset.name,

@@ -218,6 +218,32 @@ def test_which_forms_are_tried(
     assert said in result.note
 
 
+@pytest.mark.parametrize(
+    ("has_openvino", "num_crops", "said"),
+    [
+        (True, NUM_PLANNED, "OpenVINO may save"),
+        (False, NUM_PLANNED, "compiling may save"),
+        (True, optimising.HINT_CROPS + 1, None),
+        (True, optimising.HINT_CROPS - 1, None),
+    ],
+)
+def test_whoever_goes_on_with_a_set_that_a_small_run_began_hears_what_it_costs(
+    monkeypatch: pytest.MonkeyPatch, has_openvino: bool, num_crops: int, said: str | None
+) -> None:
+    monkeypatch.setattr(openvino_network, "is_installed", lambda: has_openvino)
+    result = optimise(small_backbone(as_before=PLAIN), SHAPE, num_crops)
+    assert result.way == PLAIN
+    as_it_is, _, hint = result.note.partition(" (they were begun so); ")
+    assert as_it_is == "runs uncompiled, as for the shards that are there"
+    if said is None:
+        assert hint == ""
+    else:
+        assert hint.startswith(f"for {num_crops} crops at ")
+        assert said in hint
+        assert "under another name of the backbone, or after `scale remove --features`" in hint
+        assert "\n" not in result.note
+
+
 def test_who_follows_forgets_what_was_decided_otherwise() -> None:
     asked: list[str | None] = []
     backbone = small_backbone(before_size=lambda backbone, _shape: asked.append(backbone.as_before))

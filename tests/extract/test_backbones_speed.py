@@ -154,7 +154,8 @@ def test_what_is_there_decides_not_the_work(monkeypatch: pytest.MonkeyPatch) -> 
     asked: list[int] = []
     monkeypatch.setattr("extract.backbones.compiling.compiled", lambda network, fewest: asked.append(fewest) or network)
     much = optimise(backbone(randomise(Misleading()), as_before=PLAIN), SHAPE, 10**9)
-    assert (much.way, asked, much.note) == (PLAIN, [], "runs uncompiled, as for the shards that are there")
+    assert (much.way, asked) == (PLAIN, [])
+    assert much.note.startswith("runs uncompiled, as for the shards that are there")
     optimise(backbone(randomise(Misleading()), as_before=COMPILED), SHAPE, 1)
     assert len(asked) == 1
 

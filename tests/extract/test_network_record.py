@@ -64,6 +64,29 @@ def decided(recipe: Recipe, settings: Settings, way: str, wait: threading.Barrie
     return Backbone(plain.info, network, dim=plain.dim, device=torch.device("cpu"), before_size=decide)
 
 
+def test_who_begins_a_set_decides_by_all_of_it_however_few_shards_it_does(
+    begun: tuple[Recipe, FeatureStore, Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As workers of a cluster do, to whom shards come one by one, and who begins with `--shards 0`."""
+    recipe, store, settings = begun
+    asked: list[int] = []
+
+    def optimise(_backbone: Backbone, _shape: object, num_crops: int, *_: object, **__: object) -> None:
+        asked.append(num_crops)
+
+    monkeypatch.setattr("extract.backbones.load.optimise", optimise)
+    whole = plan_extract(recipe, store, settings)
+    for shards, num_left in (([0], 4), ([2, 1], 3)):
+        plan = plan_extract(recipe, store, settings, shards=shards)
+        assert plan.num_crops == 2 * len(shards)
+        assert plan.num_crops_lacking("tiny") == 2 * num_left
+        run_extract(plan, store, settings)
+        store = FeatureStore.open(store.url, mode="a")
+    assert whole.num_crops_lacking("tiny") == 8
+    assert asked == [8, 6]
+    assert plan_extract(recipe, store, settings, shards=[0]).num_crops_lacking("tiny") == 2
+
+
 def test_two_that_begin_a_set_at_once_run_the_network_alike(begun: tuple[Recipe, FeatureStore, Settings]) -> None:
     recipe, store, settings = begun
     ways, both = (OPENVINO, COMPILED), threading.Barrier(2)

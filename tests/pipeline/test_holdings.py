@@ -17,6 +17,9 @@ def test_holdings_of_every_dataset(tmp_path):
     info = ds.feature_info(*pair)
     shards = f"{info.num_shards}/{info.num_shards}"
     assert held.features == (HeldFeatures("/".join(pair), 4, 8, "float16", shards, info.fingerprint_id[:12]),)
+    ds.writer(pair[0], "other", fingerprint={}, dim=8, network="openvino")
+    ((_, other),) = (sorted(one.features, key=lambda f: f.features) for one in holdings(FeatureStore.open(store.url)))
+    assert (held.features[0].network, other.network) == ("", "openvino")
     assert (held.videos, held.snapshot, held.models) == (20, ds.snapshot(), ())
     assert list(held.as_json()) == [
         "dataset", "videos", "features", "embeddings", "models", "indexes", "reports", "maps", "snapshot"
