@@ -149,6 +149,30 @@ def test_it_is_chosen_where_the_work_repays_it(quick: None) -> None:
     torch.testing.assert_close(much(clips), little(clips), rtol=1e-4, atol=1e-6)
 
 
+def test_trying_it_costs_no_more_runs_of_a_large_network_than_are_reckoned_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Batches of large crops hold one."""
+    seen: list[int] = []
+
+    class Counted(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return super().forward(x)
+
+    def traced(network: nn.Module, clips: Tensor, _num_streams: int) -> openvino_network.Run:
+        for _ in range(2):  # what reading a network takes, in crops of the tuned one
+            network(clips)
+        return lambda clips: torch.cat([network(part) for part in clips.split(1)])
+
+    monkeypatch.setattr(openvino_network, "is_installed", lambda: True)
+    monkeypatch.setattr(openvino_network, "converted", traced)
+    backbone = small_backbone(randomise(Counted()).eval(), as_before=OPENVINO)
+    seen.clear()
+    assert optimise(backbone, (1, *SHAPE[1:]), NUM_PLANNED).way == OPENVINO
+    assert sum(seen) <= optimising.CONVERT_CROPS + 4  # those that are timed whatever follows
+
+
 @needs_openvino
 @pytest.mark.parametrize(
     ("network", "message"),
