@@ -54,8 +54,12 @@ class PlainCrops:
         return normalise(torch.stack(list(clips)), self.mean, self.std).contiguous()
 
 
-def plain_job(folder: Path, store: Any, num_videos: int, spec: Any) -> tuple[PlainCrops, Any]:
-    """Return the crops of the first videos, and the eager network as it is built."""
+def plain_job(
+    folder: Path, store: Any, num_videos: int, spec: Any, device: str = "cpu"
+) -> tuple[PlainCrops, Callable[[Any], Any]]:
+    """Return the crops of the first videos, and the eager float32 network as it is built, from and to the host."""
+    import torch
+
     from extract.auditing import _target
     from extract.backbones.load import _describe, network_of
     from pipeline.settings import Settings
@@ -67,7 +71,12 @@ def plain_job(folder: Path, store: Any, num_videos: int, spec: Any) -> tuple[Pla
     info, path = _describe(backbone, settings)
     videos = ds.videos.to_pylist()[:num_videos]
     crops = PlainCrops(videos, target.policy, target.size_px, info.mean, info.std)
-    return crops, network_of(backbone, info, path).eval()
+    network = network_of(backbone, info, path).eval().to(device)
+    run = lambda batch: network(batch.to(device)).cpu()  # noqa: E731
+    if device != "cpu":  # what a device does once is no crop's time
+        with torch.inference_mode():
+            run(torch.zeros(1, 3, target.policy.num_frames, target.size_px, target.size_px))
+    return crops, run
 
 
 def with_cv2(paths: Sequence[Path], cut: Cut) -> Iterator[Any]:
@@ -125,11 +134,11 @@ WAYS = {
 }
 
 
-def rates(folder: Path, store: Any, num_videos: int, spec: Any) -> dict[str, float]:
+def rates(folder: Path, store: Any, num_videos: int, spec: Any, device: str = "cpu") -> dict[str, float]:
     """Return crops a second of every way whose package is there, decoding, cutting and the eager network included."""
     import torch
 
-    crops, network = plain_job(folder, store, num_videos, spec)
+    crops, network = plain_job(folder, store, num_videos, spec, device)
     paths = [folder / video["video_id"] for video in crops.videos]
     found = {}
     for label, (package, way) in WAYS.items():

@@ -165,7 +165,7 @@ def batch_of(spec, device: str) -> tuple[int, tuple[int, ...]]:
     return batch, (3, policy.num_frames, policy.size_px, policy.size_px)
 
 
-def run_plain(folder: Path, store, num_videos: int, spec):
+def run_plain(folder: Path, store, num_videos: int, spec, device: str = "cpu"):
     """Open and decode per crop, eager float32 as the zoo builds it, one video at a time."""
     import torch
 
@@ -173,7 +173,7 @@ def run_plain(folder: Path, store, num_videos: int, spec):
     from extract.decoding.opening import open_reader
     from extract.pixels.preprocess import cut_crop
 
-    crops, network = plain_job(folder, store, num_videos, spec)
+    crops, network = plain_job(folder, store, num_videos, spec, device)
     features = []
     watch = Stopwatch()
     with torch.inference_mode():
@@ -300,8 +300,8 @@ def main() -> None:
             notes.append(f"OpenVINO busy: {reports[OPENVINO].details['rates']['busy_seconds']} s")
         plain_rate, by_hand = None, {}
         if options.plain_videos:
-            plain_rate, plain = run_plain(folder, store, options.plain_videos, spec)
-            by_hand = plain_ways(folder, store, options.plain_videos, spec)
+            plain_rate, plain = run_plain(folder, store, options.plain_videos, spec, options.device)
+            by_hand = plain_ways(folder, store, options.plain_videos, spec, options.device)
             stored = store.dataset("bench").select(rows=np.arange(len(plain))).features("train16", model)
             difference = float(np.abs(np.asarray(stored.values, np.float32) - plain).max() / np.abs(plain).max())
             notes.append(f"features equal to {difference:.1e} of the largest value")

@@ -25,14 +25,19 @@ from extract.run.shard_work import TargetShard, VideoWork
 from extract.run.shared_reading import together
 from extract.run.tally import Tally
 from extract.targets import ResolvedTarget
+from pipeline.compute.threads import num_cores
 from pipeline.events import Event, Note, OnEvent, ignore
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
+
     from extract.backbones import Backbone
     from pipeline import FeatureStore
 
 CLAIM_TTL_S = 300.0
+MAX_DECODERS = 48
+"""Of one GPU: each is a process of about 80 MiB, and of so many the host's one thread for the GPU is the limit."""
 
 
 def run_shards(
@@ -49,6 +54,19 @@ def run_shards(
         return Tally()
     with ShardRunner(plan, store, settings, on_event, rates or Rates(), backbones, source) as runner:
         return runner.run()
+
+
+def decoders_beside(device: torch.device, num_threads: int) -> int:
+    """Return how many processes decode where nobody says so.
+
+    On a CPU they share the cores with as many networks. Beside a GPU all cores but one are theirs, or those that fall
+    to one of several GPUs: it waits for frames, not they for it.
+    """
+    if device.type == "cpu":
+        return max(1, num_threads // 2)
+    import torch
+
+    return min(max(1, num_cores() // max(1, torch.cuda.device_count()) - 1), MAX_DECODERS)
 
 
 def counts_of(plan: ExtractPlan, tally: Tally) -> dict[str, int]:
@@ -119,7 +137,7 @@ class ShardRunner:
             self._backbones[name].follow(way)
         self._prepare(set(self._recorded))
         self._handing_over: list[Any] = []
-        num_workers = settings.workers or max(1, self._num_threads // 2)
+        num_workers = settings.workers or decoders_beside(self._device, self._num_threads)
         self._files = Files.of(settings)
         self._ahead = FetchAhead(self._files)
         options = decoder_options(settings)
