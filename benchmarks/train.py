@@ -33,6 +33,7 @@ from aggregate.data.batch import SetBatch, draw_mask, make_set_batch
 from aggregate.data.loader import CropData, ResidentSource
 from aggregate.data.sets import disjoint_sets
 from aggregate.objectives import ObjectiveInput, build_objective
+from aggregate.training.compiling import compiled_encoder
 from aggregate.training.encode import encode_sets
 from aggregate.training.parameters import parameter_groups
 from pipeline.compute.seeds import keyed, seeded
@@ -67,7 +68,7 @@ class Side:
         options = {"fused": True} if ours else {}
         self.optimiser = torch.optim.AdamW(parameter_groups(self.model.named_parameters(), 1e-4), lr=3e-4, **options)
         self.objective = build_objective(ScaleObjective(temperature=TEMPERATURE))
-        self.encoder: Callable = torch.compile(self.model, dynamic=True) if compiled else self.model
+        self.encoder: Callable = compiled_encoder(self.model) if compiled else self.model
 
     def loss(self, batch: SetBatch) -> Tensor:
         """Score one batch."""

@@ -21,6 +21,7 @@ from pipeline.recipe import Recipe
 from pipeline.status import VideoStatus
 from pipeline.storage.schema import PENDING
 from pipeline.store.artifacts import split_version
+from pipeline.store.feature_store import project_version
 from probe.results import PREDICTIONS_FILE, ProbeReport
 
 if TYPE_CHECKING:
@@ -203,6 +204,6 @@ def _with_details(report: ProbeReport, ds: Dataset, name: str) -> ProbeReport:
 
 
 def _versions() -> Mapping[str, str]:
-    names = ("scale-pipeline", "torch", "faiss-cpu", "numpy")
     machine = f"{platform.system()} {platform.machine()}, {num_threads()} threads"
-    return {"python": platform.python_version(), "machine": machine} | {name: version(name) for name in names}
+    found = {"python": platform.python_version(), "machine": machine, "scale-pipeline": project_version()}
+    return found | {name: version(name) for name in ("torch", "faiss-cpu", "numpy")}

@@ -6,8 +6,7 @@ dropout draws from torch's generator, whose state is among the tensors that are 
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from aggregate.objectives import Objective, ObjectiveInput, ObjectiveResult, bui
 from aggregate.objectives.interface import MAIN_STREAM
 from aggregate.training.average import MovingAverage
 from aggregate.training.checkpoint import pack_training, unpack_training
+from aggregate.training.compiling import Encoder, compile_wins, compiled_encoder
 from aggregate.training.course import Course
 from aggregate.training.diagnose import explain_non_finite
 from aggregate.training.encode import encode_sets
@@ -99,9 +99,9 @@ class Learner:
             parameter_groups(named, spec.weight_decay), lr=spec.learning_rate, fused=True
         )
         self.autocast = spec.amp == "bf16" or (spec.amp == "auto" and device.type == "cuda")
-        self.encoder: Callable[..., tuple[Tensor, Tensor]] = self.model
+        self.encoder: Encoder = self.model
         if spec.compile == "on" or (spec.compile == "auto" and compile_wins(device, course.total_steps)):
-            self.encoder = torch.compile(self.model, dynamic=True)
+            self.encoder = compiled_encoder(self.model)
 
     def _network(self, source: BatchSource, stream: int) -> ScaleModel:
         model = ScaleModel(source.input_dims[stream], self.spec.model).to(self.device)
@@ -194,10 +194,3 @@ class Learner:
         """Put everything from :meth:`tensors` back in place."""
         average = None if self.average is None else self.average.model
         unpack_training(tensors, self.model, self.objective, self.optimiser, average, self.device, self.others)
-
-
-def compile_wins(device: torch.device, total_steps: int) -> bool:
-    """Whether compiling (tens of seconds) pays: on a GPU with Triton, over thousands of steps."""
-    if device.type != "cuda" or total_steps < 2000:
-        return False
-    return importlib.util.find_spec("triton") is not None

@@ -44,7 +44,7 @@ def tuned(network: nn.Module, info: BackboneInfo, device_type: str = "cpu") -> n
         return network  # a transformer: nothing to fold, and its layout is not that of a convolution
     example = example_clips(info)
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: weights made in it cannot be convolved with on a GPU in float32
             expected = network(example)
             candidate = fold_batch_norms(_copied(network), example)
             if device_type == "cpu" and torch.backends.mkldnn.is_available():

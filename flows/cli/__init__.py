@@ -59,9 +59,9 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from pipeline.store.feature_store import project_version
 
-        console.out.print(f"scale {version('scale-pipeline')}", markup=False)
+        console.out.print(f"scale {project_version()}", markup=False)
         raise Exit
 
 

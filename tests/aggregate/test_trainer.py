@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch._dynamo.exc import InternalTorchDynamoError
 
 import aggregate
 from aggregate.data.loader import CropData, ResidentSource, StreamSource
 from aggregate.training.checkpoint import CheckpointFolder
+from aggregate.training.compiling import compile_wins
 from aggregate.training.course import Course
-from aggregate.training.learner import compile_wins
 from aggregate.training.metrics import JsonLines, TensorBoard
 from aggregate.training.trainer import Trainer
 from pipeline.compute.seeds import keyed
@@ -342,6 +343,23 @@ def test_wrong_input_is_answered_with_words():
 def test_compiling_is_left_alone_where_it_does_not_pay():
     assert not compile_wins(CPU, 10**6)
     assert not compile_wins(torch.device("cuda"), 10)
+
+
+def test_where_compiling_fails_the_training_goes_on_without(monkeypatch, caplog):
+    """As with torch 2.11 on a GPU, where every training of 2,000 steps ended in the compiler."""
+
+    def broken(model, **options):
+        def run(*inputs):
+            raise InternalTorchDynamoError("an assertion of the compiler")
+
+        return run
+
+    expected = make_trainer(crops(16, 1.0), epochs=2).fit().history
+    monkeypatch.setattr(torch, "compile", broken)
+    assert make_trainer(crops(16, 1.0), epochs=2, compile="on").fit().history == expected
+    assert [r.message for r in caplog.records if "compil" in r.message] == [
+        "compiling failed, the training goes on without: an assertion of the compiler"
+    ]
 
 
 @pytest.mark.slow

@@ -69,6 +69,15 @@ def backbone(network: nn.Module, **changes: object) -> Backbone:
     return Backbone(info(), network, dim=6, device=torch.device("cpu"), **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("network", ["x3d_xs", "mvit_base_16"])
+def test_weights_are_ordinary_tensors(network: str) -> None:
+    """Of weights made in inference mode a GPU makes no convolution in float32: no such extraction began."""
+    spec = PytorchVideoBackbone(kind="pytorchvideo", model=network, weights={"random": 0})
+    for device in ("cpu", "meta"):
+        built = load_backbone(spec, Settings(), device).network
+        assert not any(t.is_inference() for t in (*built.parameters(), *built.buffers()))
+
+
 def test_folding_follows_the_data_not_the_listing() -> None:
     network = randomise(Misleading())
     clips = torch.randn(SHAPE)

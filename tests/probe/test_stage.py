@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import logging
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.errors import NoDataError, NotFoundError, RecipeError
 from pipeline.events import Event, Note
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.settings import Settings
-from probe import plan_probe, read_report, run_probe
+from probe import plan_probe, read_report, run_probe, stage
 from probe.data.features import read_split
 from probe.results import PREDICTIONS_FILE, ProbeReport
 from tests.support.stores import fill_embeddings, make_store
@@ -347,3 +348,11 @@ def test_only_networks_that_could_learn_are_called_untrained(tmp_path: Path) -> 
     content["backbones"] |= more
     lines = measure(store_at(tmp_path), parse_recipe(content)).warnings
     assert [line for line in lines if "untrained" in line] == ["backbone x3d_xs is untrained (random weights, seed 3)"]
+
+
+def test_a_report_is_written_from_a_folder_of_source_that_nobody_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing_installed(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", nothing_installed)
+    assert stage._versions()["scale-pipeline"] == "unknown"
