@@ -42,6 +42,8 @@ def memmap(folder: Path, num_rows: int, out: FeatureBlock | None) -> Iterator[in
 def main() -> None:
     folder, num_rows, way = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     out = None if way == "memmap" else FeatureBlock.empty(BATCH, V, D, "float16")
+    for buffer in () if out is None else (out.values, out.valid, out.geometry):
+        buffer[:] = 0  # memory that is there, as any batch but a process's very first finds it
     batches: Iterator[object] = memmap(folder, num_rows, out)
     if way == "batches":
         sel = FeatureStore.open(folder / "store").dataset("bench").select()

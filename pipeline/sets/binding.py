@@ -67,8 +67,8 @@ def ids_digest(video_ids: pa.ChunkedArray) -> str:
         if len(chunk):
             _, places, text = chunk.buffers()
             ends = np.frombuffer(places, "<i4", len(chunk) + 1, chunk.offset * 4)
-            digest.update(np.diff(ends).astype("<i4").tobytes())
-            texts.append(memoryview(text or b"")[int(ends[0]) : int(ends[-1])])
+            digest.update(ends[1:] - ends[:-1])
+            texts.append(memoryview(text or b"")[ends[0] : ends[-1]])
     for one in texts:
         digest.update(one)
     return digest.hexdigest()

@@ -22,7 +22,8 @@ from pipeline.errors import AlreadyExistsError, CorruptDataError, NotFoundError
 from pipeline.sets.ledger import unpacked
 from pipeline.sets.ledger_entry import LedgerEntry
 from pipeline.sets.ledger_names import Packs, entry_key, loose_generations
-from pipeline.sets.ledger_pack import PACK_SIZE, Pack, PackedEntry, PackSize, check_pack, encode_pack
+from pipeline.sets.ledger_pack import PACK_SIZE, Pack, PackSize, check_pack, encode_pack
+from pipeline.sets.pack_group import PackedEntry
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.fetch import fetch_each
 from pipeline.storage.locks import exclusive

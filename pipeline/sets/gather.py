@@ -13,7 +13,7 @@ only into memory of its own choosing. Two threads gain nothing where memory is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import google_crc32c
@@ -30,8 +30,13 @@ class MappedRows(Protocol):
     spec: SetSpec
 
     def locate(
-        self, rows: np.ndarray, *, check: bool = True, out: dict[str, np.ndarray] | None = None
-    ) -> Iterator[tuple[np.ndarray, ShardRows, np.ndarray, np.ndarray]]:
+        self,
+        rows: np.ndarray,
+        parts: Iterable[slice] | None = None,
+        *,
+        check: bool = True,
+        out: dict[str, np.ndarray] | None = None,
+    ) -> Iterator[tuple[slice | np.ndarray, ShardRows, np.ndarray, np.ndarray]]:
         """Yield which rows lie in which shard, where, and with which checksums; copy checked rows of some arrays."""
 
 
@@ -52,8 +57,6 @@ class HostGather:
         self._row_bytes = reader.spec.array("values").layout.row_bytes
         self._memory = [memoryview(bytes(self._row_bytes))]
         """Pieces of shards; the first one is zeros, for rows without values."""
-        self._raw = [np.frombuffer(self._memory[0], np.uint8)]
-        """The same as arrays, which is what the checksum's library takes."""
         self._first_piece: dict[ShardRows, int] = {}
         """Where in `_memory` the pieces of a shard begin."""
         self._piece = np.zeros(len(rows), np.int64)
@@ -70,7 +73,7 @@ class HostGather:
         self._slots: list[slice] = []
         """Bytes of a batch that belong to its first, second, ... row."""
         self._small = {
-            a.name: np.zeros((len(rows), *a.layout.row_shape), a.layout.dtype)
+            a.name: np.empty((len(rows), *a.layout.row_shape), a.layout.dtype)
             for a in reader.spec.arrays
             if a.name != "values"
         }
@@ -92,17 +95,19 @@ class HostGather:
         size = self._row_bytes
         if len(self._slots) < len(places):
             self._slots = [slice(at, at + size) for at in range(0, len(places) * size, size)]
-        target = out["values"].reshape(-1).view(np.uint8).data
-        memory, start = self._memory, self._start[places]
+        values = out["values"].reshape(-1).view(np.uint8)
+        target, memory, start = values.data, self._memory, self._start[places]
         where = zip(self._slots, self._piece[places].tolist(), start.tolist(), (start + size).tolist(), strict=False)
         if self._all_checked:
             for slot, piece, first, stop in where:
                 target[slot] = memory[piece][first:stop]
             return
-        raw, checksum, found = self._raw, google_crc32c.value, []
+        checksum, found = google_crc32c.value, []
+        copied = values.view()
+        copied.flags.writeable = False  # the checksum's library takes only what stays as it is
         for slot, piece, first, stop in where:
             target[slot] = memory[piece][first:stop]
-            found.append(checksum(raw[piece][first:stop]))  # while the row lies in the processor's cache
+            found.append(checksum(copied[slot]))  # while the row lies in the processor's cache
         is_wrong = (np.array(found, np.uint32) != self._checksum[places]) & ~self._is_checked[places]
         if is_wrong.any():
             self._read_again(places[is_wrong], out["values"], np.flatnonzero(is_wrong))
@@ -112,29 +117,26 @@ class HostGather:
     def _locate_shards(self, places: np.ndarray) -> None:
         """Note where all rows of the shards lie that are touched for the first time; check what is small of them."""
         parts = self._part_of[places]
-        first = np.flatnonzero(np.diff(parts, prepend=-1))  # np.unique would import numpy.ma: as much as four shards
-        for number in parts[first].tolist():
-            if self._is_located[number]:
-                continue
-            part = self._parts[number]
-            rows = self.rows[part]
-            small = {name: array[part] for name, array in self._small.items()}
+        parts = parts[np.flatnonzero(np.diff(parts, prepend=-1))]  # np.unique would import numpy.ma: as four shards
+        numbers = parts[~self._is_located[parts]]
+        if not len(numbers):
+            return
+        new = [self._parts[number] for number in numbers.tolist()]
+        for part in new:
             self._is_checked[part] = True  # a row without values has none to check
-            for which, values, local, checksums in self._reader.locate(rows, check=False, out=small):
-                self._note(part.start + which, values, local)
-                self._checksum[part.start + which] = checksums
-                self._is_checked[part.start + which] = False
-            self._is_located[number] = True
+        for which, values, local, checksums in self._reader.locate(self.rows, new, check=False, out=self._small):
+            self._note(which, values, local)
+            self._checksum[which] = checksums
+            self._is_checked[which] = False
+        self._is_located[numbers] = True
 
-    def _note(self, places: np.ndarray, values: ShardRows, local: np.ndarray) -> None:
-        if values not in self._first_piece:
-            self._first_piece[values] = len(self._memory)
-            views = values.memory()
-            self._memory.extend(views)
-            self._raw.extend(np.frombuffer(view, np.uint8) for view in views)
-        piece, start = values.locate(local)
-        self._piece[places] = self._first_piece[values] + piece
-        self._start[places] = start
+    def _note(self, places: slice | np.ndarray, values: ShardRows, local: np.ndarray) -> None:
+        first = self._first_piece.get(values)
+        if first is None:
+            first = self._first_piece[values] = len(self._memory)
+            self._memory.extend(raw.data for raw in values.raw)
+        piece, self._start[places] = values.locate(local)
+        self._piece[places] = first + piece
 
     def _read_again(self, places: np.ndarray, target: np.ndarray, at: np.ndarray) -> None:
         """Read rows that do not match from what a writer set aside; raises where there is no such thing."""

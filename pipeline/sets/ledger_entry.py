@@ -18,13 +18,13 @@ import pyarrow as pa
 
 from pipeline.errors import CorruptDataError
 from pipeline.fingerprint import canonical_json
-from pipeline.sets.ledger_pack import PackedEntry
+from pipeline.sets.ledger_lines import check_lines
+from pipeline.sets.pack_group import PackedEntry
 from pipeline.status import VideoStatus
 from pipeline.storage.columns import values_of
 from pipeline.storage.schema import LEDGER_SCHEMA, PENDING, SCHEMA_VERSION
 from pipeline.storage.sealed import seal, unseal
 
-_STATUSES = frozenset(VideoStatus) | {PENDING}
 UNDONE = frozenset({PENDING, VideoStatus.INTERRUPTED.value})
 """Statuses of rows that every run does again."""
 REPLACED = "replaced"
@@ -93,7 +93,9 @@ class LedgerEntry:
     @cached_property
     def video_keys(self) -> np.ndarray | None:
         """Key of each row's video; None where schema 1 wrote the entry."""
-        return None if self.table["video_key"].null_count else self.column("video_key")
+        if "video_key" not in self.columns and self.table["video_key"].null_count:
+            return None
+        return self.column("video_key")
 
     def checksums(self, array: str) -> np.ndarray:
         """Return the crc32c of each row's bytes in an array (values, valid or geometry), uint32."""
@@ -105,8 +107,12 @@ class LedgerEntry:
         digest = hashlib.sha256(f"{self.row_start}:{self.row_stop}:{self.fingerprint_id}".encode())
         for name in ("num_valid", "values_crc32c", "valid_crc32c", "geometry_crc32c"):
             digest.update(self.column(name).tobytes())
-        digest.update("\n".join(self.statuses).encode())
+        digest.update(self._status_text)
         return digest.hexdigest()
+
+    @cached_property
+    def _status_text(self) -> bytes:
+        return "\n".join(self.statuses).encode()
 
     def without(self, former: np.ndarray, keys: np.ndarray) -> LedgerEntry:
         """Return the entry with some rows pending: what it says of them was made from a file that was replaced.
@@ -143,7 +149,10 @@ class LedgerEntry:
     @classmethod
     def unpack(cls, packed: PackedEntry, *, what: str) -> LedgerEntry:
         """Return an entry that was read from a pack; CorruptDataError where it is none."""
-        return cls._made_of(packed.table, packed.meta, packed.columns, what=what)
+        entry = cls._about_lines(packed.table, packed.meta, packed.columns, what=what)
+        if packed.status_text:
+            entry.__dict__["_status_text"] = packed.status_text
+        return entry if packed.is_checked else entry._checked(what)
 
     @classmethod
     def decode(cls, data: bytes, *, what: str) -> LedgerEntry:
@@ -157,29 +166,34 @@ class LedgerEntry:
             If a newer version of this project wrote it.
         """
         table, metadata = unseal(data, LEDGER_SCHEMA, what=what)
-        return cls._made_of(table, metadata.get("entry", ""), {}, what=what)
+        return cls._about_lines(table, metadata.get("entry", ""), {}, what=what)._checked(what)
 
     @classmethod
-    def _made_of(cls, table: pa.Table, about: str, columns: Mapping[str, np.ndarray], *, what: str) -> LedgerEntry:
+    def _about_lines(cls, table: pa.Table, about: str, columns: Mapping[str, np.ndarray], *, what: str) -> LedgerEntry:
         try:
             meta = json.loads(about)
             named = {name: meta[name] for name in _META} | {name: str(meta.get(name, "")) for name in _LATER}
             entry = cls(table=table, **named)
-            entry.columns.update(columns)
-            rows = entry.column("row")
-            if not np.array_equal(rows, np.arange(entry.row_start, entry.row_stop)):
-                raise ValueError("its rows are not those it says")
-            if len(rows) and entry.num_valid.min() < 0:
-                raise ValueError("a row with fewer than no valid crops")
-            if unknown := set(entry.statuses) - _STATUSES:
-                raise ValueError(f"unknown statuses {', '.join(sorted(unknown))}")
-            if table["video_key"].null_count not in (0, len(rows)):
-                raise ValueError("some rows name no video")
             if not all(isinstance(meta[name], dict) for name in ("digests", "versions", "differing")):
                 raise TypeError("digests, versions or differing are no mapping")
         except (KeyError, TypeError, ValueError) as err:
-            raise CorruptDataError(f"{what}: expected a ledger entry, found something else: {err}") from err
+            raise _no_entry(what, err) from err
+        entry.columns.update(columns)
         return entry
+
+    def _checked(self, what: str) -> LedgerEntry:
+        try:
+            rows = self.column("row")
+            check_lines(rows, np.arange(self.row_start, self.row_stop), self.num_valid, self.statuses)
+            if self.table["video_key"].null_count not in (0, len(rows)):
+                raise ValueError("some rows name no video")
+        except (TypeError, ValueError) as err:
+            raise _no_entry(what, err) from err
+        return self
+
+
+def _no_entry(what: str, err: Exception) -> CorruptDataError:
+    return CorruptDataError(f"{what}: expected a ledger entry, found something else: {err}")
 
 
 _META = ("shard", "generation", "row_start", "row_stop", "fingerprint_id", "reason", "digests", "device", "seconds",

@@ -130,11 +130,10 @@ class Packs:
     def find(self, shard: int, generation: int) -> tuple[Pack, int] | None:
         """Return where an entry lies: the pack, and its place in the index."""
         part = self._of(shard)
-        at = np.flatnonzero(self._generation[part] == generation)
-        if not at.size:
-            return None
-        where = part.start + int(at[-1])
-        return self.by_number[int(self._number[where])], int(self._place[where])
+        for where in range(part.stop - 1, part.start - 1, -1):
+            if self._generation[where] == generation:
+                return self.by_number[int(self._number[where])], int(self._place[where])
+        return None
 
     def index_of(self, shard: int, generation: int) -> tuple[PackIndex, int] | None:
         """Return what the footer says about an entry: the index, and its place there."""
@@ -142,9 +141,7 @@ class Packs:
         return None if found is None else (found[0].index, found[1])
 
     def _of(self, shard: int) -> slice:
-        return slice(
-            int(np.searchsorted(self._shard, shard, "left")), int(np.searchsorted(self._shard, shard, "right"))
-        )
+        return slice(int(self._shard.searchsorted(shard)), int(self._shard.searchsorted(shard, "right")))
 
 
 def list_generations(backend: StorageBackend, ledger: str) -> dict[int, tuple[int, ...]]:

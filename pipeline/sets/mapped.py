@@ -7,6 +7,7 @@ the page cache into the caller's buffer.
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from pipeline.storage.crc_runs import joined_crc32c
 from pipeline.storage.layout import ArrayLayout, shard_range
 from pipeline.storage.memory import map_file, open_regular
 from pipeline.storage.schema import shard_key
-from pipeline.storage.shardfile import crc32c, parse_index, row_checksums
+from pipeline.storage.shardfile import crc32c, parse_index
 
 MAX_FOREIGN_CHUNK_BYTES = 1 << 30
 """Largest chunk of a foreign array that is decoded."""
@@ -35,31 +36,23 @@ class ShardRows:
     ----------
     pieces : list of ndarray
         Views of shape (chunk_rows, *row_shape), or one view of the whole shard.
+    raw : list of ndarray of uint8
+        The bytes of every piece, from its first row to the end of its last, flat and read-only.
     rows_per_piece : int
         Rows of every piece (the last may hold fewer).
     num_bytes : int
         Memory that this object keeps (0 when mapped).
     """
 
-    def __init__(self, pieces: list[np.ndarray], rows_per_piece: int, num_bytes: int = 0) -> None:
+    def __init__(
+        self, pieces: list[np.ndarray], raw: list[np.ndarray], rows_per_piece: int, num_bytes: int = 0
+    ) -> None:
         self._pieces = pieces
+        self.raw = raw
         self._rows_per_piece = rows_per_piece
         self.num_bytes = num_bytes
-        self.num_rows = sum(len(piece) for piece in pieces)
+        self.num_rows = sum(map(len, pieces))
         self.row_bytes = pieces[0][0].nbytes if self.num_rows else 0
-
-    def memory(self) -> list[memoryview]:
-        """Return the bytes of every piece, from its first row to the end of its last."""
-        views = []
-        for piece in self._pieces:
-            span = (len(piece) - 1) * piece.strides[0] // piece.itemsize + piece[0].size
-            flat = np.lib.stride_tricks.as_strided(piece, (span,), (piece.itemsize,), writeable=False)
-            views.append(flat.view(np.uint8).data)
-        return views
-
-    def raw(self) -> list[np.ndarray]:
-        """Return the same bytes as flat arrays of uint8."""
-        return [np.frombuffer(view, np.uint8) for view in self.memory()]
 
     def checksums(self, local: np.ndarray) -> np.ndarray:
         """Return the crc32c of rows, uint32.
@@ -69,11 +62,7 @@ class ShardRows:
         local : ndarray of shape (n,), int64
             Row numbers inside the shard.
         """
-        if any(
-            piece.flags.writeable for piece in self._pieces
-        ):  # the checksum's library takes only what stays as it is
-            return row_checksums([self.row(k) for k in local.tolist()])
-        raw, (pieces, starts), checksum = self.raw(), self.locate(local), google_crc32c.value
+        raw, (pieces, starts), checksum = self.raw, self.locate(local), google_crc32c.value
         where = zip(pieces.tolist(), starts.tolist(), (starts + self.row_bytes).tolist(), strict=True)
         return np.array([checksum(raw[piece][start:stop]) for piece, start, stop in where], np.uint32)
 
@@ -82,10 +71,12 @@ class ShardRows:
         view = self.view(start, stop)
         if view is None or not view.flags.c_contiguous:
             return None
-        return int(google_crc32c.value(view.tobytes() if view.flags.writeable else view.reshape(-1).view(np.uint8)))
+        return int(google_crc32c.value(view.reshape(-1).view(np.uint8)))
 
     def locate(self, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return where rows lie in :meth:`memory`: the piece of each, and its first byte therein."""
+        """Return where rows lie in `raw`: the piece of each, and its first byte therein."""
+        if len(self._pieces) == 1:
+            return np.zeros(len(local), np.int64), local * self._pieces[0].strides[0]
         piece, inside = np.divmod(local, self._rows_per_piece)
         return piece, inside * self._pieces[0].strides[0]
 
@@ -180,17 +171,14 @@ def open_shard_file(backend: StorageBackend, key: str, layout: ArrayLayout) -> S
         parse_index(tail, layout, data.size, what=key)  # says which file it is
         raise CorruptDataError(f"{key}: {err}") from None
     if places.step:
-        rows = np.ndarray(
-            (len(places.offsets), *layout.row_shape),
-            layout.dtype,
-            buffer=data,
-            offset=places.offsets[0],
-            strides=(places.step, *_inner_strides(layout)),
-        )
-        return ShardRows([rows], layout.shard_rows, kept)
+        start, n = places.offsets[0], len(places.offsets)
+        shape, strides = (n, *layout.row_shape), (places.step, *_inner_strides(layout))
+        rows = np.ndarray(shape, layout.dtype, buffer=data, offset=start, strides=strides)
+        whole = data[start : start + (n - 1) * places.step + layout.row_bytes]
+        return ShardRows([rows], [whole], layout.shard_rows, kept)
     shape, body = (layout.chunk_rows, *layout.row_shape), layout.chunk_rows * layout.row_bytes
-    pieces = [data[o : o + body].view(layout.dtype).reshape(shape) for o in places.offsets]
-    return ShardRows(pieces, layout.chunk_rows, kept)
+    raw = [data[o : o + body] for o in places.offsets]
+    return ShardRows([piece.view(layout.dtype).reshape(shape) for piece in raw], raw, layout.chunk_rows, kept)
 
 
 def read_whole_shard(
@@ -215,10 +203,12 @@ def read_whole_shard(
         return False
     target, end = out.reshape(-1).view(np.uint8), bytearray(4 + layout.index_bytes)
     try:
-        with open(open_regular(path), "rb", buffering=0) as file:
-            if (file.readinto(target.data), file.readinto(end), file.read(1)) != (target.size, len(end), b""):
-                return False
-        if _places(bytes(end[4:]), layout, target.size + len(end)).offsets != (0,):
+        fd = open_regular(path)
+        try:
+            num_read = os.readv(fd, [target.data, end, bytearray(1)])
+        finally:
+            os.close(fd)
+        if num_read != target.size + len(end) or _places(bytes(end[4:]), layout, num_read).offsets != (0,):
             return False
     except (OSError, CorruptDataError):
         return False
@@ -293,4 +283,4 @@ def _decode_with_zarr(backend: StorageBackend, array: str, shard: int, expected:
     except (ValueError, TypeError, KeyError, RuntimeError, OSError, BaseZarrError) as err:
         raise CorruptDataError(f"{array}: expected shard {shard} to decode, found: {err}") from err
     rows.flags.writeable = False
-    return ShardRows([rows], expected.shard_rows, rows.nbytes)
+    return ShardRows([rows], [rows.reshape(-1).view(np.uint8)], expected.shard_rows, rows.nbytes)

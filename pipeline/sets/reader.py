@@ -45,7 +45,8 @@ class _OpenShard:
         self.entry = entry
         self.arrays: dict[str, ShardRows] = {}
         self.present = entry.num_valid > 0
-        self.present[hidden] = False
+        if len(hidden):
+            self.present[hidden] = False
         self.all_present = bool(self.present.all())
         self.checked: dict[str, np.ndarray] = {}
         """Of each array that was asked for; rows without values need no check: they read as masked zeros."""
@@ -76,7 +77,8 @@ class SetReader:
         self.hidden = np.empty(0, np.int64) if hidden is None else hidden
         self._guard = ForkGuard()
         self._lock = threading.RLock()
-        self._names = tuple(a.name for a in spec.arrays)
+        self._arrays = {array.name: array for array in spec.arrays}
+        self._names = tuple(self._arrays)
         self._layouts: dict[str, ArrayLayout | None] = {}
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._cached_bytes = 0
@@ -132,16 +134,24 @@ class SetReader:
         return {name: view for name, view in views.items() if view is not None}
 
     def locate(
-        self, rows: np.ndarray, *, check: bool = True, out: dict[str, np.ndarray] | None = None
-    ) -> Iterator[tuple[np.ndarray, ShardRows, np.ndarray, np.ndarray]]:
+        self,
+        rows: np.ndarray,
+        parts: Iterable[slice] | None = None,
+        *,
+        check: bool = True,
+        out: dict[str, np.ndarray] | None = None,
+    ) -> Iterator[tuple[slice | np.ndarray, ShardRows, np.ndarray, np.ndarray]]:
         """Yield, shard by shard, where the values of ascending rows lie.
 
         Parameters
         ----------
+        parts : iterable of slice, optional
+            Look for these of the rows alone, each part in one shard.
         check : bool
             Hold each row to its checksum. False: the caller does it before anybody sees a row.
         out : dict of ndarray, optional
-            Arrays to copy the rows into on the way, as :meth:`read` does, and to keep: they are not read twice.
+            Arrays, with a place for each of `rows`, to copy the rows into on the way, as :meth:`read` does, and to
+            keep: they are not read twice.
 
         Yields
         ------
@@ -150,26 +160,22 @@ class SetReader:
             are in none.
         """
         self._guard.check()
-        for shard, part in split_by_shard(rows, self.spec.shard_rows):
-            opened = self._shard(shard)
+        for part in (part for _, part in split_by_shard(rows, self.spec.shard_rows)) if parts is None else parts:
+            shard = int(rows[part.start]) // self.spec.shard_rows
             local = rows[part] - shard * self.spec.shard_rows
+            opened = self._shard(shard)
             if out is not None:
                 self._copy(opened, local, {name: buffer[part] for name, buffer in out.items()}, is_kept=True)
             if opened is None:
                 continue
-            if opened.all_present and local[-1] < len(opened.present):
-                inside = np.arange(len(local))
-            else:
+            places: slice | np.ndarray = part
+            if not opened.all_present or local[-1] >= len(opened.present):
                 inside = np.flatnonzero(local < len(opened.present))
                 inside = inside[opened.present[local[inside]]]
+                places, local = part.start + inside, local[inside]
             if check:
-                self._check(opened, local[inside], ("values",))
-            yield (
-                part.start + inside,
-                self._array(opened, "values"),
-                local[inside],
-                opened.entry.checksums("values")[local[inside]],
-            )
+                self._check(opened, local, ("values",))
+            yield places, self._array(opened, "values"), local, opened.entry.checksums("values")[local]
 
     def host_gather(self, rows: np.ndarray) -> HostGather:
         """Return the gatherer of a selection, kept for its next epoch."""
@@ -239,7 +245,8 @@ class SetReader:
         """
         if name in opened.arrays or 2 * len(local) < self.spec.shard_rows or not self._backend.is_local:
             return False
-        array, layout = self.spec.array(name), self._layout(self.spec.array(name))
+        array = self._arrays[name]
+        layout = self._layout(array)
         if layout is None or layout.num_chunks > 1 or len(opened.present) < layout.shard_rows:
             return False
         is_whole = len(local) == layout.shard_rows and out.flags.c_contiguous
@@ -267,7 +274,7 @@ class SetReader:
                 return None
             opened = _OpenShard(entry, self._hidden_in(entry))
             for array in () if self._backend.is_local else self.spec.arrays:
-                opened.arrays[array.name] = self._open_array(array, entry)
+                opened.arrays[array.name] = self._open_array(array, opened)
             self._open[shard] = opened
             self._cached_bytes += opened.num_bytes
             while len(self._open) > 1 and (
@@ -281,7 +288,7 @@ class SetReader:
         found = opened.arrays.get(name)
         if found is None:
             with self._lock:
-                found = opened.arrays.get(name) or self._open_array(self.spec.array(name), opened.entry)
+                found = opened.arrays.get(name) or self._open_array(self._arrays[name], opened)
                 if name not in opened.arrays and self._open.get(opened.entry.shard) is opened:
                     self._cached_bytes += found.num_bytes
                 opened.arrays[name] = found
@@ -289,11 +296,14 @@ class SetReader:
 
     def _hidden_in(self, entry: LedgerEntry) -> np.ndarray:
         """Return which of an entry's rows are hidden, counted from its first."""
+        if not len(self.hidden):
+            return self.hidden
         inside = (self.hidden >= entry.row_start) & (self.hidden < entry.row_stop)
         return self.hidden[inside] - entry.row_start
 
-    def _open_array(self, array: ArraySpec, entry: LedgerEntry) -> ShardRows:
-        needed = int(np.flatnonzero(entry.num_valid > 0)[-1]) + 1
+    def _open_array(self, array: ArraySpec, opened: _OpenShard) -> ShardRows:
+        entry = opened.entry
+        needed = len(opened.present) if opened.all_present else int(np.flatnonzero(entry.num_valid > 0)[-1]) + 1
         problem: Exception
         try:
             rows = open_shard(self._backend, array.key, self._layout(array), entry.shard, array.layout)
@@ -330,7 +340,7 @@ class SetReader:
                 todo = local[~opened.checked[name][local]]
                 bad = self._mismatching(opened, name, self._array(opened, name), todo)
                 if bad.size:
-                    array = self.spec.array(name)
+                    array = self._arrays[name]
                     previous = self._previous(array, opened.entry)
                     if previous is None or self._mismatching(opened, name, previous, todo).size:
                         first = ", ".join(map(str, (opened.entry.row_start + bad[:5]).tolist()))

@@ -68,7 +68,7 @@ class LocalBackend:
     def __init__(self, root: str | Path, disk: Disk | None = None) -> None:
         self.root = Path(os.path.realpath(Path(root).expanduser()))
         self.disk = disk or Disk()
-        self._root = str(self.root)
+        self._root = str(self.root).rstrip(os.sep)
         """As text: paths are put together a thousand times a second, and pathlib takes ten times as long to."""
         self._real_folders: set[str] = set()
         """Folders that were found to be what their names say. To follow every part of every name takes longer than to
@@ -90,8 +90,8 @@ class LocalBackend:
         return Path(self._inside(prefix)) if prefix else self.root
 
     def _inside(self, key: str) -> str:
-        path = os.path.join(self._root, key)
-        folder = os.path.dirname(path)
+        folder = f"{self._root}/{key[: key.rfind('/')]}" if "/" in key else self._root
+        path = f"{self._root}/{key}"
         if folder in self._real_folders and not os.path.islink(path):
             return path
         real = os.path.realpath(path)

@@ -1,7 +1,8 @@
 """The crc32c of rows that lie one after another, from the crc32c of each: a whole run is checked by one pass over it.
 
-A crc is linear: each bit of a row's checksum changes that of the run in a way that depends on the number of bytes
-behind the row alone. So the checksum of the run is the sum (without carry) of what the bits of all rows bring.
+A crc is linear: each bit of the run's checksum is a sum (without carry) of certain bits of the rows' checksums, and
+which of a row's bits these are depends on the number of bytes behind the row alone. They are kept as masks: 32 of them
+say what a checksum becomes when bytes follow, and 32 a row say what the checksum of the run is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 
 _POLYNOMIAL = 0x82F63B78
 """Castagnoli's, reflected."""
-_BITS = np.uint32(1) << np.arange(32, dtype=np.uint32)
+_PLACES = np.arange(32, dtype=np.uint32)
+_NOTHING = np.uint32(0)
 
 
 def joined_crc32c(checksums: np.ndarray, row_bytes: int) -> int:
@@ -26,53 +28,44 @@ def joined_crc32c(checksums: np.ndarray, row_bytes: int) -> int:
         Bytes of every row.
     """
     n = len(checksums)
-    bits = np.unpackbits(checksums.astype("<u4").view(np.uint8), bitorder="little").view(bool)
-    brought = _brought(row_bytes, max(n - 1, 0).bit_length())
-    return int(np.bitwise_xor.reduce(np.where(bits, brought[len(brought) - len(bits) :], np.uint32(0))))
+    masks = _masks(row_bytes, max(n - 1, 0).bit_length())
+    found = np.bitwise_xor.reduce(masks[:, masks.shape[1] - n :] & checksums, axis=1)
+    return int(np.packbits(np.bitwise_count(found) & 1, bitorder="little").view("<u4")[0])
 
 
 @lru_cache(maxsize=64)
-def _brought(row_bytes: int, log2_rows: int) -> np.ndarray:
-    """Return what each bit of each of so many rows brings, flat, the last row last."""
-    brought, images = _BITS, _images(row_bytes)
+def _masks(row_bytes: int, log2_rows: int) -> np.ndarray:
+    """Return which bits of each of so many rows' checksums go into each bit of the run's, (32, rows), last row last."""
+    masks, behind = (np.uint32(1) << _PLACES)[:, None], _followed_by(row_bytes)
     for _ in range(log2_rows):
-        behind = _tables(images)
-        brought = np.concatenate([_moved(brought, behind), brought])
-        images = _moved(images, behind)  # twice as many bytes
-    return brought
+        masks = np.concatenate([_chained(masks, behind), masks], axis=1)
+        behind = _chained(behind, behind)  # twice as many bytes
+    return masks
 
 
-def _moved(checksums: np.ndarray, tables: np.ndarray) -> np.ndarray:
-    found = tables[0][checksums & 255]
-    for byte in (1, 2, 3):
-        found ^= tables[byte][(checksums >> np.uint32(8 * byte)) & 255]
-    return found
+def _chained(first: np.ndarray, then: np.ndarray) -> np.ndarray:
+    """Return the masks, (32, n), of doing what `first`, (32, n), stands for, and then what `then`, (32, 1), does."""
+    is_in = (then >> _PLACES & 1).astype(bool)
+    return np.bitwise_xor.reduce(np.where(is_in[:, :, None], first[None], _NOTHING), axis=1)
 
 
-def _images(num_bytes: int) -> np.ndarray:
-    """Return what so many bytes behind it make of each bit of a checksum, (32,) uint32."""
-    images = _BITS
+def _followed_by(num_bytes: int) -> np.ndarray:
+    """Return what so many bytes behind it make of a checksum, (32, 1) uint32."""
+    masks = (np.uint32(1) << _PLACES)[:, None]
     for power in range(num_bytes.bit_length()):
         if num_bytes >> power & 1:
-            images = _moved(images, _tables(_power(power)))
-    return images
+            masks = _chained(masks, _followed_by_power(power))
+    return masks
 
 
 @lru_cache(maxsize=64)
-def _power(power: int) -> np.ndarray:
-    """Return what ``2**power`` bytes make of each bit of a checksum."""
+def _followed_by_power(power: int) -> np.ndarray:
+    """Return what ``2**power`` bytes behind it make of a checksum."""
     if power:
-        half = _power(power - 1)
-        return _moved(half, _tables(half))
-    images = np.concatenate([[np.uint32(_POLYNOMIAL)], _BITS[:-1]]).astype(np.uint32)  # one bit behind it
+        half = _followed_by_power(power - 1)
+        return _chained(half, half)
+    is_tapped = np.uint32(_POLYNOMIAL) >> _PLACES & 1
+    masks = (np.append(np.uint32(1) << _PLACES[1:], _NOTHING) | is_tapped)[:, None]  # one bit behind it
     for _ in range(3):
-        images = _moved(images, _tables(images))
-    return images
-
-
-def _tables(images: np.ndarray) -> np.ndarray:
-    """Return a linear map as one table for each byte, (4, 256) uint32, given the images of the 32 bits."""
-    tables = np.zeros((4, 1), np.uint32)
-    for bit in range(8):
-        tables = np.concatenate([tables, tables ^ images.reshape(4, 8)[:, bit, None]], axis=1)
-    return tables
+        masks = _chained(masks, masks)
+    return masks

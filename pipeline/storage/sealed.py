@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +28,13 @@ _REMEMBERED_BYTES = 64 << 10
 """Larger files are read anew each time."""
 
 
-def seal(table: pa.Table | Sequence[pa.Table], metadata: Mapping[str, str], *, is_small: bool = False) -> bytes:
+def seal(
+    table: pa.Table | Sequence[pa.Table],
+    metadata: Mapping[str, str],
+    *,
+    is_small: bool = False,
+    encoding: Mapping[str, Any] | None = None,
+) -> bytes:
     """Write a table as one sealed Parquet file in memory.
 
     Parameters
@@ -39,12 +46,14 @@ def seal(table: pa.Table | Sequence[pa.Table], metadata: Mapping[str, str], *, i
     is_small : bool, default False
         Of a few hundred lines, and read over and over: zstd sets itself up anew for each column and a dictionary is a
         page more, which takes longer than the decoding; snappy without one reads in 0.4 of the time, at the same size.
+    encoding : mapping, optional
+        How columns are written, in the words of ``pyarrow.parquet.ParquetWriter``.
     """
     sink = io.BytesIO()
     groups = [table] if isinstance(table, pa.Table) else table
-    apart = {} if isinstance(table, pa.Table) else {"write_page_checksum": True}
-    packed = {"compression": "snappy", "use_dictionary": False} if is_small else {"compression": "zstd"}
-    with pq.ParquetWriter(sink, groups[0].schema, **packed, **apart) as writer:
+    apart: dict[str, Any] = {} if isinstance(table, pa.Table) else {"write_page_checksum": True}
+    packed: dict[str, Any] = {"compression": "snappy", "use_dictionary": False} if is_small else {"compression": "zstd"}
+    with pq.ParquetWriter(sink, groups[0].schema, **{**packed, **apart, **(encoding or {})}) as writer:
         for group in groups:
             writer.write_table(group, row_group_size=max(len(group), 1))
         writer.add_key_value_metadata({**metadata, SEAL_KEY: (_MARK + _BLANK).decode()})

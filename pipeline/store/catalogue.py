@@ -25,7 +25,7 @@ from pipeline.errors import (
     VideoChangedError,
 )
 from pipeline.storage.backend import StorageBackend
-from pipeline.storage.columns import texts_of, values_of
+from pipeline.storage.columns import no_lines, texts_of, values_of
 from pipeline.storage.locks import exclusive
 from pipeline.storage.schema import (
     CATALOGUE_SCHEMA,
@@ -35,7 +35,7 @@ from pipeline.storage.schema import (
     catalogue_prefix,
 )
 from pipeline.storage.sealed import seal
-from pipeline.store.commits import Commits, count_commits
+from pipeline.store.commits import BRIEF, Commits, count_commits
 from pipeline.store.known_ids import KnownIds
 
 MAX_SCANS = 16
@@ -74,6 +74,8 @@ class Catalogue:
         self.commits = Commits(backend, dataset, self.num_commits)
         self.ids = KnownIds(backend, dataset, self.commits)
         self._num_scans = 0
+        self._kept = (0, no_lines(BRIEF))
+        """First row and lines of the commit that a part was taken of: the next shard is likely to lie in it, too."""
 
     @cached_property
     def num_rows(self) -> int:
@@ -95,7 +97,14 @@ class Catalogue:
         """Return (at least) the ids of rows ``[start, stop)``, without reading the others."""
         if "videos" in self.__dict__:
             return self.videos.slice(start, stop - start)
-        return self.commits.part(start, stop)
+        first, kept = self._kept
+        if not first <= start <= stop <= first + kept.num_rows:
+            number = self.commits.holding(start)
+            first, last = self.commits.span(number) if number < self.num_commits else (start, start)
+            if stop > last:
+                return self.commits.part(start, stop)
+            self._kept = (first, kept) = (first, self.commits.part(first, last))
+        return kept.slice(start - first, stop - start)
 
     def row_of(self, video_id: str) -> int:
         """Return the row of a video.

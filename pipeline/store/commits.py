@@ -265,7 +265,7 @@ class Commits:
             return self.index.holding(row)
         while low <= high:  # commits are often of one size: guess by proportion
             guess = min(high, max(low, low + (row - start) * (high - low + 1) // max(stop - start, 1)))
-            first, last = self._span(guess)
+            first, last = self.span(guess)
             if first <= row < last:
                 return guess
             if row < first:
@@ -274,7 +274,8 @@ class Commits:
                 low, start = guess + 1, last
         return self._held_by_none(row)
 
-    def _span(self, number: int) -> tuple[int, int]:
+    def span(self, number: int) -> tuple[int, int]:
+        """Return the first row of a commit, and the row after its last."""
         if number < len(self.index):
             return self.index.span(number)
         if number not in self._spans:

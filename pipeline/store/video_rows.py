@@ -59,8 +59,12 @@ class VideoRows:
 
     def digest(self, start: int, stop: int) -> str:
         """See :class:`pipeline.sets.binding.Binding`."""
-        removed = np.searchsorted(self.removed_rows, (start, stop))
-        if stop > self._catalogue.num_rows or removed[0] != removed[1] or self._known_states.rows_in(start, stop):
+        removed = self.removed_rows
+        if (
+            stop > self._catalogue.num_rows
+            or (len(removed) and removed.searchsorted(start) != removed.searchsorted(stop))
+            or self._known_states.rows_in(start, stop)
+        ):
             return ""
         ids = self._catalogue.part(start, stop)["video_id"]
         return ids_digest(ids) if len(ids) == stop - start else ""

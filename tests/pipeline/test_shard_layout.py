@@ -63,7 +63,7 @@ def test_shards_packed_in_any_way_give_the_same_rows(tmp_path: Path, chunk_rows:
     got = np.empty_like(rows)
     opened.gather(np.arange(3), got)
     np.testing.assert_array_equal(got, rows)
-    memory = opened.memory()
+    memory = opened.raw
     for local in range(3):
         piece, start = opened.locate(np.array([local]))
         np.testing.assert_array_equal(opened.row(local), rows[local])
