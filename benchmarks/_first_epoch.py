@@ -14,29 +14,12 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import numpy.random
+import numpy.random  # noqa: F401  (imported late)
 
-from benchmarks.store import BATCH, CROPS, FEATURES, D, V
+from benchmarks.store import BATCH, CROPS, FEATURES, D, V, memmap_epoch
 from pipeline import FeatureStore
 from pipeline.sets.blocks import FeatureBlock
 from pipeline.sets.gather import HostGather  # noqa: F401  (imported late, too)
-
-
-def memmap(folder: Path, num_rows: int, out: FeatureBlock | None) -> Iterator[int]:
-    """Read the same three arrays as numpy does, with `out` into memory that is there."""
-    shapes = {"flat": (np.float16, (V, D)), "valid": (bool, (V,)), "geometry": (np.float32, (V, 9))}
-    arrays = [
-        np.memmap(folder / f"{name}.dat", dtype, "r", shape=(num_rows, *shape))
-        for name, (dtype, shape) in shapes.items()
-    ]
-    buffers = [] if out is None else [out.values, out.valid, out.geometry]
-    order = np.random.default_rng(0).permutation(num_rows)
-    for start in range(0, num_rows, BATCH):
-        rows = np.sort(order[start : start + BATCH])
-        for array, buffer in zip(arrays, buffers, strict=False):
-            np.take(array, rows, axis=0, out=buffer[: len(rows)], mode="clip")
-        yield len(rows) if buffers else len([array[rows] for array in arrays])
 
 
 def main() -> None:
@@ -44,7 +27,7 @@ def main() -> None:
     out = None if way == "memmap" else FeatureBlock.empty(BATCH, V, D, "float16")
     for buffer in () if out is None else (out.values, out.valid, out.geometry):
         buffer[:] = 0  # memory that is there, as any batch but a process's very first finds it
-    batches: Iterator[object] = memmap(folder, num_rows, out)
+    batches: Iterator[object] = memmap_epoch(folder, num_rows, out)
     if way == "batches":
         sel = FeatureStore.open(folder / "store").dataset("bench").select()
         batches = sel.batches(CROPS, FEATURES, batch_size=BATCH, mode="host", out=out)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -93,27 +94,86 @@ def batch_rates(actions: dict[str, Callable[[], Iterator[object]]], rounds: int)
     return {name: BATCH / float(np.quantile(times, 0.25)) for name, times in seconds.items()}
 
 
-def first_epochs(folder: Path, num_rows: int, rounds: int = 7) -> list[dict[str, object]]:
+def memmap_epoch(folder: Path, num_rows: int, out: FeatureBlock | None) -> Iterator[int]:
+    """Read the same three arrays as numpy does, with `out` into memory that is there."""
+    shapes = {"flat": (np.float16, (V, D)), "valid": (bool, (V,)), "geometry": (np.float32, (V, 9))}
+    arrays = [
+        np.memmap(folder / f"{name}.dat", dtype, "r", shape=(num_rows, *shape))
+        for name, (dtype, shape) in shapes.items()
+    ]
+    buffers = [] if out is None else [out.values, out.valid, out.geometry]
+    order = np.random.default_rng(0).permutation(num_rows)
+    for start in range(0, num_rows, BATCH):
+        rows = np.sort(order[start : start + BATCH])
+        for array, buffer in zip(arrays, buffers, strict=False):
+            np.take(array, rows, axis=0, out=buffer[: len(rows)], mode="clip")
+        yield len(rows) if buffers else len([array[rows] for array in arrays])
+
+
+FIRST_WAYS = {
+    "memmap": "np.memmap[sorted rows] of values, valid and geometry",
+    "take": "np.take(memmap, out=buffer) of the same",
+    "batches": "batches(out=buffer), every row held to its checksum",
+}
+
+
+def first_epoch(folder: Path, num_rows: int, way: str) -> float:
+    """Return the seconds of the first shuffled epoch of a fresh process."""
+    command = [sys.executable, "-m", "benchmarks._first_epoch", str(folder), str(num_rows), way]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout)["seconds"])
+
+
+def first_epochs(folder: Path, num_rows: int, when: str, rounds: int = 7) -> list[dict[str, object]]:
     """Compare the first shuffled epoch of fresh processes, in turns; the middle one of each way."""
-    ways = {
-        "memmap": "np.memmap[sorted rows] of values, valid and geometry",
-        "take": "np.take(memmap, out=buffer) of the same",
-        "batches": "batches(out=buffer), every row held to its checksum",
-    }
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    seconds: dict[str, list[float]] = {way: [] for way in FIRST_WAYS}
     for _ in range(rounds):
-        for way in ways:
-            command = [sys.executable, "-m", "benchmarks._first_epoch", str(folder), str(num_rows), way]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            seconds[way].append(json.loads(done.stdout)["seconds"])
+        for way in FIRST_WAYS:
+            seconds[way].append(first_epoch(folder, num_rows, way))
     middle = {way: sorted(times)[len(times) // 2] for way, times in seconds.items()}
     return [
         {
-            "what": f"first epoch of a process: {what}",
+            "what": f"first epoch of a process, {when}: {what}",
             "rows/s": f"{num_rows / middle[way]:,.0f}",
-            "ratio": "1" if way == "memmap" else f"{middle['memmap'] / middle[way]:.2f} x memmap",
+            "ratio": "1" if way == "memmap" else f"{middle[way] / middle['memmap']:.2f} x memmap's time",
         }
-        for way, what in ways.items()
+        for way, what in FIRST_WAYS.items()
+    ]
+
+
+def forget(folder: Path) -> None:
+    """Take all files of a folder out of the page cache, as a night of other work does."""
+    os.sync()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            fd = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+
+
+def later_epochs(folder: Path, num_rows: int, rounds: int = 7) -> list[dict[str, object]]:
+    """Compare whole epochs of one process after its first, one way after the other."""
+    out = FeatureBlock.empty(BATCH, V, D, "float16")
+    sel = FeatureStore.open(folder / "store").dataset("bench").select()
+
+    def exhaust(batches: Iterator[object]) -> int:
+        deque(batches, maxlen=0)
+        return num_rows
+
+    ways = {
+        "memmap": lambda: exhaust(memmap_epoch(folder, num_rows, None)),
+        "take": lambda: exhaust(memmap_epoch(folder, num_rows, out)),
+        "batches": lambda: exhaust(sel.batches(CROPS, FEATURES, batch_size=BATCH, mode="host", out=out)),
+    }
+    rates(ways, rounds=1)
+    found = rates(ways, rounds)
+    return [
+        {
+            "what": f"whole epochs after the first, in turns: {FIRST_WAYS[way].partition(', every')[0]}",
+            "rows/s": f"{speed:,.0f}",
+            "ratio": "1" if way == "take" else f"{speed / found['take']:.2f} x np.take(out=buffer)",
+        }
+        for way, speed in found.items()
     ]
 
 
@@ -299,10 +359,15 @@ def main() -> None:
             notes = [
                 f"({rows}, {V}, {D}) float16 in shards of 256 rows, local, page cache warm; minibatches: lower "
                 f"quartile of {15 * NUM_BATCHES} taken in turns; others: best of several runs; "
-                "first epochs: the middle of 7 fresh processes each",
+                "first epochs: the middle of 7 fresh processes each, `buffer` being memory that was used before",
                 f"writing: {speed / 1e6:,.0f} MB/s of values, checksums, digests and fsync included",
             ]
-            table = minibatches(folder / "speed", rows) + first_epochs(folder / "speed", rows)
+            table = minibatches(folder / "speed", rows) + later_epochs(folder / "speed", rows)
+            table += first_epochs(folder / "speed", rows, "files just written")
+            forget(folder / "speed")
+            for way in FIRST_WAYS:
+                first_epoch(folder / "speed", rows, way)  # each reads its own files from the disk
+            table += first_epochs(folder / "speed", rows, "files read by such a process before")
             write_results("store", "Reading the store", table, packages=packages, notes=notes)
         if args.only != "speed":
             (folder / "many").mkdir()
