@@ -29,7 +29,7 @@ def compiled(network: nn.Module, fewest: int = 2) -> Callable[[torch.Tensor], to
     """
     import torch
 
-    entry = torch.compile(_entry(network), fullgraph=True, dynamic=False, options=OPTIONS)
+    entry = torch.compile(named_entry(network), fullgraph=True, dynamic=False, options=OPTIONS)
 
     def run(clips: torch.Tensor) -> torch.Tensor:
         num_crops = clips.shape[0]
@@ -43,7 +43,7 @@ def compiled(network: nn.Module, fewest: int = 2) -> Callable[[torch.Tensor], to
     return run
 
 
-def _entry(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def named_entry(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a function around a network whose code object is its own.
 
     torch.compile keeps its cache, its limit of recompilations and its memory

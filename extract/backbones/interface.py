@@ -178,7 +178,8 @@ class Backbone:
 
     def takes_channels_last(self, shape: tuple[int, ...]) -> bool:
         """Whether crops of the size in `shape` (B, 3, T, H, W) are best laid out so; either layout is right."""
-        return self._ways.get(tuple(shape[2:])) != OPENVINO
+        wants_first = getattr(self.network, "channels_first", False)
+        return not wants_first and self._ways.get(tuple(shape[2:])) != OPENVINO
 
     def use_for(self, shape: tuple[int, ...], run: Callable[[torch.Tensor], torch.Tensor], way: str) -> None:
         """Let `run` stand in for the network for crops of the size in `shape` (B, 3, T, H, W)."""

@@ -70,6 +70,20 @@ class LimitedBatch(nn.Module):
         return features[0] if isinstance(features, tuple | list) else features  # some programs give a tuple of one
 
 
+class ChannelsFirst(nn.Module):
+    """A network that gets its input contiguous."""
+
+    channels_first = True
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the network on a contiguous copy (none where it is so already)."""
+        return self.network(x.contiguous())
+
+
 class ChannelsLast(nn.Module):
     """A network whose input and convolution weights lie channels-last in memory.
 

@@ -1,7 +1,8 @@
 """Faster forms of a network where the planned work repays them, each checked against the network as it is.
 
 OpenVINO where it is installed (:mod:`extract.backbones.openvino_network`),
-else ``torch.compile`` (:mod:`extract.backbones.compiling`), else nothing.
+else ``torch.compile`` (:mod:`extract.backbones.compiling`), else nothing. On
+a GPU :mod:`extract.backbones.gpu_compiling`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from extract.backbones import compiling, openvino_network
+from extract.backbones import compiling, gpu_compiling, openvino_network
 from extract.backbones.interface import COMPILED, OPENVINO, PLAIN
 from pipeline.compute.seeds import seeded
 from pipeline.events import Event, Note, OnEvent, ignore
@@ -120,7 +121,7 @@ def optimise(
 
 def _optimise(backbone: Backbone, shape: tuple[int, ...], num_crops: int, num_streams: int) -> Optimisation:
     if backbone.device.type != "cpu":
-        return Optimisation(PLAIN, f"runs on {backbone.device} in {backbone.autocast or 'float32'}, not compiled")
+        return Optimisation(*gpu_compiling.compile_where_it_pays(backbone, shape, num_crops))
     if backbone.as_before not in (None, OPENVINO, COMPILED, PLAIN):
         return Optimisation(PLAIN, f"{UNCOMPILED}: what is there was made another way, {backbone.as_before!r}")
     as_it_is = f"{UNCOMPILED}, as for the shards that are there"
