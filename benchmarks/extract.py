@@ -95,6 +95,12 @@ def link_videos(source: Path, folder: Path, count: int) -> list[str]:
     return names
 
 
+def said_of(source: Path) -> str:
+    """Say of which clips `link_videos` takes."""
+    long, short = (len(list(source.glob(pattern))) for pattern in ("ucf101_2class/**/*.avi", "jhmdb12/**/*.avi"))
+    return f"of {long} of UCF101 and {short} of J-HMDB, in this order and again"
+
+
 def run_pipeline(
     folder: Path, store_path: Path, spec=None, device: str = "cpu", *, warm: bool = True, way=None, kept=None
 ):
@@ -267,6 +273,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float16", "bfloat16", "float32"), default="float16", help="on a GPU")
     parser.add_argument("--seconds", type=float, default=15.0, help="for the bare network")
     parser.add_argument("--rounds", type=int, default=2, help="of extraction and the bare network, in turns")
+    parser.add_argument("--as-it-is", action="store_true", help="the network alone, without its faster forms")
     parser.add_argument("--memory", action="store_true", help="also compare peak memory of 20 and 200 videos")
     parser.add_argument("--no-page", action="store_true", help="print only")
     options = parser.parse_args()
@@ -280,7 +287,7 @@ def main() -> None:
         before = resource.getrusage(resource.RUSAGE_SELF)
         on_cpu = options.device == "cpu"
         ways = [PLAIN]
-        if not on_cpu or openvino_network.is_installed():
+        if not options.as_it_is and (not on_cpu or openvino_network.is_installed()):
             ways.append(OPENVINO if on_cpu else COMPILED)
         form = {OPENVINO: "OpenVINO", COMPILED: "compiled"}[ways[-1]] if ways[1:] else ""
         networks, best, reports, notes = {way: {} for way in ways}, {way: {} for way in ways}, {}, []
@@ -341,7 +348,7 @@ def main() -> None:
     frames, size_px = shape[1], shape[2]
     precision = "float32" if options.device == "cpu" else options.precision
     notes = [
-        f"{options.videos} clips (24 of UCF101, the rest J-HMDB), {options.crops} crops each, {model} {frames} x "
+        f"{options.videos} clips ({said_of(source)}), {options.crops} crops each, {model} {frames} x "
         f"{size_px} px, random weights, {options.device}, {precision}, batches of {batch}; plain way on the first "
         f"{options.plain_videos} (the long ones); best of {options.rounds} rounds in turns",
         f"busy: {report.details['rates']['busy_seconds']} s, summed over threads; on a GPU by its own clock",
@@ -353,6 +360,12 @@ def main() -> None:
         f"memory from the system: {after.ru_minflt - before.ru_minflt:,} page faults, {in_kernel:.1f} of {in_all:.1f} "
         f"processor seconds in the kernel ({in_kernel / in_all:.0%}), loading the network included"
     )
+    if not on_cpu:
+        import torch
+
+        notes.append(
+            f"{torch.cuda.get_device_name(options.device)}; decoding by {len(os.sched_getaffinity(0)) - 1} processes"
+        )
     if options.memory:
         few, many = (peak_memory(source, n) for n in (20, 200))
         notes.append(f"peak memory: 20 videos {few['mib']:.0f} MiB, 200 videos {many['mib']:.0f} MiB")

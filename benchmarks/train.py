@@ -187,7 +187,10 @@ def main() -> None:
         + ("" if "cuda" in names else " (no CUDA device here: not measured)"),
     ]
     rows = [row for name in names for row in rows_for(torch.device(name), args)]
-    write_results("train", "One optimiser step of SCALE", rows, packages=["torch"], notes=notes)
+    if "cuda" in names:
+        notes.append(f"{torch.cuda.get_device_name()}, and two threads of the processor named above")
+    page = "train" if "cpu" in names else "train_cuda"
+    write_results(page, "One optimiser step of SCALE", rows, packages=["torch"], notes=notes)
 
 
 if __name__ == "__main__":

@@ -93,8 +93,18 @@ def join_processes(device: torch.device) -> Processes:
     if int(number) <= 1:
         return Processes()
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        distributed.init_process_group(backend_for(device))
     return Processes(int(rank), int(number))
+
+
+def backend_for(device: torch.device) -> str:
+    """Return what carries messages: NCCL, where each process of this machine has a GPU of its own, which it insists on.
+
+    Gloo carries them through the host, between processes that share a GPU, too.
+    """
+    number = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    fits = number.isdecimal() and int(number) <= torch.cuda.device_count()
+    return "nccl" if device.type == "cuda" and fits else "gloo"
 
 
 def leave_processes() -> None:

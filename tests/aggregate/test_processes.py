@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from aggregate.pretraining.processes import backend_for
 from tests.aggregate.test_pretrainer import OBJECTIVES, make_spec, pretrain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +28,13 @@ for name in ("ntxent", "vicc", "vicreg"):
     save_file(result.encoder.state_dict(), f"{sys.argv[1]}/{name}-{processes.rank}.safetensors")
 leave_processes()
 """
+
+
+def test_processes_that_share_a_gpu_speak_through_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for local, device, backend in ((1, "cuda", "nccl"), (2, "cuda", "nccl"), (3, "cuda", "gloo"), (2, "cpu", "gloo")):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+        assert backend_for(torch.device(device)) == backend
 
 
 @pytest.mark.slow
