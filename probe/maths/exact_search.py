@@ -1,7 +1,7 @@
 """Exact nearest neighbours by cosine similarity, the same on every machine and in every batch size.
 
-FAISS scans (one BLAS product a block, no copy of the gallery), then the few
-candidates of each query are scored again in float64 and rounded. Without
+A scan in float32 (see `probe.maths.scans`) finds a few candidates of each
+query, which are then scored again in float64 and rounded. Without
 that, float32 sums depend on the block a row falls into, so that two copies of
 one video may come out in either order. Shape legend: Q queries, N gallery
 rows, D channels, K neighbours.
@@ -9,18 +9,24 @@ rows, D channels, K neighbours.
 
 from __future__ import annotations
 
+import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.compute.threads import num_threads
 from pipeline.errors import InvalidInputError, ShapeMismatchError
 from probe.blas_kernel import loaded_kernel
 from probe.maths.ranking import EXTRA_CANDIDATES, best_first, rounded
+from probe.maths.scans import describe_scans, pick_scan, tensor_of
 from probe.threads import load_faiss
 
 QUERIES_PER_SCAN = 2048
 QUERIES_PER_RESCORING = 8
 """Their candidates stay in the cache."""
+QUERIES_PER_THREAD = 64
+"""At least: fewer take less time than a thread."""
 QUERIES_PER_EXACT_SCAN = 32
 
 
@@ -77,13 +83,13 @@ def nearest(
     num_candidates = min(k + EXTRA_CANDIDATES, len(gallery))
     similarity = np.zeros((len(queries), k))
     index = np.zeros((len(queries), k), np.int64)
-    faiss = load_faiss()
+    scan = pick_scan(queries, gallery, num_candidates)
     # Rounding of a float32 sum over D products of unit vectors; generous.
     margin = 1e-5 + 4e-9 * gallery.shape[1]
     rescore = _Rescoring(gallery, num_candidates, min(QUERIES_PER_RESCORING, queries_per_scan))
     for start in range(0, len(queries), queries_per_scan):
         block = slice(start, min(start + queries_per_scan, len(queries)))
-        coarse, candidates = faiss.knn(queries[block], gallery, num_candidates, metric=faiss.METRIC_INNER_PRODUCT)
+        coarse, candidates = scan(queries[block], gallery, num_candidates)
         scores, ordered = best_first(rounded(rescore(queries[block], candidates)), candidates, k)
         similarity[block], index[block] = scores, ordered
         if num_candidates < len(gallery):
@@ -107,9 +113,9 @@ def _checked(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarr
     if len(gallery) == 0:
         raise InvalidInputError("expected at least one gallery row to search in, found none")
     for name, array in (("queries", queries), ("gallery", gallery)):
-        # Sums of rows of norm 1 are finite unless a value is not; one pass at the speed of memory.
-        sums = array @ np.ones(array.shape[1], np.float32)
-        if not np.isfinite(sums).all() and not np.isfinite(array).all():
+        # A sum of rows of norm 1 is finite unless a value is not; one pass at the speed of memory. NumPy's BLAS would
+        # keep its threads spinning for a while, on the cores that the scan needs next.
+        if not math.isfinite(float(tensor_of(array).sum())) and not np.isfinite(array).all():
             raise InvalidInputError(f"expected finite {name}, found NaN or infinity; exclude such rows first")
     return queries, gallery
 
@@ -122,18 +128,33 @@ class _Rescoring:
 
     def __init__(self, gallery_ND: np.ndarray, num_candidates: int, at_once: int) -> None:
         self._gallery, self._at_once = gallery_ND, at_once
-        shape = (at_once, num_candidates, gallery_ND.shape[1])
+        shape = (num_threads(), at_once, num_candidates, gallery_ND.shape[1])
         self._taken, self._exact = np.empty(shape, np.float32), np.empty(shape)
 
     def __call__(self, queries_QD: np.ndarray, candidates_QK: np.ndarray) -> np.ndarray:
         scores, queries = np.empty(candidates_QK.shape), queries_QD.astype(np.float64)
-        for start in range(0, len(queries), self._at_once):
-            part = slice(start, min(start + self._at_once, len(queries)))
-            n = part.stop - start
-            np.take(self._gallery, candidates_QK[part], axis=0, out=self._taken[:n], mode="clip")
-            self._exact[:n] = self._taken[:n]
-            np.einsum("qkd,qd->qk", self._exact[:n], queries[part], out=scores[part])
+        num_parts = min(len(self._taken), -(-len(queries) // QUERIES_PER_THREAD))
+        edges = np.linspace(0, len(queries), num_parts + 1).astype(int).tolist()
+        arguments = range(num_parts), edges[:-1], edges[1:]
+        if num_parts < 2:
+            for number, start, stop in zip(*arguments, strict=True):
+                self._score(number, slice(start, stop), queries, candidates_QK, scores)
+            return scores
+        with ThreadPoolExecutor(num_parts, thread_name_prefix="rescore") as pool:
+            list(pool.map(lambda n, a, b: self._score(n, slice(a, b), queries, candidates_QK, scores), *arguments))
         return scores
+
+    def _score(
+        self, number: int, which: slice, queries: np.ndarray, candidates: np.ndarray, scores: np.ndarray
+    ) -> None:
+        """Score some of the queries with the memory of this number; NumPy lets others run meanwhile."""
+        taken, exact = self._taken[number], self._exact[number]
+        for start in range(which.start, which.stop, self._at_once):
+            part = slice(start, min(start + self._at_once, which.stop))
+            n = part.stop - start
+            np.take(self._gallery, candidates[part], axis=0, out=taken[:n], mode="clip")
+            exact[:n] = taken[:n]
+            np.einsum("qkd,qd->qk", exact[:n], queries[part], out=scores[part])
 
 
 def _scan_all(queries_QD: np.ndarray, gallery_ND: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -160,4 +181,4 @@ def describe_faiss() -> str:
     kernel = loaded_kernel()
     products = "" if kernel is None else f", matrix products by OpenBLAS's {kernel} kernel"
     options = faiss.get_compile_options().strip()
-    return f"{faiss.__version__} ({options}){products}, {faiss.omp_get_max_threads()} threads"
+    return f"{faiss.__version__} ({options}){products}, {faiss.omp_get_max_threads()} threads; {describe_scans()}"
