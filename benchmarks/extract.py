@@ -156,7 +156,7 @@ def run_decoded(folder: Path, store, spec, device: str, kept):
     other = FeatureStore.create(store.url + "-decoded")
     run_catalog(plan_catalog(few, other, settings), other, settings)
     plan = plan_extract(few, other, settings)
-    source = DecodedSource(paths)
+    source = DecodedSource(paths, num_workers=1 if device == "cpu" else 8)
     watch = Stopwatch()
     report = run_extract(plan, other, settings, backbones=kept, source=source)
     return watch.rate(report.did["crops"]), len(paths)
