@@ -10,7 +10,6 @@ part.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from aggregate.pretraining.pretrainer import Pretrainer
 from extract.clips.supply import supply_clips
 from flows.runner import run_recipe
 from pipeline import FeatureStore
+from pipeline.compute.threads import num_cores
 from pipeline.recipe import parse_recipe
 from pipeline.settings import Settings
 
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(num_cores())
     device = torch.device(args.device)
     on_cpu = device.type == "cpu"
     num_videos, num_steps, batch_size = (8, 1, 2) if on_cpu else (32, 6, 8)
