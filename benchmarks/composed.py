@@ -150,7 +150,7 @@ def report() -> None:
             rows.append(row | {"processor s": round(float(np.mean(seconds)), 1)})
     columns = list(dict.fromkeys(key for row in rows for key in row))
     rows = [{key: row.get(key, "") for key in columns} for row in rows]
-    write_between_markers("systems.md", "composed_orders", rows)
+    write_between_markers("systems-measured.md", "composed_orders", rows)
     write_results("composed", "Systems on composed real videos", rows, packages=("torch", "numpy"), notes=(
         f"Six orders of three actions (chance 16.7 %), 60 test videos, {STEPS} steps (or as said) for any number of "
         "training videos. Mean over seeds, video by video; 95 % bootstrap over the test videos' first clips.",

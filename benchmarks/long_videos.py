@@ -218,7 +218,7 @@ def report() -> None:
             for label, found in of.items() if found
         ]  # fmt: skip
         if rows:
-            write_between_markers("systems.md", name, rows)
+            write_between_markers("systems-measured.md", name, rows)
             every += [{"": row[""], "background": background} | row for row in rows]
     title = "Systems on generated videos of 20 to 40 s"
     write_results("long_videos", title, every, packages=("torch", "numpy"), notes=(

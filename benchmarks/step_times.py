@@ -83,7 +83,7 @@ def report(taken: dict[str, dict[int, float]]) -> None:
         ratios = [found[number] / taken["SCALE"][number] for number in range(ROUNDS)]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
         rows.append({"": name, "ms a step": round(1000 * statistics.median(found.values())), "beside SCALE": spread})
-    write_between_markers("systems.md", "step_times", rows)
+    write_between_markers("systems-measured.md", "step_times", rows)
     write_results("step_times", "A step of every system beside one of SCALE", rows, packages=("torch",), notes=(
         f"{NUM_VIDEOS} videos of {NUM_CROPS} crops of {CHANNELS} channels, d = 128, sets of 8, one thread; processor "
         f"time, median and range of {ROUNDS} rounds in turn. Systems of two streams train two networks.",

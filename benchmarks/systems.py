@@ -215,7 +215,7 @@ def report() -> None:
             row["processor s"] = round(float(np.mean([r["processor_s"] for r in found])), 1)
             rows.append(row)
         if rows:
-            write_between_markers("systems.md", name, rows)
+            write_between_markers("systems-measured.md" if is_trained else "readouts.md", name, rows)
             title = "Systems trained on J-HMDB-12" if is_trained else "Readouts without training on J-HMDB-12"
             write_results(name, title, rows, packages=("torch", "numpy", "scikit-learn"), notes=(
                 "Accuracy in per cent over the test videos of three splits (180), 95 % bootstrap over source groups; "
