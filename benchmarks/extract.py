@@ -22,12 +22,12 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks._plain_ways import plain_job
 from benchmarks._plain_ways import rates as plain_ways
+from benchmarks._rates import Rate, Stopwatch, median_of, ratio_of
 from benchmarks._table import write_results
 from extract.backbones import openvino_network
 from extract.backbones.interface import COMPILED, OPENVINO, PLAIN
@@ -39,30 +39,6 @@ CROPS = {
     "x3d_xs": {"num_frames": 4, "stride": 12, "size_px": 160, "short_side_px": [182, 228]},
     "slow_r50": {"num_frames": 16, "stride": 4, "size_px": 224, "short_side_px": [256, 320]},
 }
-
-
-class Rate(NamedTuple):
-    """Crops a second, and a second of a processor's time."""
-
-    by_clock: float
-    by_processor: float
-
-
-class Stopwatch:
-    """Counts from when it is made."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter(), processor_s()
-
-    def rate(self, count: float) -> Rate:
-        """Return what so many make until now."""
-        return Rate(count / (time.perf_counter() - self._started[0]), count / (processor_s() - self._started[1]))
-
-
-def processor_s() -> float:
-    """Return the processor seconds of this process and of those it waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def recipe(videos: list[str], model: str = "x3d_xs", num_crops: int = NUM_CROPS, precision: str = "float16"):
@@ -246,7 +222,7 @@ def peak_memory(source: Path, num_videos: int) -> dict[str, float]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def rows_of(form: str, found: dict[str, Rate], before: dict[str, Rate], row) -> list[dict[str, object]]:
+def rows_of(form: str, found: dict[str, list[Rate]], before: dict[str, list[Rate]], row) -> list[dict[str, object]]:
     """Return the same rows with a faster form: against its own bare network, and against those without."""
     names = {
         "extraction": f"extraction, {form}",
@@ -254,11 +230,10 @@ def rows_of(form: str, found: dict[str, Rate], before: dict[str, Rate], row) -> 
         "bare": f"bare network, {form}",
     }
     rows = []
-    for key, rate in found.items():
-        rows.append(row(names[key], rate, found["bare"]))
-        by_clock = rate.by_clock / before[key].by_clock
-        by_processor = rate.by_processor / before[key].by_processor
-        rows[-1]["ratio"] += f"; {by_clock:.2f} x without, {by_processor:.2f} x by the processor's clock"
+    for key, rates in found.items():
+        rows.append(row(names[key], rates, found["bare"]))
+        ratio = ratio_of(rates, before[key])
+        rows[-1]["ratio"] += f"; {ratio.by_clock:.2f} x without, {ratio.by_processor:.2f} x by the processor's clock"
     return rows
 
 
@@ -272,7 +247,7 @@ def main() -> None:
     parser.add_argument("--model", choices=sorted(CROPS), help="x3d_xs on a CPU, slow_r50 (16 x 224 px) on a GPU")
     parser.add_argument("--precision", choices=("float16", "bfloat16", "float32"), default="float16", help="on a GPU")
     parser.add_argument("--seconds", type=float, default=15.0, help="for the bare network")
-    parser.add_argument("--rounds", type=int, default=2, help="of extraction and the bare network, in turns")
+    parser.add_argument("--rounds", type=int, default=3, help="of extraction and the bare network, in turns")
     parser.add_argument("--as-it-is", action="store_true", help="the network alone, without its faster forms")
     parser.add_argument("--memory", action="store_true", help="also compare peak memory of 20 and 200 videos")
     parser.add_argument("--no-page", action="store_true", help="print only")
@@ -290,7 +265,8 @@ def main() -> None:
         if not options.as_it_is and (not on_cpu or openvino_network.is_installed()):
             ways.append(OPENVINO if on_cpu else COMPILED)
         form = {OPENVINO: "OpenVINO", COMPILED: "compiled"}[ways[-1]] if ways[1:] else ""
-        networks, best, reports, notes = {way: {} for way in ways}, {way: {} for way in ways}, {}, []
+        networks, reports, notes = {way: {} for way in ways}, {}, []
+        rounds: dict[str, dict[str, list[Rate]]] = {way: {} for way in ways}
         for number in range(options.rounds):  # in turns: other processes come and go
             for way in ways:
                 where, kept = Path(scratch) / f"{way}-{number}", networks[way]
@@ -300,10 +276,10 @@ def main() -> None:
                 decoded, num_decoded = run_decoded(folder, other, spec, options.device, kept)
                 bare = bare_rate(kept[model], batch, shape, options.seconds / options.rounds)
                 for key, one in {"extraction": rate, "decoded": decoded, "bare": bare}.items():
-                    best[way][key] = Rate(*map(max, one, best[way].get(key, one)))
+                    rounds[way].setdefault(key, []).append(one)
                 notes += said
                 reports.setdefault(way, report)
-        report, bare = reports[ways[0]], best[ways[0]]["bare"]
+        report, plainly = reports[ways[0]], rounds[ways[0]]
         if form:
             notes.append(f"{form} busy: {reports[ways[-1]].details['rates']['busy_seconds']} s")
         plain_rate, by_hand = None, {}
@@ -314,18 +290,22 @@ def main() -> None:
             difference = float(np.abs(np.asarray(stored.values, np.float32) - plain).max() / np.abs(plain).max())
             notes.append(f"features equal to {difference:.1e} of the largest value")
 
-    def row(what: str, rate: Rate | float, of: Rate = bare) -> dict[str, object]:
+    def row(what: str, rates: list[Rate] | Rate | float, of: list[Rate] = plainly["bare"]) -> dict[str, object]:
+        """Return a line: rates of all rounds, or of one run of those that have no rounds."""
         by_processor = ""
-        if isinstance(rate, Rate):
-            by_processor, rate = f"{rate.by_processor:.1f}", rate.by_clock
-        ratio = [f"{rate / of.by_clock:.2f} of bare"]
-        if by_processor:
-            ratio[0] += f" ({float(by_processor) / of.by_processor:.2f} by the processor's clock)"
+        if isinstance(rates, list):
+            rate, to_bare = median_of(rates), ratio_of(rates, of)
+            by_processor = f"{rate.by_processor:.1f}"
+            ratio = [f"{to_bare.by_clock:.2f} of bare ({to_bare.by_processor:.2f} by the processor's clock)"]
+        else:
+            rate = rates if isinstance(rates, Rate) else Rate(rates, 0.0)
+            by_processor = f"{rate.by_processor:.1f}" if rate.by_processor else ""
+            ratio = [f"{rate.by_clock / median_of(of).by_clock:.2f} of bare"]
         if plain_rate is not None:
-            ratio.insert(0, f"{rate / plain_rate.by_clock:.2f} x plain")
+            ratio.insert(0, f"{rate.by_clock / plain_rate.by_clock:.2f} x plain")
         return {
             "what": what,
-            "a second": f"{rate:.1f} crops",
+            "a second": f"{rate.by_clock:.1f} crops",
             "a processor second": by_processor,
             "ratio": "; ".join(ratio),
         }
@@ -339,10 +319,10 @@ def main() -> None:
     rows = [] if plain_rate is None else [row("plain way", plain_rate)]
     rows += [row(f"by hand: {way}, eager, one video at a time", rate) for way, rate in by_hand.items()]
     rows += [
-        row("extraction, decoding and writing included", best[ways[0]]["extraction"]),
-        row(f"extraction, frames already decoded ({num_decoded} videos)", best[ways[0]]["decoded"]),
-        row("bare network, batches in memory", bare),
-        *(rows_of(form, best[ways[-1]], best[PLAIN], row) if form else ()),
+        row("extraction, decoding and writing included", plainly["extraction"]),
+        row(f"extraction, frames already decoded ({num_decoded} videos)", plainly["decoded"]),
+        row("bare network, batches in memory", plainly["bare"]),
+        *(rows_of(form, rounds[ways[-1]], plainly, row) if form else ()),
         *(busy_row(part, unit) for part, unit in units.items()),
     ]
     frames, size_px = shape[1], shape[2]
@@ -350,7 +330,7 @@ def main() -> None:
     notes = [
         f"{options.videos} clips ({said_of(source)}), {options.crops} crops each, {model} {frames} x "
         f"{size_px} px, random weights, {options.device}, {precision}, batches of {batch}; plain way on the first "
-        f"{options.plain_videos} (the long ones); best of {options.rounds} rounds in turns",
+        f"{options.plain_videos} (the long ones); median of {options.rounds} rounds in turns",
         f"busy: {report.details['rates']['busy_seconds']} s, summed over threads; on a GPU by its own clock",
         *notes,
     ]
