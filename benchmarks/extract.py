@@ -105,7 +105,7 @@ def run_pipeline(
         def say(event):
             notes.append(event.text)
 
-        optimise(kept[name], (batch, *shape), 1_000_000, say, num_streams=threads)
+        optimise(kept[name], (batch, *shape), 1 if way == PLAIN else 1_000_000, say, num_streams=threads)
         kept[name](torch.rand(batch, *shape, device=device))
         torch.set_num_threads(threads)
     plan = plan_extract(spec, store, settings)
