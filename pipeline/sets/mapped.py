@@ -8,6 +8,7 @@ the page cache into the caller's buffer.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -181,39 +182,51 @@ def open_shard_file(backend: StorageBackend, key: str, layout: ArrayLayout) -> S
     return ShardRows([piece.view(layout.dtype).reshape(shape) for piece in raw], raw, layout.chunk_rows, kept)
 
 
-def read_whole_shard(
-    backend: StorageBackend, key: str, layout: ArrayLayout, checksums: np.ndarray, out: np.ndarray
-) -> bool:
-    """Read the rows of a full shard of one chunk into memory that is there.
+class WholeShard(NamedTuple):
+    """A full shard of one chunk, and which of its rows are wanted where."""
 
-    Parameters
-    ----------
-    checksums : ndarray of shape (shard_rows,), uint32
-        What the rows must have.
-    out : ndarray of shape (shard_rows, *row_shape)
-        Contiguous, of the layout's dtype; undefined where False is returned.
+    key: str
+    checksums: np.ndarray
+    """(shard_rows,) uint32: what its rows must have."""
+    local: np.ndarray | None
+    """Rows that are wanted, ascending; None: all of them."""
+    out: np.ndarray
+    """(n, *row_shape), contiguous, of the layout's dtype: where they are copied to."""
+
+
+def read_whole_shards(backend: StorageBackend, layout: ArrayLayout, shards: Sequence[WholeShard]) -> np.ndarray:
+    """Read small shards as files and check each as a whole: quicker than to map them and to check their rows.
 
     Returns
     -------
-    bool
-        False where the file is not there, or anything but what it should be: :func:`open_shard` says what.
+    ndarray of shape (len(shards),), bool
+        Which were read. Of the others, `out` is undefined: a file is not there, or is not what it should be;
+        :func:`open_shard` says what.
     """
-    path = backend.local_name(key)
-    if path is None:
-        return False
-    target, end = out.reshape(-1).view(np.uint8), bytearray(4 + layout.index_bytes)
-    try:
-        fd = open_regular(path)
+    found, is_read = np.zeros(len(shards), np.uint32), np.zeros(len(shards), bool)
+    scratch = np.empty((layout.shard_rows, *layout.row_shape), layout.dtype)
+    size, end = scratch.nbytes, bytearray(4 + layout.index_bytes)
+    for number, shard in enumerate(shards):
+        path = backend.local_name(shard.key)
+        target = (scratch if shard.local is not None else shard.out).reshape(-1).view(np.uint8)
+        if path is None or target.nbytes != size:
+            continue
         try:
-            num_read = os.readv(fd, [target.data, end, bytearray(1)])
-        finally:
-            os.close(fd)
-        if num_read != target.size + len(end) or _places(bytes(end[4:]), layout, num_read).offsets != (0,):
-            return False
-    except (OSError, CorruptDataError):
-        return False
-    target.flags.writeable = False  # the checksum's library takes only what stays as it is
-    return int(google_crc32c.value(target)) == joined_crc32c(checksums, layout.row_bytes)
+            fd = open_regular(path)
+            try:
+                num_read = os.readv(fd, [target.data, end, bytearray(1)])
+            finally:
+                os.close(fd)
+            if num_read != size + len(end) or _places(bytes(end[4:]), layout, num_read).offsets != (0,):
+                continue
+        except (OSError, CorruptDataError):
+            continue
+        target.flags.writeable = False  # the checksum's library takes only what stays as it is
+        found[number], is_read[number] = google_crc32c.value(target), True
+        if shard.local is not None:
+            np.take(scratch, shard.local, axis=0, out=shard.out, mode="clip")
+    expected = joined_crc32c(np.array([shard.checksums for shard in shards], np.uint32), layout.row_bytes)
+    return is_read & (found == expected)
 
 
 class _Places(NamedTuple):

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,8 @@ from pipeline.errors import CorruptDataError, NotFoundError, SnapshotChangedErro
 from pipeline.sets.ledger import Ledger
 from pipeline.sets.ledger_entry import LedgerEntry
 from pipeline.sets.ledger_names import list_generations
-from pipeline.sets.mapped import ShardRows, open_shard, open_shard_file, read_whole_shard
+from pipeline.sets.mapped import ShardRows, WholeShard, open_shard, open_shard_file, read_whole_shards
+from pipeline.sets.opened import OpenShard, Part
 from pipeline.sets.set_files import ArraySpec, SetSpec, stored_layout
 from pipeline.storage.backend import StorageBackend
 from pipeline.storage.crc_runs import joined_crc32c
@@ -34,27 +36,10 @@ MAX_OPEN_SHARDS = 16_384
 """Mappings kept (the kernel allows 65,530 a process)."""
 MAX_CACHED_BYTES = 1 << 28
 """Bytes of fetched or decoded shards kept."""
+SHARDS_AT_ONCE = 16
+"""Whose small arrays are read together."""
 MIN_RUN = 16
 """Neighbouring rows from which on one checksum over all of them costs less than one a row."""
-
-
-class _OpenShard:
-    """The arrays of one shard that were opened, and which of its rows were found good."""
-
-    def __init__(self, entry: LedgerEntry, hidden: np.ndarray) -> None:
-        self.entry = entry
-        self.arrays: dict[str, ShardRows] = {}
-        self.present = entry.num_valid > 0
-        if len(hidden):
-            self.present[hidden] = False
-        self.all_present = bool(self.present.all())
-        self.checked: dict[str, np.ndarray] = {}
-        """Of each array that was asked for; rows without values need no check: they read as masked zeros."""
-        self.all_checked: set[str] = set()
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(rows.num_bytes for rows in self.arrays.values())
 
 
 class SetReader:
@@ -80,7 +65,7 @@ class SetReader:
         self._arrays = {array.name: array for array in spec.arrays}
         self._names = tuple(self._arrays)
         self._layouts: dict[str, ArrayLayout | None] = {}
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._cached_bytes = 0
         self._resident: tuple[np.ndarray, dict[str, np.ndarray]] | None = None
         self._gather: HostGather | None = None
@@ -160,22 +145,50 @@ class SetReader:
             are in none.
         """
         self._guard.check()
-        for part in (part for _, part in split_by_shard(rows, self.spec.shard_rows)) if parts is None else parts:
-            shard = int(rows[part.start]) // self.spec.shard_rows
-            local = rows[part] - shard * self.spec.shard_rows
-            opened = self._shard(shard)
+        parts = iter((part for _, part in split_by_shard(rows, self.spec.shard_rows)) if parts is None else parts)
+        while some := [self._part_of(rows, part) for part in islice(parts, SHARDS_AT_ONCE)]:
             if out is not None:
-                self._copy(opened, local, {name: buffer[part] for name, buffer in out.items()}, is_kept=True)
-            if opened is None:
-                continue
-            places: slice | np.ndarray = part
-            if not opened.all_present or local[-1] >= len(opened.present):
-                inside = np.flatnonzero(local < len(opened.present))
-                inside = inside[opened.present[local[inside]]]
-                places, local = part.start + inside, local[inside]
-            if check:
-                self._check(opened, local, ("values",))
-            yield places, self._array(opened, "values"), local, opened.entry.checksums("values")[local]
+                self._copy_parts(some, out)
+            for part, opened, local in some:
+                if opened is None:
+                    continue
+                places: slice | np.ndarray = part
+                if not opened.all_present or local[-1] >= len(opened.present):
+                    inside = np.flatnonzero(local < len(opened.present))
+                    inside = inside[opened.present[local[inside]]]
+                    places, local = part.start + inside, local[inside]
+                if check:
+                    self._check(opened, local, ("values",))
+                yield places, self._array(opened, "values"), local, opened.entry.checksums("values")[local]
+
+    def _part_of(self, rows: np.ndarray, part: slice) -> Part:
+        shard = int(rows[part.start]) // self.spec.shard_rows
+        return Part(part, self._shard(shard), rows[part] - shard * self.spec.shard_rows)
+
+    def _copy_parts(self, parts: Sequence[Part], out: dict[str, np.ndarray]) -> None:
+        """Copy rows of small arrays for who keeps what it gets.
+
+        A shard that is wanted for the most part is read and checked as a whole. It is not opened: a map would hold on
+        to these bytes when others take their place, this does not.
+        """
+        for name, buffer in out.items():
+            array, whole = self._arrays[name], dict[int, WholeShard]()
+            layout = self._layout(array)
+            for number, (part, opened, local) in enumerate(parts):
+                if opened is None or layout is None or layout.num_chunks > 1 or not self._backend.is_local:
+                    continue
+                is_full = opened.all_present and len(opened.present) == layout.shard_rows
+                if is_full and name not in opened.arrays and 2 * len(local) >= layout.shard_rows:
+                    key = shard_key(array.key, opened.entry.shard, layout.ndim)
+                    wanted = None if len(local) == layout.shard_rows else local
+                    whole[number] = WholeShard(key, opened.entry.checksums(name), wanted, buffer[part])
+            if layout is not None and whole:
+                is_read = read_whole_shards(self._backend, layout, list(whole.values()))
+                for number in np.array(list(whole))[~is_read].tolist():
+                    del whole[number]
+            for number, (part, opened, local) in enumerate(parts):
+                if number not in whole:
+                    self._copy(opened, local, {name: buffer[part]})
 
     def host_gather(self, rows: np.ndarray) -> HostGather:
         """Return the gatherer of a selection, kept for its next epoch."""
@@ -209,23 +222,16 @@ class SetReader:
         if opened is not None:
             self._check(opened, np.arange(len(opened.present)), self._names)
 
-    def _copy(
-        self, opened: _OpenShard | None, local: np.ndarray, out: dict[str, np.ndarray], *, is_kept: bool = False
-    ) -> None:
+    def _copy(self, opened: OpenShard | None, local: np.ndarray, out: dict[str, np.ndarray]) -> None:
         if opened is None:
             for buffer in out.values():
                 buffer[:] = 0
             return
         covered = len(opened.present)
         if opened.all_present and (local.size == 0 or local[-1] < covered):
-            rest = [
-                name
-                for name, buffer in out.items()
-                if not (is_kept and self._copied_at_once(opened, name, local, buffer))
-            ]
-            self._check(opened, local, rest)
-            for name in rest:
-                self._array(opened, name).gather(local, out[name])
+            self._check(opened, local, out)
+            for name, buffer in out.items():
+                self._array(opened, name).gather(local, buffer)
             return
         good = np.zeros(len(local), bool)
         inside = local < covered
@@ -237,42 +243,23 @@ class SetReader:
             for place in places.tolist():
                 buffer[place] = self._array(opened, name).row(int(local[place]))
 
-    def _copied_at_once(self, opened: _OpenShard, name: str, local: np.ndarray, out: np.ndarray) -> bool:
-        """Copy most rows of an array that was not opened yet, without opening it; return False where that is no gain.
-
-        To map a small file and to check its rows one by one takes longer than to read it and to check it as a whole.
-        For who keeps what it gets: a map would hold on to these bytes when others take their place, this does not.
-        """
-        if name in opened.arrays or 2 * len(local) < self.spec.shard_rows or not self._backend.is_local:
-            return False
-        array = self._arrays[name]
-        layout = self._layout(array)
-        if layout is None or layout.num_chunks > 1 or len(opened.present) < layout.shard_rows:
-            return False
-        is_whole = len(local) == layout.shard_rows and out.flags.c_contiguous
-        rows = out if is_whole else np.empty((layout.shard_rows, *layout.row_shape), layout.dtype)
-        key = shard_key(array.key, opened.entry.shard, layout.ndim)
-        if not read_whole_shard(self._backend, key, layout, opened.entry.checksums(name), rows):
-            return False
-        if not is_whole:
-            np.take(rows, local, axis=0, out=out, mode="clip")
-        return True
-
     def _layout(self, array: ArraySpec) -> ArrayLayout | None:
         if array.name not in self._layouts:
             self._layouts[array.name] = stored_layout(self._backend, self.spec, array)
         return self._layouts[array.name]
 
-    def _shard(self, shard: int) -> _OpenShard | None:
+    def _shard(self, shard: int) -> OpenShard | None:
         with self._lock:
             opened = self._open.get(shard)
             if opened is not None:
                 self._open.move_to_end(shard)
                 return opened
             entry = self.ledger.entry(shard)
-            if entry is None or not entry.num_valid.any():
+            if entry is None:
                 return None
-            opened = _OpenShard(entry, self._hidden_in(entry))
+            opened = OpenShard(entry, self._hidden_in(entry))
+            if not opened.all_present and not entry.num_valid.any():
+                return None
             for array in () if self._backend.is_local else self.spec.arrays:
                 opened.arrays[array.name] = self._open_array(array, opened)
             self._open[shard] = opened
@@ -284,7 +271,7 @@ class SetReader:
                 self._cached_bytes -= dropped.num_bytes
             return opened
 
-    def _array(self, opened: _OpenShard, name: str) -> ShardRows:
+    def _array(self, opened: OpenShard, name: str) -> ShardRows:
         found = opened.arrays.get(name)
         if found is None:
             with self._lock:
@@ -301,7 +288,7 @@ class SetReader:
         inside = (self.hidden >= entry.row_start) & (self.hidden < entry.row_stop)
         return self.hidden[inside] - entry.row_start
 
-    def _open_array(self, array: ArraySpec, opened: _OpenShard) -> ShardRows:
+    def _open_array(self, array: ArraySpec, opened: OpenShard) -> ShardRows:
         entry = opened.entry
         needed = len(opened.present) if opened.all_present else int(np.flatnonzero(entry.num_valid > 0)[-1]) + 1
         problem: Exception
@@ -327,7 +314,7 @@ class SetReader:
         except (NotFoundError, CorruptDataError):
             return None
 
-    def _check(self, opened: _OpenShard, local: np.ndarray, names: Iterable[str]) -> None:
+    def _check(self, opened: OpenShard, local: np.ndarray, names: Iterable[str]) -> None:
         """Hold rows of some arrays that are read for the first time to the checksums of the ledger entry."""
         for name in names:
             if name in opened.all_checked:
@@ -354,7 +341,7 @@ class SetReader:
                     opened.all_checked.add(name)
 
     @staticmethod
-    def _mismatching(opened: _OpenShard, name: str, rows: ShardRows, local: np.ndarray) -> np.ndarray:
+    def _mismatching(opened: OpenShard, name: str, rows: ShardRows, local: np.ndarray) -> np.ndarray:
         if local.size and local[-1] >= rows.num_rows:
             return local[local >= rows.num_rows]
         if len(local) >= MIN_RUN and local[-1] - local[0] == len(local) - 1:

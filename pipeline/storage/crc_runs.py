@@ -17,20 +17,24 @@ _PLACES = np.arange(32, dtype=np.uint32)
 _NOTHING = np.uint32(0)
 
 
-def joined_crc32c(checksums: np.ndarray, row_bytes: int) -> int:
+def joined_crc32c(checksums: np.ndarray, row_bytes: int) -> np.ndarray:
     """Return the crc32c of rows as one run of bytes.
 
     Parameters
     ----------
-    checksums : ndarray of shape (n,), uint32
-        Of each row, in their order.
+    checksums : ndarray of shape (..., n), uint32
+        Of each row of each run, in their order.
     row_bytes : int
         Bytes of every row.
+
+    Returns
+    -------
+    ndarray of shape (...), uint32
     """
-    n = len(checksums)
+    n = checksums.shape[-1]
     masks = _masks(row_bytes, max(n - 1, 0).bit_length())
-    found = np.bitwise_xor.reduce(masks[:, masks.shape[1] - n :] & checksums, axis=1)
-    return int(np.packbits(np.bitwise_count(found) & 1, bitorder="little").view("<u4")[0])
+    found = np.bitwise_xor.reduce(masks[:, masks.shape[1] - n :] & checksums[..., None, :], axis=-1)
+    return np.packbits(np.bitwise_count(found) & 1, axis=-1, bitorder="little").view("<u4")[..., 0]
 
 
 @lru_cache(maxsize=64)
