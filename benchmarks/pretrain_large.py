@@ -77,6 +77,7 @@ def main() -> None:
     on_cpu = device.type == "cpu"
     num_videos, num_steps, batch_size = (8, 1, 2) if on_cpu else (32, 6, 8)
     RECIPE["pretrain"]["slow"]["batch_size"] = batch_size
+    RECIPE["pretrain"]["slow"]["epochs"] = 8  # as many steps as are taken, however few the videos
     every = sorted(args.videos.rglob("*.avi"))
     for source in every[:: max(1, len(every) // num_videos)][:num_videos]:
         link = args.folder / "videos" / source.parent.name / source.name

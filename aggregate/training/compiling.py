@@ -1,8 +1,11 @@
-"""The compiled form of a network, where compiling pays; the network itself where it fails."""
+"""The compiled form of a network for who asks for it; the network itself where compiling fails.
+
+Nobody gets it unasked: on an H100 (torch 2.11, B = 512, bfloat16) a compiled step took 13.7 ms, an eager one 11.4.
+Sizes change with every mask, and what the host spends on that is more than the device saves.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -14,17 +17,8 @@ log = logging.getLogger(__name__)
 
 Encoder = Callable[..., tuple[Tensor, Tensor]]
 
-FEWEST_STEPS = 2000
-"""What compiling takes, tens of seconds, is not won back by fewer."""
 OPTIONS: dict[str, Any] = {"triton.coalesce_tiling_analysis": False}
 """The analysis does nothing for sizes that change, as those of masked crops do, and torch 2.11 fails in it on a GPU."""
-
-
-def compile_wins(device: torch.device, total_steps: int) -> bool:
-    """Whether compiling (tens of seconds) pays: on a GPU with Triton, over thousands of steps."""
-    if device.type != "cuda" or total_steps < FEWEST_STEPS:
-        return False
-    return importlib.util.find_spec("triton") is not None
 
 
 def compiled_encoder(model: nn.Module) -> Encoder:

@@ -19,7 +19,7 @@ from aggregate.objectives import Objective, ObjectiveInput, ObjectiveResult, bui
 from aggregate.objectives.interface import MAIN_STREAM
 from aggregate.training.average import MovingAverage
 from aggregate.training.checkpoint import pack_training, unpack_training
-from aggregate.training.compiling import Encoder, compile_wins, compiled_encoder
+from aggregate.training.compiling import Encoder, compiled_encoder
 from aggregate.training.course import Course
 from aggregate.training.diagnose import explain_non_finite
 from aggregate.training.encode import encode_sets
@@ -100,7 +100,7 @@ class Learner:
         )
         self.autocast = spec.amp == "bf16" or (spec.amp == "auto" and device.type == "cuda")
         self.encoder: Encoder = self.model
-        if spec.compile == "on" or (spec.compile == "auto" and compile_wins(device, course.total_steps)):
+        if spec.compile == "on":
             self.encoder = compiled_encoder(self.model)
 
     def _network(self, source: BatchSource, stream: int) -> ScaleModel:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from extract.crops.draws import Draws
+from pipeline.errors import InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,16 @@ class Schedule:
         return np.sort(np.array_split(order, self.num_parts)[drawing.part])
 
     def place(self, step: int) -> Place:
-        """Return where a step is."""
+        """Return where a step is.
+
+        Raises
+        ------
+        InvalidInputError
+            If it comes after the last one.
+        """
+        total = self.steps_per_epoch * self.epochs
+        if step >= total:
+            raise InvalidInputError(f"expected one of the {total} steps of {self.epochs} epochs, found step {step}")
         epochs_at_once = self.steps_per_epoch * self.reuse
         generation, inside = divmod(step, epochs_at_once)
         passes = min(self.reuse, self.epochs - generation * self.reuse)

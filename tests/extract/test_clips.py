@@ -17,8 +17,15 @@ from extract.clips.feed import _choose_views
 from extract.clips.schedule import Schedule
 from extract.crops.draws import Draws
 from pipeline.compute.seeds import seeded
-from pipeline.errors import StorageError
+from pipeline.errors import InvalidInputError, StorageError
 from pipeline.recipe import AugmentSpec, PretrainSpec
+
+
+def test_a_step_after_the_last_one_is_refused() -> None:
+    """It was looked for without end."""
+    schedule = Schedule(22, 4, epochs=3, reuse=2, num_parts=2, seed=3)
+    with pytest.raises(InvalidInputError, match="expected one of the 12 steps of 3 epochs, found step 12"):
+        schedule.place(12)
 
 
 @pytest.mark.parametrize(("epochs", "reuse", "parts"), [(4, 1, 1), (5, 2, 1), (5, 2, 3), (2, 7, 2)])
