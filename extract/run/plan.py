@@ -211,7 +211,7 @@ def plan_extract(
     return ExtractPlan(
         recipe, resolved, tuple(plans), num_done, again,
         standings=(*found, *later), ways=ways_of(dataset, resolved),
-        num_elsewhere=_num_elsewhere(dataset, resolved, lacking, frozenset(wanted)),
+        num_elsewhere=_num_elsewhere(dataset, resolved, lacking, wanted),
     )  # fmt: skip
 
 
@@ -306,14 +306,21 @@ def _num_elsewhere(
     dataset: Dataset,
     targets: Iterable[ResolvedTarget],
     lacking: Iterable[frozenset[int] | None],
-    wanted: frozenset[int],
+    wanted: Sequence[int],
 ) -> dict[str, int]:
-    """Return how many crops each target lacks in the shards that are not wanted; whole shards, since none is read."""
-    found: dict[str, int] = {}
+    """Return how many crops each target lacks in the shards that are not wanted; whole shards, since none is read.
+
+    Counted, not listed: a task of one shard must not be the longer the more shards there are.
+    """
+    last, found = dataset.num_shards - 1, {}
+    num_missing_in_last = dataset.num_shards * dataset.shard_rows - dataset.num_rows
     for target, undone in zip(targets, lacking, strict=True):
-        others = (frozenset(range(dataset.num_shards)) if undone is None else undone) - wanted
-        ranges = (shard_range(shard, dataset.shard_rows, dataset.num_rows) for shard in others)
-        found[target.label] = sum(stop - start for start, stop in ranges) * target.policy.num_crops
+        num_undone = dataset.num_shards if undone is None else len(undone)
+        num_wanted = len(wanted) if undone is None else sum(shard in undone for shard in wanted)
+        num_rows = (num_undone - num_wanted) * dataset.shard_rows
+        if last not in wanted and (undone is None or last in undone):
+            num_rows -= num_missing_in_last
+        found[target.label] = num_rows * target.policy.num_crops
     return found
 
 

@@ -87,6 +87,24 @@ def test_who_begins_a_set_decides_by_all_of_it_however_few_shards_it_does(
     assert plan_extract(recipe, store, settings, shards=[0]).num_crops_lacking("tiny") == 2
 
 
+def test_what_other_runs_have_to_do_is_counted_to_the_row(
+    begun: tuple[Recipe, FeatureStore, Settings], tmp_path: Path, program: tuple[Path, str]
+) -> None:
+    """Of four videos, three stand in the first shard and one in the last."""
+    _, _, settings = begun
+    recipe = tiny_recipe(program, crops=CROPS, shard_rows=3)
+    store = FeatureStore.create(str(tmp_path / "threes"))
+    catalogue(recipe, store, settings)
+
+    def rows_elsewhere(shards: list[int] | None) -> int:
+        plan = plan_extract(recipe, FeatureStore.open(store.url), settings, shards=shards)
+        return plan.num_elsewhere["few/tiny"] // 2
+
+    assert [rows_elsewhere(shards) for shards in (None, [0], [1], [0, 1])] == [0, 1, 3, 0]
+    run_extract(plan_extract(recipe, store, settings, shards=[1]), store, settings)
+    assert [rows_elsewhere(shards) for shards in (None, [0], [1], [0, 1])] == [0, 0, 3, 0]
+
+
 def test_two_that_begin_a_set_at_once_run_the_network_alike(begun: tuple[Recipe, FeatureStore, Settings]) -> None:
     recipe, store, settings = begun
     ways, both = (OPENVINO, COMPILED), threading.Barrier(2)
