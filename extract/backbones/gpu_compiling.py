@@ -48,7 +48,7 @@ def compile_where_it_pays(backbone: Backbone, shape: tuple[int, ...], num_crops:
     before = backbone.as_before
     if before not in (None, COMPILED):
         return PLAIN, f"{where}, not compiled, as for the shards that are there", 1.0
-    if importlib.util.find_spec("triton") is None:
+    if not has_triton():
         return PLAIN, f"{where}, not compiled: no Triton here", 1.0
     import torch
 
@@ -68,6 +68,11 @@ def compile_where_it_pays(backbone: Backbone, shape: tuple[int, ...], num_crops:
     except Exception as err:  # whatever a compiler raises; the network as it is is right and ready
         reason = (str(err).strip() or type(err).__name__).splitlines()[0][:200]
         return PLAIN, f"{where}: compiling failed with {type(err).__name__}: {reason}", 1.0
+
+
+def has_triton() -> bool:
+    """Whether torch can compile for a GPU here."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def _tried(
@@ -107,11 +112,14 @@ def compiled_for(backbone: Backbone, batch: int) -> Run:
     def one(clips: torch.Tensor) -> torch.Tensor:
         num_crops = len(clips)
         if num_crops < batch:
-            filled = torch.zeros_like(clips[:1]).expand(batch - num_crops, *clips.shape[1:])
-            clips = torch.cat([clips, filled])
-        if precision is not None:
-            clips = clips.to(precision)
-        with torch.autocast(backbone.device.type, enabled=False):
+            last = clips.is_contiguous(memory_format=torch.channels_last_3d) and not clips.is_contiguous()
+            layout = torch.channels_last_3d if last else torch.contiguous_format
+            filled = torch.empty((batch, *clips.shape[1:]), device=clips.device, memory_format=layout)
+            filled[:num_crops], filled[num_crops:] = clips, 0.0
+            clips = filled
+        clips = clips.to(precision or torch.float32, copy=True)
+        # always a fresh tensor of one size and layout, in one state of autocast: any other would be compiled for anew
+        with torch.autocast(backbone.device.type, dtype=torch.bfloat16, enabled=False):
             return entry(clips)[:num_crops].float()
 
     def run(clips: torch.Tensor) -> torch.Tensor:
