@@ -1,6 +1,6 @@
 """The first shuffled epoch of a process, by one way, over the arrays that `benchmarks/store.py` built: prints JSON.
 
-python -m benchmarks._first_epoch FOLDER ROWS {memmap,take,batches}
+python -m benchmarks._first_epoch FOLDER ROWS {memmap,take,checked,batches}
 
 What is imported and opened before the first batch is asked for is not counted, mapping and checking are.
 """
@@ -27,7 +27,7 @@ def main() -> None:
     out = None if way == "memmap" else FeatureBlock.empty(BATCH, V, D, "float16")
     for buffer in () if out is None else (out.values, out.valid, out.geometry):
         buffer[:] = 0  # memory that is there, as any batch but a process's very first finds it
-    batches: Iterator[object] = memmap_epoch(folder, num_rows, out)
+    batches: Iterator[object] = memmap_epoch(folder, num_rows, out, is_checked=way == "checked")
     if way == "batches":
         sel = FeatureStore.open(folder / "store").dataset("bench").select()
         batches = sel.batches(CROPS, FEATURES, batch_size=BATCH, mode="host", out=out)

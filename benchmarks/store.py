@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 
@@ -94,8 +95,8 @@ def batch_rates(actions: dict[str, Callable[[], Iterator[object]]], rounds: int)
     return {name: BATCH / float(np.quantile(times, 0.25)) for name, times in seconds.items()}
 
 
-def memmap_epoch(folder: Path, num_rows: int, out: FeatureBlock | None) -> Iterator[int]:
-    """Read the same three arrays as numpy does, with `out` into memory that is there."""
+def memmap_epoch(folder: Path, num_rows: int, out: FeatureBlock | None, *, is_checked: bool = False) -> Iterator[int]:
+    """Read the same three arrays as numpy does, with `out` into memory that is there; `is_checked`: sum up each row."""
     shapes = {"flat": (np.float16, (V, D)), "valid": (bool, (V,)), "geometry": (np.float32, (V, 9))}
     arrays = [
         np.memmap(folder / f"{name}.dat", dtype, "r", shape=(num_rows, *shape))
@@ -107,12 +108,17 @@ def memmap_epoch(folder: Path, num_rows: int, out: FeatureBlock | None) -> Itera
         rows = np.sort(order[start : start + BATCH])
         for array, buffer in zip(arrays, buffers, strict=False):
             np.take(array, rows, axis=0, out=buffer[: len(rows)], mode="clip")
+        if is_checked and out is not None:
+            copied = out.values.view()
+            copied.flags.writeable = False
+            deque(map(google_crc32c.value, copied[: len(rows)].reshape(len(rows), -1)), maxlen=0)
         yield len(rows) if buffers else len([array[rows] for array in arrays])
 
 
 FIRST_WAYS = {
     "memmap": "np.memmap[sorted rows] of values, valid and geometry",
     "take": "np.take(memmap, out=buffer) of the same",
+    "checked": "np.take(memmap, out=buffer) of the same, and the crc32c of every row",
     "batches": "batches(out=buffer), every row held to its checksum",
 }
 
