@@ -23,6 +23,7 @@ import json, os, signal, sys, threading, time
 from pathlib import Path
 import torch
 from extract import plan_extract, run_extract
+from extract.backbones.interface import Backbone, BackboneInfo
 from pipeline import FeatureStore
 from pipeline.recipe import parse_recipe
 from pipeline.settings import Settings
@@ -31,31 +32,25 @@ recipe = parse_recipe(json.loads(Path(sys.argv[1]).read_text()))
 how = sys.argv[4]
 begun = threading.Event()
 
-class SlowNetwork:
-    dim, way = 12, "plain"
-
-    def prepare(self, shape):
-        pass
-
-    def follow(self, way):
-        pass
-
-    def __call__(self, clips):
+class SlowNetwork(torch.nn.Module):
+    def forward(self, clips):
         until = time.monotonic() + 1.5
         if how == "interrupts" and not begun.is_set():
             threading.Timer(0.0, os.kill, (os.getpid(), signal.SIGINT)).start()
             threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()  # while the first one is dealt with
         begun.set()
         pixels, weights = torch.randn(2, 3, 8, 64, 64), torch.randn(16, 3, 3, 3, 3)
-        with torch.inference_mode():
-            while time.monotonic() < until:
-                torch.nn.functional.conv3d(pixels, weights)
+        while time.monotonic() < until:
+            torch.nn.functional.conv3d(pixels, weights)
         return clips.mean(dim=(2, 3, 4)).repeat(1, 4)
+
+INFO = BackboneInfo("slow", "test", "slow", "mean", (0.5,) * 3, (0.2,) * 3)
+BACKBONE = Backbone(INFO, SlowNetwork(), dim=12, device=torch.device("cpu"))
 
 def run():
     settings = Settings(data=Path(sys.argv[3]))
     store = FeatureStore.open(sys.argv[2], mode="a")
-    run_extract(plan_extract(recipe, store, settings), store, settings, backbones={"tiny": SlowNetwork()})
+    run_extract(plan_extract(recipe, store, settings), store, settings, backbones={"tiny": BACKBONE})
 
 if __name__ == "__main__":
     if how == "interrupts":
