@@ -112,7 +112,8 @@ class HostGather:
         if is_wrong.any():
             self._read_again(places[is_wrong], out["values"], np.flatnonzero(is_wrong))
         self._is_checked[places] = True
-        self._all_checked = bool(self._is_checked.all())
+        # Rows that were never located count as checked where looking for them failed: they are not.
+        self._all_checked = bool(self._is_checked.all() and self._is_located.all())
 
     def _locate_shards(self, places: np.ndarray) -> None:
         """Note where all rows of the shards lie that are touched for the first time; check what is small of them."""

@@ -27,6 +27,8 @@ QUERIES_PER_RESCORING = 8
 """Their candidates stay in the cache."""
 QUERIES_PER_THREAD = 64
 """At least: fewer take less time than a thread."""
+MAX_RESCORING_BYTES = 1 << 28
+"""Of the candidates of all threads: with many cores and neighbours fewer threads score."""
 QUERIES_PER_EXACT_SCAN = 32
 
 
@@ -128,7 +130,9 @@ class _Rescoring:
 
     def __init__(self, gallery_ND: np.ndarray, num_candidates: int, at_once: int) -> None:
         self._gallery, self._at_once = gallery_ND, at_once
-        shape = (num_threads(), at_once, num_candidates, gallery_ND.shape[1])
+        per_thread = at_once * num_candidates * gallery_ND.shape[1]
+        at_most = MAX_RESCORING_BYTES // (per_thread * (np.float32().nbytes + np.float64().nbytes))
+        shape = (max(1, min(num_threads(), at_most)), at_once, num_candidates, gallery_ND.shape[1])
         self._taken, self._exact = np.empty(shape, np.float32), np.empty(shape)
 
     def __call__(self, queries_QD: np.ndarray, candidates_QK: np.ndarray) -> np.ndarray:

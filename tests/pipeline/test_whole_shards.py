@@ -72,6 +72,21 @@ def test_damage_to_a_small_array_is_an_error_that_names_it(tmp_path: Path, damag
     assert len(first.features(CROPS, FEATURES)) == SHARD_ROWS
 
 
+@pytest.mark.parametrize("array", ["values", "valid", "geometry"])
+def test_who_goes_on_after_an_error_is_not_served_what_was_never_found(tmp_path: Path, array: str) -> None:
+    """Rows whose shard was looked for in vain once counted as checked when all others were: zeros came of them."""
+    make_store(tmp_path / "s", num_videos=2 * SHARD_ROWS, shard_rows=SHARD_ROWS)
+    (path,) = (tmp_path / "s/toy/crops" / CROPS).rglob(f"{array}/c.1.*")
+    path.unlink()
+    sel = dataset(tmp_path / "s").select()
+    with pytest.raises(CorruptDataError):
+        list(sel.batches(CROPS, FEATURES, 2 * SHARD_ROWS, mode="host"))
+    again = sel.batches(CROPS, FEATURES, SHARD_ROWS, mode="host", shuffle=False)
+    np.testing.assert_array_equal(next(again).geometry, geometry_of(np.arange(SHARD_ROWS)))
+    with pytest.raises(CorruptDataError):
+        next(again)
+
+
 def test_a_folder_in_the_place_of_a_small_array_is_no_traceback(tmp_path: Path) -> None:
     make_store(tmp_path / "s", num_videos=SHARD_ROWS, shard_rows=SHARD_ROWS)
     (path,) = (tmp_path / "s/toy/crops" / CROPS).rglob("valid/c.0.*")

@@ -80,3 +80,12 @@ def test_candidates_of_many_queries_are_scored_by_several_threads_as_by_one() ->
         rescore._exact = np.empty((num_parts, 8, 6, 24))
         np.testing.assert_allclose(rescore(queries, candidates), expected, atol=1e-12)
     np.testing.assert_array_equal(rescore(queries[:1], candidates[:1]), rescore(queries, candidates)[:1])
+
+
+def test_many_cores_and_neighbours_take_no_more_memory_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    gallery = np.broadcast_to(np.float32(0), (5000, 2048))
+    for num_candidates, num_threads in ((24, 56), (204, 6), (5000, 1)):
+        rescore = exact_search._Rescoring(gallery, num_candidates, 8)
+        assert len(rescore._taken) == len(rescore._exact) == num_threads
+        del rescore
